@@ -1,0 +1,193 @@
+"""One libvirt connection per node, opened when needed, with a deadline, kept alive, and opened again when it broke."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import libvirt
+import structlog
+
+from hv.border import words
+from lvmigrate.errors import NodeUnreachable
+from lvmigrate.node import Node
+
+#: Seconds between keepalive messages, and how many may be missed: a dead link ends every call after 5 * (3 + 1) s.
+_KEEPALIVE: Final = (5, 3)
+
+#: virDomainEventType, in the order of its numbers.
+_EVENTS: Final = (
+    "defined",
+    "undefined",
+    "started",
+    "suspended",
+    "resumed",
+    "stopped",
+    "shutdown",
+    "pmsuspended",
+    "crashed",
+)
+#: virDomainEvent*DetailType of libvirt 11.3, by event.
+_DETAILS: Final[Mapping[str, tuple[str, ...]]] = {
+    "defined": ("added", "updated", "renamed", "from snapshot"),
+    "undefined": ("removed", "renamed"),
+    "started": ("booted", "migrated", "restored", "from snapshot", "woken up", "recovered"),
+    "suspended": (
+        "paused",
+        "migrated",
+        "i/o error",
+        "watchdog",
+        "restored",
+        "from snapshot",
+        "api error",
+        "post-copy",
+        "post-copy failed",
+    ),
+    "resumed": ("unpaused", "migrated", "from snapshot", "post-copy", "post-copy failed"),
+    "stopped": ("shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "recreated"),
+    "shutdown": ("finished", "by guest", "by host"),
+    "pmsuspended": ("memory", "disk"),
+    "crashed": ("panicked", "crash loaded"),
+}
+
+_log = structlog.get_logger()
+_loop_lock = threading.Lock()
+_loop_running = threading.Event()
+
+#: Called with (node, uuid, event).
+Listener = Callable[[str, str, str], None]
+#: Called with (node, uuid, statistics) when a job has completed.
+JobListener = Callable[[str, str, dict[str, Any]], None]
+
+
+def event_words(event: int, detail: int) -> str:
+    """A life-cycle event as words: ``suspended migrated``. Numbers that a newer libvirt adds stay numbers."""
+    kind = _EVENTS[event] if event < len(_EVENTS) else f"event {event}"
+    details = _DETAILS.get(kind, ())
+    return f"{kind} {details[detail] if detail < len(details) else detail}"
+
+
+def _start_event_loop() -> None:
+    """Start libvirt's default event loop, once per process; it must be registered before the first connection."""
+    with _loop_lock:
+        if _loop_running.is_set():
+            return
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else libvirt writes to stderr itself
+        libvirt.virEventRegisterDefaultImpl()
+
+        def run() -> None:
+            while True:
+                libvirt.virEventRunDefaultImpl()
+
+        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+        _loop_running.set()
+
+
+class Connections:
+    """The connections to all nodes. Safe to use from several threads."""
+
+    def __init__(self, nodes: Mapping[str, Node], *, connect_timeout_s: float) -> None:
+        self._nodes = nodes
+        self._timeout_s = connect_timeout_s
+        self._open: dict[str, libvirt.virConnect] = {}
+        self._locks = {name: threading.Lock() for name in nodes}
+        self._listeners: dict[int, Listener] = {}
+        self._job_listeners: dict[int, JobListener] = {}
+        self._numbers = itertools.count()
+
+    def to(self, node: str) -> libvirt.virConnect:
+        """A living connection to ``node``. Raises `NodeUnreachable` when there is none within the deadline."""
+        with self._locks[node]:
+            connection = self._open.get(node)
+            if connection is not None and connection.isAlive():
+                return connection
+            self._open.pop(node, None)
+            connection = self._connect(self._nodes[node])
+            self._open[node] = connection
+            return connection
+
+    @contextmanager
+    def listening(self, listener: Listener, jobs: JobListener | None = None) -> Iterator[None]:
+        """While in the context, the listeners hear the events of every guest on every connected node."""
+        number = next(self._numbers)
+        self._listeners[number] = listener
+        if jobs is not None:
+            self._job_listeners[number] = jobs
+        try:
+            yield
+        finally:
+            self._listeners.pop(number, None)
+            self._job_listeners.pop(number, None)
+
+    def close(self) -> None:
+        """Close every connection. Jobs that run on the nodes go on."""
+        for node, lock in self._locks.items():
+            with lock:
+                connection = self._open.pop(node, None)
+                if connection is not None:
+                    try:
+                        connection.close()
+                    except libvirt.libvirtError as error:
+                        _log.debug("libvirt_close_failed", node=node, error=words(error))
+
+    def _connect(self, node: Node) -> libvirt.virConnect:
+        _start_event_loop()
+        outcome: queue.SimpleQueue[libvirt.virConnect | libvirt.libvirtError] = queue.SimpleQueue()
+        given_up = threading.Event()
+
+        def connect() -> None:
+            try:
+                connection = libvirt.open(node.libvirt_uri)
+            except libvirt.libvirtError as error:
+                outcome.put(error)
+                return
+            outcome.put(connection)
+            if given_up.is_set():
+                connection.close()
+
+        # libvirt.open has no deadline of its own; a thread that hangs in it is left to end by itself.
+        threading.Thread(target=connect, name=f"libvirt-open-{node.name}", daemon=True).start()
+        try:
+            got = outcome.get(timeout=self._timeout_s)
+        except queue.Empty:
+            given_up.set()
+            raise NodeUnreachable(
+                node.name,
+                f"no libvirt connection within {self._timeout_s:g} s",
+                hint=f"Try `virsh -c '{node.libvirt_uri}' list`.",
+            ) from None
+        if isinstance(got, libvirt.libvirtError):
+            raise NodeUnreachable(
+                node.name,
+                "no libvirt connection could be opened",
+                hint=f"Try `virsh -c '{node.libvirt_uri}' list`. libvirt says: {words(got)}",
+                detail=words(got),
+            ) from got
+        self._prepare(node.name, got)
+        _log.debug("libvirt_connected", node=node.name, uri=node.libvirt_uri)
+        return got
+
+    def _prepare(self, node: str, connection: libvirt.virConnect) -> None:
+        def lifecycle(_connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:  # noqa: ANN401 -- libvirt's call
+            self._tell(node, domain.UUIDString(), event_words(event, detail))
+
+        def job_completed(_connection: Any, domain: Any, statistics: dict[str, Any], _opaque: Any) -> None:  # noqa: ANN401 -- libvirt's call
+            for listener in tuple(self._job_listeners.values()):
+                listener(node, domain.UUIDString(), statistics)
+
+        try:
+            connection.setKeepAlive(*_KEEPALIVE)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
+        except libvirt.libvirtError as error:
+            # Events only make things faster and the report richer: everything is observed as well.
+            _log.debug("libvirt_events_unavailable", node=node, error=words(error))
+
+    def _tell(self, node: str, uuid: str, event: str) -> None:
+        _log.debug("domain_event", node=node, uuid=uuid, domain_event=event)
+        for listener in tuple(self._listeners.values()):
+            listener(node, uuid, event)

@@ -1,0 +1,85 @@
+"""One peer-to-peer copy of a guest's memory, under way in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+import structlog
+
+from hv.border import border, words
+from hv.statistics import progress_of
+from lvmigrate.progress import MemoryProgress
+from lvmigrate.protocols import CopyEnd
+
+_log = structlog.get_logger()
+
+
+class LibvirtCopy:
+    """Fulfils `lvmigrate.protocols.MemoryCopy`.
+
+    The call runs in the source's libvirt daemon and outlives this process (facts of peer-to-peer migration): a program
+    that dies leaves a job that somebody has to adopt.
+    """
+
+    def __init__(self, node: str, domain: libvirt.virDomain, call: Callable[[], Any]) -> None:
+        self._node = node
+        self._domain = domain
+        self._end: CopyEnd | None = None
+        self._ended = threading.Event()
+        self._newest: MemoryProgress | None = None
+        self._final = False
+        self._thread = threading.Thread(target=self._run, args=(call,), name=f"copy-{node}", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> CopyEnd | None:
+        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
+        self._ended.wait(timeout_s)
+        return self._end
+
+    def abort(self) -> None:
+        """Ask libvirt to cancel the job. A job that has ended already is no error."""
+        try:
+            self._domain.abortJob()
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
+            if error.get_error_code() in gone:
+                _log.debug("abort_found_no_job", node=self._node, error=words(error))
+                return
+            with border(self._node, "Aborting the copy of memory"):
+                raise
+
+    def progress(self) -> MemoryProgress | None:
+        """The newest statistics, or the last there were once the copy has ended."""
+        if self._ended.is_set() or self._final:
+            return self._newest
+        try:
+            self._take(self._domain.jobStats())
+        except libvirt.libvirtError as error:
+            # "Gone" or "ask again": neither says how the copy ended, so neither is said to have.
+            _log.debug("job_statistics_unavailable", node=self._node, error=words(error))
+        return self._newest
+
+    def completed(self, statistics: dict[str, Any]) -> None:
+        """Take the final statistics, which libvirt sends as an event when the job has completed."""
+        self._final = True
+        self._take(statistics)
+
+    def _take(self, statistics: dict[str, Any]) -> None:
+        newest = progress_of(statistics, before=self._newest)
+        if newest is not None:
+            self._newest = newest
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+            self._end = CopyEnd(ok=True)
+        except libvirt.libvirtError as error:
+            self._end = CopyEnd(ok=False, detail=words(error))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the waiting thread must hear that the call ended
+            self._end = CopyEnd(ok=False, detail=f"{type(error).__name__}: {error}")
+        finally:
+            _log.debug("copy_call_ended", node=self._node, end=self._end)
+            self._ended.set()

@@ -1,0 +1,254 @@
+"""`LibvirtHypervisor`: the hypervisor adapter. Fulfils `lvmigrate.protocols.Hypervisor`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import libvirt
+import structlog
+
+from hv import xml
+from hv.border import border
+from hv.connections import Connections
+from hv.copy import LibvirtCopy
+from lvmigrate.domain import Domain, DomainState, Host, JobKind
+from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.node import Node
+from lvmigrate.plan import Options
+
+_log = structlog.get_logger()
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+_STATES: Final = {
+    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.IN_SHUTDOWN,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.SUSPENDED,
+    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.OFF,
+}
+
+#: virDomainPausedReason, the one set of reasons that tells a migration something.
+_PAUSED: Final = (
+    "unknown",
+    "user",
+    "migration",
+    "save",
+    "dump",
+    "i/o error",
+    "watchdog",
+    "from snapshot",
+    "shutting down",
+    "snapshot",
+    "crashed",
+    "starting up",
+    "post-copy",
+    "post-copy failed",
+    "api error",
+)
+
+_JOB_KINDS: Final = {
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: JobKind.INCOMING,
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: JobKind.OUTGOING,
+}
+
+
+class LibvirtHypervisor:
+    """Guests on nodes whose libvirt drives QEMU/KVM.
+
+    ``connect_timeout_s``: how long a node may take to let itself be connected to.
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], *, connect_timeout_s: float = 15.0) -> None:
+        self._nodes = nodes
+        self._connections = Connections(nodes, connect_timeout_s=connect_timeout_s)
+
+    def domain(self, node: str, name: str) -> Domain | None:
+        """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
+        with border(node, f"Looking for {name}"):
+            try:
+                return self._observed(node, self._lookup(node, name))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+    def domains(self, node: str) -> tuple[Domain, ...]:
+        """Every guest that ``node`` knows now, running or not. One that ends meanwhile is left out."""
+        found = []
+        with border(node, "Listing the guests"):
+            for domain in self._connections.to(node).listAllDomains():
+                try:
+                    found.append(self._observed(node, domain))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+        return tuple(found)
+
+    def host(self, node: str) -> Host:
+        """What the node itself offers now."""
+        with border(node, "Asking for the node's memory and versions"):
+            connection = self._connections.to(node)
+            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            return Host(
+                node=node,
+                free_memory_kib=sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached")),
+                libvirt_version=_version(connection.getLibVersion()),
+                qemu_version=_version(connection.getVersion()),
+            )
+
+    def copy_memory(self, domain: Domain, target: str, options: Options) -> LibvirtCopy:
+        """Start to copy the running guest's memory, peer-to-peer, to ``target``, where it arrives paused.
+
+        VIR_MIGRATE_UNDEFINE_SOURCE is never passed: libvirt returning OK is no proof, so the source's definition goes
+        only when the move has been verified.  VIR_MIGRATE_NON_SHARED_* is never passed: the disks are replicated.
+        """
+        peer = self._nodes[target]
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PEER2PEER
+            | libvirt.VIR_MIGRATE_PAUSED
+            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+        )
+        if domain.persistent:
+            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
+        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{peer.migration_address}"}
+        if options.bandwidth_mib_s is not None:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = options.bandwidth_mib_s
+        with border(domain.node, "Preparing the copy of memory"):
+            handle = self._lookup(domain.node, domain.uuid)
+            handle.migrateSetMaxDowntime(max(1, round(options.downtime_limit_s * 1000)))
+        log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
+
+        def call() -> None:
+            log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=flags)
+            with self._connections.listening(lambda *_: None, completed):
+                handle.migrateToURI3(peer.peer_uri, parameters, flags)
+
+        def completed(node: str, uuid: str, statistics: dict[str, Any]) -> None:
+            if (node, uuid) == (domain.node, domain.uuid):
+                copy.completed(statistics)
+
+        copy = LibvirtCopy(domain.node, handle, call)
+        return copy
+
+    def resume(self, node: str, uuid: str) -> None:
+        """Let the guest's CPUs run. Nothing if they do."""
+        with border(node, "Resuming the guest"):
+            domain = self._lookup(node, uuid)
+            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                domain.resume()
+
+    def suspend(self, node: str, uuid: str) -> None:
+        """Stop the guest's CPUs. Nothing if they stand."""
+        with border(node, "Suspending the guest"):
+            domain = self._lookup(node, uuid)
+            if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+                domain.suspend()
+
+    def discard(self, node: str, uuid: str) -> None:
+        """End a copy that waits paused on ``node``; raises `CommandFailed` unless it is seen paused right before."""
+        with border(node, "Ending the paused copy of the guest"):
+            domain = self._lookup(node, uuid)
+            state = domain.state()[0]
+            if state == libvirt.VIR_DOMAIN_SHUTOFF:
+                return
+            if state != libvirt.VIR_DOMAIN_PAUSED:
+                raise CommandFailed(
+                    node,
+                    "Ending the paused copy of the guest (it is not paused)",
+                    status=state,
+                    code=Code.HYPERVISOR_FAILED,
+                    hint="Look at both nodes with `lvmigrate status`; nothing was ended.",
+                )
+            domain.destroy()
+
+    def undefine(self, node: str, uuid: str) -> None:
+        """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none."""
+        with border(node, "Removing the guest's definition"):
+            try:
+                domain = self._lookup(node, uuid)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return
+                raise
+            if domain.isActive():
+                raise CommandFailed(
+                    node,
+                    "Removing the guest's definition (the guest is active there)",
+                    status=libvirt.VIR_ERR_OPERATION_INVALID,
+                    code=Code.HYPERVISOR_FAILED,
+                    hint="Look at both nodes with `lvmigrate status`; nothing was removed.",
+                )
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+
+    def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
+        """Whether the node starts the guest when it boots."""
+        with border(node, "Setting the guest's autostart"):
+            self._lookup(node, uuid).setAutostart(int(on))
+
+    @contextmanager
+    def on_change(self, uuid: str, call: Callable[[str, str], None]) -> Iterator[None]:
+        """While in the context, ``call(node, event)`` for each life-cycle event of this guest on a connected node."""
+
+        def listener(node: str, of: str, event: str) -> None:
+            if of == uuid:
+                call(node, event)
+
+        with self._connections.listening(listener):
+            yield
+
+    def close(self) -> None:
+        """Close every connection. Jobs that run on the nodes go on."""
+        self._connections.close()
+
+    def _lookup(self, node: str, name: str) -> libvirt.virDomain:
+        connection = self._connections.to(node)
+        if _UUID.fullmatch(name):
+            return connection.lookupByUUIDString(name)
+        return connection.lookupByName(name)
+
+    def _observed(self, node: str, domain: libvirt.virDomain) -> Domain:
+        state, reason = domain.state()
+        text = domain.XMLDesc()
+        persistent = bool(domain.isPersistent())
+        return Domain(
+            node=node,
+            name=domain.name(),
+            uuid=domain.UUIDString(),
+            state=_STATES.get(state, DomainState.OFF if not domain.isActive() else DomainState.IN_SHUTDOWN),
+            reason=_PAUSED[reason] if state == libvirt.VIR_DOMAIN_PAUSED and reason < len(_PAUSED) else str(reason),
+            job=_job(domain, state),
+            persistent=persistent,
+            autostart=persistent and bool(domain.autostart()),
+            virt_type=xml.virt_type(text),
+            memory_kib=domain.maxMemory(),
+            vcpus=xml.vcpus(text),
+            disks=xml.disks(text),
+        )
+
+
+def _job(domain: libvirt.virDomain, state: int) -> JobKind:
+    if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+        return JobKind.NONE
+    try:
+        statistics = domain.jobStats()
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return JobKind.INCOMING  # "migration statistics are available only on the source host"
+        if code == libvirt.VIR_ERR_OPERATION_INVALID:
+            return JobKind.NONE  # it stopped meanwhile
+        raise
+    if statistics.get("type", 0) not in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
+        return JobKind.NONE
+    return _JOB_KINDS.get(statistics.get("operation", 0), JobKind.OTHER)
+
+
+def _version(number: int) -> tuple[int, int, int]:
+    return number // 1_000_000, number // 1000 % 1000, number % 1000

@@ -1,0 +1,35 @@
+"""libvirt's job statistics as progress (virDomainGetJobStats; virsh's names are in libvirt-domain.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lvmigrate.progress import MemoryProgress
+
+_CAP: Final = 99.0
+
+
+def progress_of(statistics: Mapping[str, Any], *, before: MemoryProgress | None) -> MemoryProgress | None:
+    """The progress in one set of statistics, or ``None`` while the copy has not begun (``memory_total`` is still 0).
+
+    ``before``: what was said last of the same job; the percent never falls below it.
+    """
+    total = int(statistics.get("memory_total", 0))
+    if total <= 0:
+        return None
+    remaining = int(statistics.get("memory_remaining", 0))
+    sent = 100.0 * (1.0 - min(remaining, total) / total)
+    floor = 0.0 if before is None else before.percent
+    page = int(statistics.get("memory_page_size", 4096))
+    return MemoryProgress(
+        elapsed_s=int(statistics.get("time_elapsed", 0)) / 1000,
+        total=total,
+        remaining=remaining,
+        processed=int(statistics.get("memory_processed", 0)),
+        rate=int(statistics.get("memory_bps", 0)),
+        dirty_rate=int(statistics.get("memory_dirty_rate", 0)) * page,
+        iteration=int(statistics.get("memory_iteration", 0)),
+        expected_downtime_s=int(statistics.get("downtime", 0)) / 1000,
+        percent=min(_CAP, max(floor, sent)),
+    )

@@ -1,0 +1,35 @@
+"""What the domain's XML says about its disks."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from lvmigrate.domain import DomainDisk
+
+
+def virt_type(text: str) -> str:
+    """``kvm``, ``qemu``, ...: the domain element's type."""
+    return ET.fromstring(text).get("type", "")  # noqa: S314 -- libvirt's own output, which it has parsed and written itself
+
+
+def vcpus(text: str) -> int:
+    """The most CPUs that the guest can have."""
+    return int(ET.fromstring(text).findtext("vcpu", "1"))  # noqa: S314 -- as above
+
+
+def disks(text: str) -> tuple[DomainDisk, ...]:
+    """Every ``<disk>`` in the order of the XML (libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms)."""
+    return tuple(_disk(element) for element in ET.fromstring(text).iterfind("./devices/disk"))  # noqa: S314 -- as above
+
+
+def _disk(element: ET.Element) -> DomainDisk:
+    source = element.find("source")
+    target = element.find("target")
+    path = None if source is None else source.get("dev") or source.get("file")
+    return DomainDisk(
+        target="" if target is None else target.get("dev", ""),
+        source=path,
+        kind=element.get("type", ""),
+        device=element.get("device", "disk"),
+        read_only=element.find("readonly") is not None,
+    )

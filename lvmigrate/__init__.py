@@ -1,0 +1,69 @@
+"""lvmigrate: moves running guests between KVM hosts whose disks DRBD replicates.
+
+::
+
+    from lvmigrate import Cluster
+
+    with Cluster.open() as cluster:
+        print(cluster.migrate("web1", target="node2").downtime_s)
+
+Its promise, in this order: never two running copies; never lost data; never a dual-primary left open; never a guest
+left paused; never silent; then fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lvmigrate.errors import (
+    Code,
+    ConfigurationError,
+    ExitCode,
+    Finding,
+    GuestLost,
+    LeftBehind,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    NodeUnreachable,
+    OutcomeUnknown,
+    Refused,
+)
+from lvmigrate.plan import Mode, Options, Plan
+from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+from lvmigrate.report import Report
+
+if TYPE_CHECKING:
+    from lvmigrate.cluster import Cluster
+
+__all__ = [
+    "Cluster",
+    "Code",
+    "ConfigurationError",
+    "ExitCode",
+    "Finding",
+    "GuestLost",
+    "LeftBehind",
+    "LvmigrateError",
+    "MemoryProgress",
+    "Mode",
+    "MoveAborted",
+    "MoveFailed",
+    "NodeUnreachable",
+    "Options",
+    "OutcomeUnknown",
+    "Plan",
+    "Refused",
+    "Report",
+    "StepProgress",
+    "SyncProgress",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- PEP 562
+    """Bring in `Cluster`, and with it the adapters (libvirt, sh), only when it is asked for."""
+    if name == "Cluster":
+        from lvmigrate.cluster import Cluster  # noqa: PLC0415 -- that is the point
+
+        return Cluster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

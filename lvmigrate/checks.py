@@ -1,0 +1,280 @@
+"""Every reason not to start a move, from what was observed. Pure: no I/O; each check is one function with its codes.
+
+A finding of a check in `REFUSALS` keeps the move from starting; one of a check in `WARNINGS` is said and left at that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
+from lvmigrate.errors import Code, Finding
+from lvmigrate.replication import SENDING, DoubtKind, Role
+from lvmigrate.survey import Sightings, Survey
+
+
+def where(sightings: Sightings) -> Iterator[Finding]:
+    """Why the guest cannot be moved from where it is, as far as only finding it tells."""
+    name = sightings.instance
+    for silent in sightings.silent:
+        # It may run there too: that node's word is needed to know that there is one copy.
+        yield Finding(code=Code.NODE_UNREACHABLE, sentence=silent.sentence, hint=silent.hint)
+    active = sightings.active
+    if len({d.uuid for d in active}) > 1 or len(active) > 1:
+        nodes = " and ".join(d.node for d in active)
+        yield Finding(
+            code=Code.INSTANCE_TWICE,
+            sentence=f"{name} has a live copy on {nodes} at once.",
+            hint=f"Look with `virsh domstate --reason {name}` on each; end the copy that is not the guest, by hand.",
+        )
+    elif not sightings.domains and not sightings.silent:
+        yield Finding(
+            code=Code.INSTANCE_UNKNOWN,
+            sentence=f"No node knows a guest called {name}.",
+            hint="`lvmigrate status` lists the guests of all nodes.",
+        )
+    elif not active and not sightings.silent:
+        nodes = " and ".join(d.node for d in sightings.domains)
+        yield Finding(
+            code=Code.INSTANCE_STOPPED,
+            sentence=f"{name} is not running (it is defined on {nodes}).",
+            hint=f"Start it first: `virsh start {name}`. A guest that is off needs no live migration.",
+        )
+
+
+def _state(survey: Survey) -> Iterator[Finding]:
+    domain = survey.domain
+    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+        yield Finding(
+            code=Code.INSTANCE_STATE,
+            sentence=f"{domain.name} is {domain.state.value} on {domain.node}.",
+            hint="Wait until it runs, or wake it with `virsh dompmwakeup`.",
+        )
+    bad = ("i/o error", "migration", "post-copy failed", "crashed")
+    if domain.state is DomainState.PAUSED and domain.reason in bad:
+        yield Finding(
+            code=Code.INSTANCE_STATE,
+            sentence=f"{domain.name} stands still on {domain.node} ({domain.reason}).",
+            hint="See what stopped it (`virsh domstate --reason`, the node's log) before moving it.",
+        )
+
+
+def _job(survey: Survey) -> Iterator[Finding]:
+    for domain in (survey.domain, survey.target.domain):
+        if domain is not None and domain.job is not JobKind.NONE:
+            yield Finding(
+                code=Code.JOB_ACTIVE,
+                sentence=f"libvirt has a job for {domain.name} on {domain.node} ({domain.job.value}).",
+                hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}.",
+            )
+
+
+def _taken_on_target(survey: Survey) -> Iterator[Finding]:
+    for other in survey.target.others:
+        if other.name == survey.domain.name:
+            yield Finding(
+                code=Code.INSTANCE_ON_TARGET,
+                sentence=f"{survey.target.node} has another guest called {other.name} (UUID {other.uuid}).",
+                hint="Rename or undefine that one: libvirt refuses two guests of one name.",
+            )
+
+
+LOCKED_HINT: Final = "Wait for that move; the token of one that died runs out by itself within half a minute."
+
+
+def locked(instance: str, node: str, holder: str) -> str:
+    """The sentence for a guest whose token on ``node`` is somebody else's."""
+    return f"{instance} is being worked on already: {node} holds the token of {holder}."
+
+
+def _locked(survey: Survey) -> Iterator[Finding]:
+    for side in (survey.source, survey.target):
+        if side.holder is not None:
+            yield Finding(
+                code=Code.LOCKED,
+                sentence=locked(survey.domain.name, side.node, side.holder),
+                hint=LOCKED_HINT,
+            )
+
+
+def replicated_disks(domain: Domain) -> tuple[DomainDisk, ...]:
+    """The disks that must be replicated for the guest to run elsewhere: all but removable media."""
+    return tuple(disk for disk in domain.disks if disk.device in ("disk", "lun"))
+
+
+def _disks(survey: Survey) -> Iterator[Finding]:
+    disks = replicated_disks(survey.domain)
+    if not disks:
+        yield Finding(
+            code=Code.NO_DISKS,
+            sentence=f"{survey.domain.name} has no disk.",
+            hint="lvmigrate moves guests whose disks DRBD replicates; `virsh migrate` moves this one.",
+        )
+    for disk in disks:
+        place = survey.source.places.get(disk.source or "")
+        if place is None:
+            yield Finding(
+                code=Code.DISK_NOT_REPLICATED,
+                sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD"
+                f" ({disk.source or disk.kind}).",
+                hint="Put it on a DRBD resource that both nodes have, or detach it (`virsh detach-disk`).",
+            )
+            continue
+        there = survey.target.places.get(disk.source or "")
+        if there is None:
+            yield Finding(
+                code=Code.REPLICA_MISSING,
+                sentence=f"{survey.target.node} has no {disk.source} ({place.resource}/{place.volume}).",
+                hint=f"Configure and bring up {place.resource} on {survey.target.node}, or choose another target.",
+            )
+        elif there != place:
+            yield Finding(
+                code=Code.REPLICA_DIFFERS,
+                sentence=f"{disk.source} is {place.resource}/{place.volume} on {survey.source.node},"
+                f" but {there.resource}/{there.volume} on {survey.target.node}.",
+                hint="Use the same device on both nodes, best as /dev/drbd/by-res/RESOURCE/VOLUME.",
+            )
+
+
+def _shared(survey: Survey) -> Iterator[Finding]:
+    for side in (survey.source, survey.target):
+        wanted = {place.resource for place in side.places.values()}
+        for other in side.others:
+            for disk in other.disks:
+                place = side.places_of_others.get(disk.source or "")
+                if place is not None and place.resource in wanted:
+                    yield Finding(
+                        code=Code.RESOURCE_SHARED,
+                        sentence=f"{place.resource} is also used by {other.name} on {side.node}.",
+                        hint="A role holds for a whole resource: give each guest resources of its own.",
+                    )
+
+
+_DOUBTS: Final = {
+    DoubtKind.SUSPENDED: (
+        Code.NOT_UPTODATE,
+        "Look with `drbdsetup status {0}`; `drbdadm resume-io {0}` lets it go on.",
+    ),
+    DoubtKind.NO_QUORUM: (Code.NO_QUORUM, "Bring the missing nodes of {0} back first."),
+    DoubtKind.DISK: (Code.NOT_UPTODATE, "`drbdsetup status {0}` on both nodes; attach or resynchronise that disk."),
+    DoubtKind.CONNECTION: (Code.NOT_CONNECTED, "`drbdadm connect {0}` on both nodes, and see why it was lost."),
+    DoubtKind.REPLICATION: (Code.NOT_UPTODATE, "Wait until it is over: `drbdsetup status {0}` on both nodes."),
+}
+
+
+def _in_step(survey: Survey) -> Iterator[Finding]:
+    # A copy that is on its way to the target is waited for, not refused.
+    waited_for = {
+        (resource.name, volume.number)
+        for resource in survey.source.resources.values()
+        if (connection := resource.towards(survey.target.node)) is not None
+        for volume in connection.volumes
+        if volume.replication in SENDING
+    }
+    said = set()
+    for side, peer in ((survey.source, survey.target), (survey.target, survey.source)):
+        for resource in side.resources.values():
+            for doubt in resource.doubts(peer.node):
+                # Both nodes see most things: one finding is enough.
+                key = (doubt.kind, doubt.resource, doubt.volume)
+                if key in said or (doubt.resource, doubt.volume) in waited_for:
+                    continue
+                said.add(key)
+                code, hint = _DOUBTS[doubt.kind]
+                yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(doubt.resource))
+
+
+def _roles(survey: Survey) -> Iterator[Finding]:
+    for resource in survey.source.resources.values():
+        if resource.role is not Role.PRIMARY:
+            yield Finding(
+                code=Code.SOURCE_NOT_PRIMARY,
+                sentence=f"{resource.name} is {resource.role.value} on {survey.source.node}, where the guest runs.",
+                hint=f"Look with `drbdsetup status {resource.name}` on both nodes.",
+            )
+    for resource in survey.target.resources.values():
+        if resource.role is Role.PRIMARY:
+            yield Finding(
+                code=Code.DUAL_PRIMARY,
+                sentence=f"{resource.name} is Primary on {survey.target.node}, where the guest does not run.",
+                hint=f"If nothing uses it there: `drbdsetup secondary {resource.name}` on {survey.target.node}"
+                " (DRBD 8.4: `drbdadm secondary`).",
+            )
+
+
+def _two_primaries(survey: Survey) -> Iterator[Finding]:
+    for name in sorted(survey.source.options.keys() | survey.target.options.keys()):
+        on = [
+            side.node
+            for side in (survey.source, survey.target)
+            if name in side.options and side.options[name].allow_two_primaries
+        ]
+        if on:
+            yield Finding(
+                code=Code.TWO_PRIMARIES_ON,
+                sentence=f"allow-two-primaries is on already for {name} (on {' and '.join(on)}).",
+                hint="An earlier move left it, or the configuration sets it. With one Primary:"
+                f" `drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+            )
+
+
+def _openers(survey: Survey) -> Iterator[Finding]:
+    for opener in survey.target.openers:
+        yield Finding(
+            code=Code.DEVICE_HELD,
+            sentence=f"{opener.resource}/{opener.volume} is open on {survey.target.node}: {opener.what}.",
+            hint="End what uses it there first.",
+        )
+
+
+def _memory(survey: Survey) -> Iterator[Finding]:
+    free, needed = survey.target.host.free_memory_kib, survey.domain.memory_kib
+    if free < needed:
+        yield Finding(
+            code=Code.MEMORY_SHORT,
+            sentence=f"{survey.target.node} has {free // 1024} MiB of memory free,"
+            f" {survey.domain.name} may use {needed // 1024} MiB.",
+            hint="Free memory there, or choose another target.",
+        )
+
+
+def _tcg(survey: Survey) -> Iterator[Finding]:
+    for side in (survey.source, survey.target):
+        version = side.host.qemu_version
+        if survey.domain.virt_type == "qemu" and (0, 0, 0) < version < (9, 0, 0):
+            yield Finding(
+                code=Code.QEMU_TCG_LOSES_MEMORY,
+                sentence=f"{survey.domain.name} runs without KVM, and QEMU {'.'.join(map(str, version))} on {side.node}"
+                " is known to lose guest memory then.",
+                hint="Use QEMU 9 or later for guests without KVM.",
+            )
+
+
+Check = Callable[[Survey], Iterator[Finding]]
+
+REFUSALS: Final[tuple[Check, ...]] = (
+    _state,
+    _job,
+    _taken_on_target,
+    _locked,
+    _disks,
+    _shared,
+    _in_step,
+    _roles,
+    _two_primaries,
+    _openers,
+    _memory,
+)
+
+WARNINGS: Final[tuple[Check, ...]] = (_tcg,)
+
+
+def refusals(survey: Survey) -> tuple[Finding, ...]:
+    """Every reason not to start."""
+    return tuple(finding for check in REFUSALS for finding in check(survey))
+
+
+def warnings(survey: Survey) -> tuple[Finding, ...]:
+    """What the operator should know and need not stop for."""
+    return tuple(finding for check in WARNINGS for finding in check(survey))

@@ -1,0 +1,214 @@
+"""The command ``lvmigrate``. It holds no rule of its own: it reads words, calls `Cluster`, and shows values."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
+
+if TYPE_CHECKING:
+    from lvmigrate.cluster import Cluster
+    from lvmigrate.plan import Options
+
+_EPILOG = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with ``arguments`` (the process's own by default) and return its `ExitCode`. Never raises."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    try:
+        asked = _parser().parse_args(words)
+        return _run(asked)
+    except LvmigrateError as error:
+        return _fail(error, as_json=as_json)
+    except BrokenPipeError:
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.ABORTED
+    except Exception as error:  # noqa: BLE001 -- never a traceback
+        defect = LvmigrateError(
+            f"lvmigrate has a defect: {type(error).__name__}: {error}.",
+            hint="Please report it with the output of the same command under --log-level debug.",
+            code=Code.INTERNAL,
+        )
+        if "debug" in words:
+            import structlog  # noqa: PLC0415 -- only here
+
+            structlog.get_logger().exception("defect")
+        return _fail(defect, as_json=as_json)
+
+
+def _run(asked: argparse.Namespace) -> int:
+    # Heavy imports wait until the words are known to be right: --help and mistakes answer at once.
+    from lvmigrate import Cluster  # noqa: PLC0415
+    from lvmigrate.log import configure  # noqa: PLC0415
+
+    configure(level=asked.log_level, json=asked.json)
+    with Cluster.open(asked.config) as cluster:
+        act: Callable[[Cluster, argparse.Namespace], int] = asked.act
+        return act(cluster, asked)
+
+
+def _check(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+
+    plan = cluster.check(asked.instance, target=asked.to, options=_options(cluster, asked))
+    _show(plan, display.plan_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+
+    cancel = threading.Event()
+    with _signals_set(cancel), display.display(json=asked.json) as shown:
+        report = cluster.migrate(
+            asked.instance,
+            target=asked.to,
+            options=_options(cluster, asked),
+            on_plan=shown.plan,
+            on_progress=shown.progress,
+            cancel=cancel,
+        )
+    _show(report, display.report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    nodes = cluster.status(asked.instance)
+    silent = [node.trouble for node in nodes if node.trouble is not None]
+    known = any(node.guests for node in nodes)
+    if asked.instance and not known and not silent:
+        raise UsageError(
+            f"No node knows a guest called {asked.instance}.",
+            hint="`lvmigrate status` lists the guests of all nodes.",
+            code=Code.INSTANCE_UNKNOWN,
+        )
+    if asked.json:
+        _print(json.dumps({"nodes": jsonable(nodes)}))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().print(display.status_table(nodes))
+        for trouble in silent:
+            _print("\n".join(display.error_lines(trouble)), error=True)
+    return silent[0].exit_code if silent else ExitCode.OK
+
+
+def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
+    """The configuration's defaults with what the command line says."""
+    chosen = {
+        "bandwidth_mib_s": asked.bandwidth,
+        "downtime_limit_s": asked.downtime_limit,
+        "sync_timeout_s": asked.sync_timeout,
+        "copy_timeout_s": asked.copy_timeout,
+    }
+    return dataclasses.replace(cluster.config.defaults, **{k: v for k, v in chosen.items() if v is not None})
+
+
+@contextmanager
+def _signals_set(cancel: threading.Event) -> Iterator[None]:
+    """While in the context, Ctrl-C, SIGTERM and SIGHUP ask the move to stop instead of ending the process."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        words = "already stopping" if cancel.is_set() else "stopping: the guest stays (or arrives) whole"
+        cancel.set()
+        _print(f"lvmigrate: {words} ...", error=True)
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) -> None:
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    _print(json.dumps(jsonable(value)) if as_json else "\n".join(lines(value)))
+
+
+def _fail(error: LvmigrateError, *, as_json: bool) -> int:
+    from lvmigrate.jsonable import error_object  # noqa: PLC0415
+
+    if as_json:
+        _print(json.dumps({"error": error_object(error)}))
+    else:
+        from lvmigrate.display import error_lines  # noqa: PLC0415
+
+        _print("lvmigrate: " + "\n".join(error_lines(error)), error=True)
+    return error.exit_code
+
+
+def _print(text: str, *, error: bool = False) -> None:
+    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint=f"See `{self.prog} --help`.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="default: $LVMIGRATE_CONFIG, else /etc/lvmigrate/cluster.toml")
+    common.add_argument("--json", action="store_true", help="one JSON object on standard output, errors too")
+    common.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="error", help="default: %(default)s"
+    )
+    moving = _Parser(add_help=False)
+    moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
+    moving.add_argument("--to", metavar="NODE", help="the target; default: the only other node")
+    moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
+    moving.add_argument(
+        "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
+    )
+    moving.add_argument(
+        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
+    )
+    moving.add_argument(
+        "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
+    )
+    parser = _Parser(
+        prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, act, parents, sentence in (
+        ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),
+        ("migrate", _migrate, [common, moving], "move a running guest; Ctrl-C aborts, the guest goes on"),
+        ("status", _status, [common], "show every guest, its nodes, its disks"),
+    ):
+        command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
+        command.set_defaults(act=act)
+        if act is _status:
+            command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
+    return parser
+
+
+def _positive(kind: type[int | float]) -> Callable[[str], float]:
+    def positive(word: str) -> float:
+        try:
+            number = kind(word)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{word!r} is no number") from None
+        if not 0 < number < 1e9:  # noqa: PLR2004 -- no sensible time or rate is larger
+            raise argparse.ArgumentTypeError(f"{word!r} must be above 0")
+        return number
+
+    return positive

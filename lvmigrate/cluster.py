@@ -1,0 +1,141 @@
+"""`Cluster`: the Python interface, and the one module that puts adapters and core together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from hv import LibvirtHypervisor
+from lvmigrate import config
+from lvmigrate.config import Config
+from lvmigrate.errors import MoveAborted
+from lvmigrate.migrate import MigrateInstance
+from lvmigrate.plan import Options, Plan
+from lvmigrate.progress import StepProgress
+from lvmigrate.protocols import Hypervisor, Storage
+from lvmigrate.report import Report
+from lvmigrate.status import NodeStatus, status
+from lvmigrate.tasklet import Context
+from storage import DrbdStorage
+
+
+class Cluster:
+    """Some KVM hosts that share DRBD-replicated guests.
+
+    ::
+
+        with Cluster.open("/etc/lvmigrate/cluster.toml") as cluster:
+            report = cluster.migrate("web1", target="node2")
+
+    Nothing is connected to before it is needed.  One object may be used from several threads, for several moves.
+    """
+
+    def __init__(self, configuration: Config, hypervisor: Hypervisor, storage: Storage) -> None:
+        self.config = configuration
+        self._hypervisor = hypervisor
+        self._storage = storage
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None) -> Cluster:
+        """The cluster that the configuration file describes. Raises `lvmigrate.errors.ConfigurationError`."""
+        configuration = config.load(path)
+        limits = configuration.limits
+        return cls(
+            configuration,
+            LibvirtHypervisor(configuration.nodes, connect_timeout_s=limits.connect_s),
+            DrbdStorage(
+                configuration.nodes,
+                ssh_config=configuration.ssh_config,
+                command_timeout_s=limits.command_s,
+                connect_timeout_s=limits.connect_s,
+            ),
+        )
+
+    def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
+        """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""
+        context = self._context(threading.Event(), None)
+        return MigrateInstance(context, instance, target=target, options=options or self.config.defaults).check_prereq()
+
+    def migrate(
+        self,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: Options | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[StepProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Move a running guest to ``target`` (or to the only other node) and tell what happened.
+
+        Setting ``cancel``, or a ``KeyboardInterrupt`` in the calling thread, aborts: the guest goes on at the source,
+        everything is undone, and `lvmigrate.errors.MoveAborted` is raised; past the point of no return the move is
+        finished instead.  ``on_plan`` and ``on_progress`` are called from a thread of the move's own.  Raises what
+        `MigrateInstance.exec` raises, and `Refused` before anything was changed.
+        """
+        stop = cancel or threading.Event()
+        context = self._context(stop, on_progress)
+        tasklet = MigrateInstance(context, instance, target=target, options=options or self.config.defaults)
+
+        def work() -> Report:
+            plan = tasklet.check_prereq()
+            if on_plan is not None:
+                on_plan(plan)
+            if stop.is_set():
+                raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
+            return tasklet.exec()
+
+        return _in_thread(work, stop, name=f"move-{instance}")
+
+    def status(self, instance: str | None = None) -> tuple[NodeStatus, ...]:
+        """What every node says of its guests, or of ``instance`` alone, and of their disks."""
+        return status(self._hypervisor, self._storage, self.config.nodes, instance)
+
+    def close(self) -> None:
+        """End every connection. Moves must have ended."""
+        self._hypervisor.close()
+        self._storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _context(self, cancel: threading.Event, on_progress: Callable[[StepProgress], None] | None) -> Context:
+        return Context(
+            nodes=self.config.nodes,
+            hypervisor=self._hypervisor,
+            storage=self._storage,
+            cancel=cancel,
+            on_progress=on_progress or (lambda _progress: None),
+            lease_s=self.config.limits.lease_s,
+        )
+
+
+def _in_thread(work: Callable[[], Report], stop: threading.Event, *, name: str) -> Report:
+    """Run ``work`` where no KeyboardInterrupt can strike in the middle of a step; one that comes here sets ``stop``."""
+    result: list[Report] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # noqa: BLE001 -- raised again in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name=name)
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join(0.2)
+        except KeyboardInterrupt:
+            stop.set()
+    if failure:
+        raise failure[0]
+    return result[0]

@@ -1,0 +1,187 @@
+"""The configuration: one TOML file that names the nodes. Guests are not listed, libvirt and DRBD know them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+from lvmigrate.errors import Code, ConfigurationError
+from lvmigrate.node import Node
+from lvmigrate.plan import Options
+
+DEFAULT_PATH: Final = Path("/etc/lvmigrate/cluster.toml")
+_EXAMPLE: Final = 'See the README: [nodes.NAME] with ssh = "root@NAME" for each of your hosts.'
+#: What goes into file names, ssh's command line and libvirt's URIs without quoting.
+_NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_NODE_KEYS: Final = ("ssh", "libvirt_uri", "peer_uri", "migration_address")
+#: No sensible time or rate is larger; infinity is excluded with it.
+_ABSURD: Final = 1e9
+_DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "bandwidth_mib_s": (int,),
+        "downtime_limit_s": (float, int),
+        "sync_timeout_s": (float, int),
+        "copy_timeout_s": (float, int),
+        "poll_s": (float, int),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Deadlines of single calls, in seconds."""
+
+    connect_s: float = 15.0
+    command_s: float = 30.0
+    #: How long one renewal of the token on the nodes lasts.
+    lease_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A checked configuration."""
+
+    path: Path
+    nodes: Mapping[str, Node]
+    ssh_config: Path | None
+    defaults: Options
+    limits: Limits
+
+
+def find(path: str | os.PathLike[str] | None = None) -> Path:
+    """The file to read: ``path``, else ``$LVMIGRATE_CONFIG``, else ``/etc/lvmigrate/cluster.toml``."""
+    return Path(path or os.environ.get("LVMIGRATE_CONFIG") or DEFAULT_PATH)
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Config:
+    """Read and check the file. Raises `ConfigurationError`, whose sentence names the file and the line."""
+    where = find(path)
+    try:
+        text = where.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"There is no configuration file {where}.",
+            code=Code.CONFIG_MISSING,
+            hint=f"Write one, or name it with --config or LVMIGRATE_CONFIG. {_EXAMPLE}",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(
+            f"The configuration file {where} cannot be read: {reason}.", hint="Check the path and its permissions."
+        ) from error
+    return _Reader(where, text).config()
+
+
+class _Reader:
+    """One file being read: keeps the text, to say at which line something is wrong."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = text
+
+    def config(self) -> Config:
+        try:
+            root = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
+            found = re.search(r"at line (\d+)", str(error))
+            self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
+        self._only((), root, ("nodes", "ssh", "defaults", "limits"))
+        ssh = self._table(root, "ssh")
+        self._only(("ssh",), ssh, ("config",))
+        ssh_config = self._value(("ssh",), ssh, "config", (str,))
+        return Config(
+            path=self._path,
+            nodes=self._nodes(self._table(root, "nodes")),
+            ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
+            defaults=Options(**self._numbers(root, "defaults", _DEFAULTS)),
+            limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
+        )
+
+    def _nodes(self, table: Mapping[str, Any]) -> Mapping[str, Node]:
+        if not table:
+            self._fail("it names no nodes", line=1)
+        nodes = {}
+        for name in table:
+            at = ("nodes", name)
+            if not _NODE_NAME.fullmatch(name):
+                self._fail(f"{name!r} is no host name", line=self._line(at))
+            entry = self._table(table, name, under=("nodes",))
+            self._only(at, entry, _NODE_KEYS)
+            text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
+            for key, value in text.items():
+                if value is not None and (not value or value.startswith("-") or re.search(r"\s", value)):
+                    self._fail(f"{key} of {name} must be one word", line=self._line((*at, key)))
+            here = text["ssh"] is None and name in (socket.gethostname(), socket.gethostname().partition(".")[0])
+            ssh = None if here else text["ssh"] or f"root@{name}"
+            nodes[name] = Node(
+                name=name,
+                ssh=ssh,
+                libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
+                peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
+                migration_address=text["migration_address"] or name,
+            )
+        return MappingProxyType(nodes)
+
+    def _numbers(self, root: Mapping[str, Any], name: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+        table = self._table(root, name)
+        self._only((name,), table, tuple(kinds))
+        numbers = {}
+        for key, kind in kinds.items():
+            value = self._value((name,), table, key, kind)
+            if value is None:
+                continue
+            if not 0 < value < _ABSURD:
+                self._fail(f"{key} must be a number above 0", line=self._line((name, key)))
+            numbers[key] = value
+        return numbers
+
+    def _table(self, parent: Mapping[str, Any], key: str, *, under: tuple[str, ...] = ()) -> Mapping[str, Any]:
+        value = parent.get(key, {})
+        if not isinstance(value, dict):
+            self._fail(f"{key} must be a table, [{'.'.join((*under, key))}]", line=self._line((*under, key)))
+        return value
+
+    def _value(self, at: tuple[str, ...], table: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> Any:  # noqa: ANN401 -- the caller names the kind
+        value = table.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            wanted = "text in quotes" if kinds == (str,) else "a number"
+            self._fail(f"{key} must be {wanted}", line=self._line((*at, key)))
+        return value
+
+    def _only(self, at: tuple[str, ...], table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        for key in table:
+            if key not in known:
+                place = f"[{'.'.join(at)}]" if at else "the file"
+                self._fail(f"{key!r} is not known in {place} (known: {', '.join(known)})", line=self._line((*at, key)))
+
+    def _line(self, path: tuple[str, ...]) -> int:
+        """The line where ``path`` is set, as well as a scan of headers and keys can tell; else of its table."""
+        header: tuple[str, ...] = ()
+        best = 1
+        for number, line in enumerate(self._text.splitlines(), 1):
+            if found := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+                header = _split(found[1])
+                if header and header == path[: len(header)]:
+                    best = number
+            elif found := re.match(r"\s*([^=#]+?)\s*=", line):
+                full = (*header, *_split(found[1]))
+                if full[: len(path)] == path:
+                    return number
+            if header[: len(path)] == path:
+                return number
+        return best
+
+    def _fail(self, what: str, *, line: int) -> NoReturn:
+        raise ConfigurationError(f"{self._path}, line {line}: {what}.", hint=f"Mend that line. {_EXAMPLE}")
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -1,0 +1,276 @@
+"""A move on the terminal: live where there is one, plain lines elsewhere. Values come in, text goes out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Final, Protocol, Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
+from lvmigrate.plan import Plan
+from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+from lvmigrate.report import Report
+from lvmigrate.status import GuestOnNode, NodeStatus
+
+_MIB: Final = 1024 * 1024
+#: How often plain output speaks during one step, in seconds (the seed's feedback interval).
+_FEEDBACK_S: Final = 10.0
+
+
+class Display(AbstractContextManager["Display"], Protocol):
+    """What shows a move while it goes on. Its methods are called from the move's thread."""
+
+    def plan(self, plan: Plan) -> None:
+        """The checks have passed."""
+
+    def progress(self, progress: StepProgress) -> None:
+        """Something changed."""
+
+
+def seconds(value: float) -> str:
+    """A duration for people: ``43 ms``, ``1.8 s``, ``12 min 5 s``."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:  # noqa: PLR2004 -- up to two minutes, seconds are read most easily
+        return f"{value:.1f} s"
+    return f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def size(value: float) -> str:
+    """A size in bytes for people, in MiB."""
+    return f"{value / _MIB:.1f} MiB"
+
+
+def memory_words(memory: MemoryProgress) -> str:
+    """One line about the copy of memory."""
+    eta = f", about {seconds(memory.eta_s)} left" if memory.eta_s is not None and memory.remaining else ""
+    return (
+        f"{memory.percent:.0f} %, {size(memory.remaining)} of {size(memory.total)} to go,"
+        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}"
+    )
+
+
+def sync_words(sync: SyncProgress) -> str:
+    """One line about the resynchronisation of the disks."""
+    percent = "" if sync.percent is None else f"{sync.percent:.0f} %, "
+    return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go; waiting for: {'; '.join(sync.waiting_for) or 'events'}"
+
+
+def _title(plan: Plan) -> str:
+    return f"{plan.instance}: {plan.source} -> {plan.target}, {plan.mode.value}"
+
+
+class LiveDisplay:
+    """The list of steps with a bar, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=False)
+        self._plan: Plan | None = None
+        self._now: StepProgress | None = None
+        self._began: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        self._live.update(Text("looking at both nodes ...", style="dim"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.update(self._draw(ended=True, failed=kind is not None))
+        self._live.__exit__(kind, error, traceback)
+
+    def plan(self, plan: Plan) -> None:
+        """The checks have passed."""
+        self._plan = plan
+        self._live.update(self._draw())
+
+    def progress(self, progress: StepProgress) -> None:
+        """Something changed."""
+        self._now = progress
+        self._began.setdefault(progress.number, progress.elapsed_s)
+        self._live.update(self._draw())
+
+    def _draw(self, *, ended: bool = False, failed: bool = False) -> Group | Text:
+        plan, now = self._plan, self._now
+        if plan is None:
+            return Text("")
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column(width=7)
+        table.add_column()
+        table.add_column(justify="right")
+        current = 0 if now is None else now.number
+        for number, (name, sentence) in enumerate(plan.steps, 1):
+            here = number == current
+            done = number < current or (here and ended and not failed)
+            mark, style = (
+                ("✓", "green") if done else ("✗", "red") if here and failed else ("●", "cyan") if here else ("·", "dim")
+            )
+            began, after = self._began.get(number), self._began.get(number + 1)
+            took = "" if began is None or after is None else seconds(after - began)
+            table.add_row(Text(mark, style=style), Text(name, style=style), Text(sentence, style=style), took)
+            if here and not ended and now is not None:
+                for line in self._below(now):
+                    table.add_row("", "", line, "")
+        return Group(Text(_title(plan), style="bold"), table)
+
+    @staticmethod
+    def _below(now: StepProgress) -> Iterator[Text | ProgressBar]:
+        if now.memory is not None:
+            yield ProgressBar(total=100, completed=now.memory.percent, width=40)
+            yield Text(memory_words(now.memory))
+        if now.sync is not None:
+            if now.sync.percent is not None:
+                yield ProgressBar(total=100, completed=now.sync.percent, width=40)
+            yield Text(sync_words(now.sync))
+
+
+class PlainDisplay:
+    """A line per step, and one every ten seconds within a step."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._step = ""
+        self._spoke = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stream.flush()
+
+    def plan(self, plan: Plan) -> None:
+        """The checks have passed."""
+        self._say(_title(plan))
+
+    def progress(self, progress: StepProgress) -> None:
+        """Something changed."""
+        head = f"{progress.elapsed_s:7.1f} s  {progress.number}/{progress.steps} {progress.step}"
+        if progress.step != self._step:
+            self._step, self._spoke = progress.step, progress.elapsed_s
+            self._say(f"{head}: {progress.sentence}")
+        elif progress.elapsed_s - self._spoke >= _FEEDBACK_S and (progress.memory or progress.sync):
+            self._spoke = progress.elapsed_s
+            words = memory_words(progress.memory) if progress.memory else ""
+            self._say(f"{head}: {words or (sync_words(progress.sync) if progress.sync else '')}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class NoDisplay:
+    """Shows nothing: the result alone is wanted."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to end."""
+
+    def plan(self, plan: Plan) -> None:
+        """Nothing."""
+
+    def progress(self, progress: StepProgress) -> None:
+        """Nothing."""
+
+
+def display(*, json: bool) -> Display:
+    """The display that fits: none for JSON, a live one on a terminal, else plain lines (both on standard error)."""
+    if json:
+        return NoDisplay()
+    console = Console(stderr=True)
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(sys.stderr)
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """A report for people."""
+    state = "runs" if report.running else "waits paused, as before,"
+    yield f"{report.instance} {state} on {report.target} (from {report.source}, {report.mode})"
+    rows = (
+        ("total", seconds(report.seconds)),
+        ("downtime", f"{seconds(report.downtime_s)} (source seen stopped until target seen running)"),
+        ("dual-primary", f"{seconds(report.dual_primary_s)} (allowed for {seconds(report.two_primaries_allowed_s)})"),
+        ("memory", f"{size(report.memory_bytes)} sent in {report.iterations} passes"),
+        ("steps", ", ".join(f"{step.name} {seconds(step.seconds)}" for step in report.steps)),
+    )
+    for name, value in rows:
+        yield f"  {name:<13} {value}"
+    for warning in report.warnings:
+        yield from finding_lines(warning, mark="warning ")
+
+
+def finding_lines(finding: Finding, *, mark: str = "") -> Iterator[str]:
+    """One finding for people."""
+    yield f"  {mark}{finding.code.value}: {finding.sentence}"
+    yield f"      next: {finding.hint}"
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What a move would do, for people."""
+    yield f"{_title(plan)}: nothing stands against it"
+    yield f"  guest         {plan.domain.state.value}, {plan.domain.memory_kib // 1024} MiB, {plan.domain.vcpus} CPUs"
+    for resource in plan.resources:
+        volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)
+        promotes = "by itself" if resource.options[1].auto_promote else "explicitly"
+        yield f"  disks         {volumes}: in step or on the way; {plan.target} is promoted {promotes}"
+    for number, (name, sentence) in enumerate(plan.steps, 1):
+        yield f"  step {number}        {name}: {sentence}"
+    for warning in plan.warnings:
+        yield from finding_lines(warning, mark="warning ")
+
+
+def error_lines(error: LvmigrateError) -> Iterator[str]:
+    """An error for people: its sentence, its code, the next thing to do."""
+    if isinstance(error, Refused):
+        yield f"refused: nothing was changed ({error.instance})"
+        for finding in error.findings:
+            yield from finding_lines(finding)
+        return
+    yield f"{error.code.value}: {error.sentence}"
+    facts = (
+        error.leftovers if isinstance(error, LeftBehind) else error.known if isinstance(error, OutcomeUnknown) else ()
+    )
+    for fact in facts:
+        yield f"      seen: {fact}"
+    if error.detail and error.detail not in error.hint:
+        yield f"      said: {' '.join(error.detail.split())}"
+    yield f"      next: {error.hint}"
+
+
+def status_table(nodes: tuple[NodeStatus, ...]) -> Table:
+    """What runs where, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("guest", "node", "state", "disks", "replication", "token"):
+        table.add_column(title, overflow="fold")
+    for node in nodes:
+        for guest in node.guests:
+            domain = guest.domain
+            state = domain.state.value + (f" ({domain.reason})" if domain.state.value == "paused" else "")
+            disks = "\n".join(f"{r.name} {r.role.value}" for r in guest.resources)
+            table.add_row(domain.name, node.node, state, disks, _replication(guest), guest.holder or "")
+        if node.trouble is not None:
+            table.add_row("", node.node, Text(node.trouble.sentence, style="red"), "", "", "")
+        elif not node.guests:
+            table.add_row("", node.node, Text("no guests", style="dim"), "", "", "")
+    return table
+
+
+def _replication(guest: GuestOnNode) -> str:
+    lines = []
+    for resource in guest.resources:
+        doubts = [str(doubt) for peer in resource.connections for doubt in resource.doubts(peer.name)]
+        lines.append("; ".join(doubts) if doubts else "in step" if resource.connections else "no connection")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""A guest as one node's libvirt sees it at one moment."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class DomainState(enum.Enum):
+    """What libvirt says of a domain (virDomainState), folded to what a migration must tell apart."""
+
+    #: Its CPUs run (or are idle or blocked, which libvirt counts as running).
+    RUNNING = "running"
+    #: A process holds its memory; its CPUs stand still.
+    PAUSED = "paused"
+    #: Guest-suspended to RAM: only a wake-up moves it on.
+    SUSPENDED = "pmsuspended"
+    #: Shutting down by itself.
+    IN_SHUTDOWN = "in shutdown"
+    #: Defined, and no process.
+    OFF = "shut off"
+
+    @property
+    def active(self) -> bool:
+        """Whether a process with this guest's memory exists."""
+        return self is not DomainState.OFF
+
+
+class JobKind(enum.Enum):
+    """Which migration job libvirt has for a domain."""
+
+    NONE = "none"
+    OUTGOING = "outgoing"
+    INCOMING = "incoming"
+    #: A save, a dump, a backup, a snapshot: anything else that excludes a migration.
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainDisk:
+    """One ``<disk>`` of the domain's XML."""
+
+    #: The name in the guest, such as ``vda``.
+    target: str
+    #: The path of the block device or file; ``None`` for an empty drive or a network disk.
+    source: str | None
+    #: libvirt's ``type`` attribute: block, file, network, ...
+    kind: str
+    #: libvirt's ``device`` attribute: disk, cdrom, floppy, lun.
+    device: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """An observation, never kept up to date."""
+
+    node: str
+    name: str
+    uuid: str
+    state: DomainState
+    #: libvirt's reason for the state, in words (``migration``, ``user``, ...).
+    reason: str
+    job: JobKind
+    persistent: bool
+    autostart: bool
+    #: ``kvm``, or ``qemu`` where the CPU is emulated.
+    virt_type: str
+    #: What it may use at most, in KiB.
+    memory_kib: int
+    vcpus: int
+    disks: tuple[DomainDisk, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What one node's libvirt says of the node itself."""
+
+    node: str
+    #: In KiB, what the kernel could give to a new guest (buffers and caches counted as free).
+    free_memory_kib: int
+    #: (major, minor, release)
+    libvirt_version: tuple[int, int, int]
+    #: The emulator's version as libvirt reports it, (0, 0, 0) when it does not.
+    qemu_version: tuple[int, int, int]

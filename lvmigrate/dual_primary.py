@@ -1,0 +1,148 @@
+"""Opening and closing the dual-primary of one resource, with every act confirmed by observation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
+from lvmigrate.plan import ResourcePlan
+from lvmigrate.protocols import Storage, Watch
+from lvmigrate.replication import ConnectionState, Resource, Role, Token
+from lvmigrate.together import together
+
+#: How long a confirmation may take, in seconds: a node that lost its peer needs some for noticing.
+_CONFIRM_S: Final = 30.0
+#: How long to wait for the last process to close a device, in seconds.
+_HELD_S: Final = 60.0
+_HELD_AGAIN_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DualPrimary:
+    """The dual-primary of one resource between the source and the target of a move.
+
+    Both methods are idempotent.  What they guarantee is seen in the kernels' events of both nodes, not taken from an
+    exit code.
+    """
+
+    storage: Storage
+    watch: Watch
+    token: Token
+    plan: ResourcePlan
+    source: str
+    target: str
+
+    def open(self) -> None:
+        """Allow two primaries, and promote the target unless opening the device there does so by itself.
+
+        Guaranteed afterwards: both ends allow it, are Connected, Established and UpToDate, and the target was seen
+        Primary if it was promoted here.  Raises `MoveFailed` when that is not seen in time.
+        """
+        name = self.plan.name
+        together(
+            [
+                partial(self.storage.allow_two_primaries, node, name, peer, self.token)
+                for node, peer in self._directions()
+            ]
+        )
+        promoted = not self.plan.options[1].auto_promote
+        if promoted:
+            self.storage.promote(self.target, name, self.token)
+
+        def opened() -> bool:
+            ends = self._ends()
+            return ends is not None and all(
+                here.in_step_with(peer) and (not promoted or self._seen(here, peer, self.target, Role.PRIMARY))
+                for here, peer in ends
+            )
+
+        if not self.watch.wait(opened, _CONFIRM_S):
+            raise MoveFailed(
+                f"{name} was not seen dual-primary and in step within {_CONFIRM_S:.0f} s.",
+                code=Code.STORAGE_FAILED,
+                hint=f"Look with `drbdsetup status {name}` on both nodes.",
+                detail="; ".join(self.watch.breaks()),
+            )
+
+    def close(self, loser: str) -> None:
+        """Demote ``loser`` and forbid two primaries again.
+
+        Guaranteed afterwards: ``loser`` was seen Secondary by both nodes, and both ends have exactly the options they
+        had before.  Two primaries are forbidden only after that, while Connected: turned off during a cut with two
+        Primaries it would end in StandAlone.  Raises `CommandFailed`, `DeviceHeld`, `NodeUnreachable` or `TokenLost`.
+        """
+        name = self.plan.name
+        self._demote(loser)
+
+        def demoted() -> bool:
+            ends = self._ends()
+            return ends is not None and all(
+                self._connected(here, peer) and self._seen(here, peer, loser, Role.SECONDARY) for here, peer in ends
+            )
+
+        if not self.watch.wait(demoted, _CONFIRM_S):
+            raise CommandFailed(
+                loser,
+                f"Seeing {name} Secondary, with its connection up,",
+                status=0,
+                code=Code.STORAGE_FAILED,
+                hint=f"Once `drbdsetup status {name}` says Connected and one Primary:"
+                f" `drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+            )
+        before = dict(zip((self.source, self.target), self.plan.options, strict=True))
+        together(
+            [
+                partial(self.storage.restore_options, node, name, peer, before[node], self.token)
+                for node, peer in self._directions()
+            ]
+        )
+        now = together([partial(self.storage.options, node, name, peer) for node, peer in self._directions()])
+        for (node, _), found in zip(self._directions(), now, strict=True):
+            if found.allow_two_primaries != before[node].allow_two_primaries:
+                raise CommandFailed(
+                    node,
+                    f"Forbidding two primaries for {name}",
+                    status=0,
+                    code=Code.STORAGE_FAILED,
+                    hint=f"`drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+                )
+
+    def _demote(self, node: str) -> None:
+        """Demote as soon as nothing holds the device: udev and a QEMU that is just ending do for a moment."""
+        deadline = time.monotonic() + _HELD_S
+        while True:
+            here = self.watch.resource(node, self.plan.name)
+            if here is not None and here.role is Role.SECONDARY:
+                return
+            try:
+                self.storage.demote(node, self.plan.name, self.token)
+            except DeviceHeld:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_HELD_AGAIN_S)
+            else:
+                return
+
+    def _directions(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return (self.source, self.target), (self.target, self.source)
+
+    def _ends(self) -> tuple[tuple[Resource, str], ...] | None:
+        found = [(self.watch.resource(node, self.plan.name), peer) for node, peer in self._directions()]
+        known = tuple((resource, peer) for resource, peer in found if resource is not None)
+        return known if len(known) == len(found) else None
+
+    @staticmethod
+    def _connected(here: Resource, peer: str) -> bool:
+        connection = here.towards(peer)
+        return connection is not None and connection.state is ConnectionState.CONNECTED
+
+    @staticmethod
+    def _seen(here: Resource, peer: str, of: str, role: Role) -> bool:
+        """Whether ``here`` says that the node ``of`` (itself or its peer) has ``role``."""
+        if here.node == of:
+            return here.role is role
+        connection = here.towards(peer)
+        return connection is not None and connection.peer_role is role

@@ -1,0 +1,242 @@
+"""Everything that can go wrong, as types, codes and sentences.
+
+::
+
+    LvmigrateError                 has a code, one sentence, and the next thing to do
+    ├── UsageError                 the command or the call was wrong; nothing was looked at
+    ├── ConfigurationError         the configuration file was wrong; nothing was looked at
+    ├── NodeUnreachable            a node, its libvirt or its ssh gave no answer: its state is not known
+    ├── CommandFailed              a node answered, and said no
+    ├── TokenLost                  another move took this guest over; nothing more is done to it
+    ├── Refused                    the checks found reasons not to start; nothing was changed
+    ├── MoveFailed                 the move failed; every undo succeeded, the guest runs where it ran
+    │   └── MoveAborted            the same, because somebody asked for it
+    ├── LeftBehind                 the guest is on one node, but something of the move could not be undone or closed
+    ├── GuestLost                  the guest runs nowhere
+    └── OutcomeUnknown             proof could not be had from both sides: nothing was undone, nothing forced
+
+Adapters raise only these.  A foreign exception (``libvirtError``, ``sh.ErrorReturnCode``) is turned into one of them in
+a single place per adapter, with the foreign words kept in ``detail``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ExitCode(enum.IntEnum):
+    """What the command ``lvmigrate`` tells its caller."""
+
+    #: Done as asked.
+    OK = 0
+    #: The move failed and everything was put back: the guest runs where it ran, its disks are single-primary.
+    FAILED = 1
+    #: The command line was wrong.
+    USAGE = 2
+    #: The checks refused to start; nothing was changed.
+    REFUSED = 3
+    #: The move was aborted as asked and everything was put back.
+    ABORTED = 4
+    #: The outcome could not be proved; nothing was undone. A person (or a later command) has to look.
+    UNKNOWN = 5
+    #: The configuration file is missing or wrong.
+    CONFIGURATION = 6
+    #: A node gave no answer.
+    UNREACHABLE = 7
+    #: The guest runs on one node, but something of the move was left behind.
+    LEFT_BEHIND = 8
+    #: The guest runs nowhere.
+    LOST = 9
+    #: A defect of lvmigrate itself.
+    INTERNAL = 70
+
+
+class Code(enum.StrEnum):
+    """Stable names of everything lvmigrate refuses or reports. Programs may compare them; sentences may change."""
+
+    USAGE = "USAGE"
+    CONFIG_MISSING = "CONFIG_MISSING"
+    CONFIG_INVALID = "CONFIG_INVALID"
+    INSTANCE_UNKNOWN = "INSTANCE_UNKNOWN"
+    INSTANCE_STOPPED = "INSTANCE_STOPPED"
+    INSTANCE_STATE = "INSTANCE_STATE"
+    INSTANCE_TWICE = "INSTANCE_TWICE"
+    INSTANCE_ON_TARGET = "INSTANCE_ON_TARGET"
+    NODE_UNKNOWN = "NODE_UNKNOWN"
+    NODE_UNREACHABLE = "NODE_UNREACHABLE"
+    TARGET_AMBIGUOUS = "TARGET_AMBIGUOUS"
+    TARGET_IS_SOURCE = "TARGET_IS_SOURCE"
+    JOB_ACTIVE = "JOB_ACTIVE"
+    NO_DISKS = "NO_DISKS"
+    DISK_NOT_REPLICATED = "DISK_NOT_REPLICATED"
+    REPLICA_MISSING = "REPLICA_MISSING"
+    REPLICA_DIFFERS = "REPLICA_DIFFERS"
+    RESOURCE_SHARED = "RESOURCE_SHARED"
+    NOT_CONNECTED = "NOT_CONNECTED"
+    NOT_UPTODATE = "NOT_UPTODATE"
+    NO_QUORUM = "NO_QUORUM"
+    SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    DUAL_PRIMARY = "DUAL_PRIMARY"
+    SOURCE_NOT_PRIMARY = "SOURCE_NOT_PRIMARY"
+    TWO_PRIMARIES_ON = "TWO_PRIMARIES_ON"
+    DEVICE_HELD = "DEVICE_HELD"
+    MEMORY_SHORT = "MEMORY_SHORT"
+    QEMU_TCG_LOSES_MEMORY = "QEMU_TCG_LOSES_MEMORY"
+    LOCKED = "LOCKED"
+    TOKEN_LOST = "TOKEN_LOST"  # noqa: S105 -- the name of a code, no password
+    COMMAND_FAILED = "COMMAND_FAILED"
+    HYPERVISOR_FAILED = "HYPERVISOR_FAILED"
+    STORAGE_FAILED = "STORAGE_FAILED"
+    REPLICATION_BROKE = "REPLICATION_BROKE"
+    COPY_FAILED = "COPY_FAILED"
+    COPY_TIMEOUT = "COPY_TIMEOUT"
+    ABORTED = "ABORTED"
+    LEFT_BEHIND = "LEFT_BEHIND"
+    GUEST_LOST = "GUEST_LOST"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing the checks found: a reason to refuse, or a warning.
+
+    ``sentence`` says what is the matter, with names; ``hint`` says what to do about it.
+    """
+
+    code: Code
+    sentence: str
+    hint: str
+
+
+class LvmigrateError(Exception):
+    """The root. ``str()`` is one clear sentence without a line break; ``code``, ``hint`` and ``detail`` go with it."""
+
+    code: Code = Code.INTERNAL
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+    def __init__(self, sentence: str, *, hint: str, code: Code | None = None, detail: str = "") -> None:
+        super().__init__(sentence)
+        #: The next thing to do, as a sentence or a command.
+        self.hint = hint
+        #: Foreign words (libvirt's, drbdsetup's), when there are any.
+        self.detail = detail
+        if code is not None:
+            self.code = code
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in one sentence."""
+        return str(self.args[0])
+
+
+class UsageError(LvmigrateError):
+    """The command line or the call was wrong. Nothing was looked at."""
+
+    code = Code.USAGE
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(LvmigrateError):
+    """The configuration file is missing or wrong; the sentence names the file and the line. Nothing was looked at."""
+
+    code = Code.CONFIG_INVALID
+    exit_code = ExitCode.CONFIGURATION
+
+
+class NodeUnreachable(LvmigrateError):
+    """A node gave no answer, so what happens there is not known. Never a proof of anything."""
+
+    code = Code.NODE_UNREACHABLE
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, node: str, what: str, *, hint: str, detail: str = "") -> None:
+        super().__init__(f"{node} does not answer: {what}.", hint=hint, detail=detail)
+        self.node = node
+
+
+class CommandFailed(LvmigrateError):
+    """A node answered and refused. ``status`` is the exit code of the command there, or libvirt's error number."""
+
+    code = Code.COMMAND_FAILED
+    exit_code = ExitCode.FAILED
+
+    def __init__(
+        self, node: str, what: str, *, status: int, hint: str, detail: str = "", code: Code | None = None
+    ) -> None:
+        super().__init__(f"{what} failed on {node}.", hint=hint, detail=detail, code=code)
+        self.node = node
+        self.status = status
+
+
+class DeviceHeld(CommandFailed):
+    """A demotion was not tried, or was refused, because something still has the device open."""
+
+
+class TokenLost(LvmigrateError):
+    """The node's token of this guest is not ours (any more). Nothing was done there."""
+
+    code = Code.TOKEN_LOST
+    exit_code = ExitCode.UNKNOWN
+
+
+class Refused(LvmigrateError):
+    """The checks found at least one reason not to start. Nothing was changed on any node."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, instance: str, findings: Sequence[Finding]) -> None:
+        first = findings[0]
+        more = f" ({len(findings) - 1} more reasons follow)" if len(findings) > 1 else ""
+        super().__init__(first.sentence + more, hint=first.hint, code=first.code)
+        self.instance = instance
+        #: Every reason, in the order in which the checks are listed.
+        self.findings = tuple(findings)
+
+
+class MoveFailed(LvmigrateError):
+    """The move failed; the guest is where and as it was, and every step was undone (confirmed by observation)."""
+
+    code = Code.COPY_FAILED
+    exit_code = ExitCode.FAILED
+
+
+class MoveAborted(MoveFailed):
+    """The move was stopped because somebody asked; otherwise as `MoveFailed`."""
+
+    code = Code.ABORTED
+    exit_code = ExitCode.ABORTED
+
+
+class LeftBehind(LvmigrateError):
+    """The guest runs on exactly one node, but ``leftovers`` of the move are still there."""
+
+    code = Code.LEFT_BEHIND
+    exit_code = ExitCode.LEFT_BEHIND
+
+    def __init__(self, sentence: str, *, leftovers: Sequence[str], hint: str, detail: str = "") -> None:
+        super().__init__(sentence, hint=hint, detail=detail)
+        self.leftovers = tuple(leftovers)
+
+
+class GuestLost(LvmigrateError):
+    """Both nodes answered, and the guest runs on neither."""
+
+    code = Code.GUEST_LOST
+    exit_code = ExitCode.LOST
+
+
+class OutcomeUnknown(LvmigrateError):
+    """What happened could not be proved on both nodes. Nothing was undone and nothing forced; both stay as they are.
+
+    ``known`` lists what was seen.  The hint names the commands to look with.
+    """
+
+    code = Code.OUTCOME_UNKNOWN
+    exit_code = ExitCode.UNKNOWN
+
+    def __init__(self, sentence: str, *, known: Sequence[str], hint: str, detail: str = "") -> None:
+        super().__init__(sentence, hint=hint, detail=detail)
+        self.known = tuple(known)

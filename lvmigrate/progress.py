@@ -1,0 +1,63 @@
+"""How far a move has come, as values. Text is made from them at the edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryProgress:
+    """One look at libvirt's job statistics. Sizes in bytes, rates in bytes per second, times in seconds.
+
+    ``percent`` is computed from what *remains*, never falls during one job, and stays at 99 at most until the job has
+    ended (processed / total passes 100 as soon as the guest dirties a page twice).
+    """
+
+    elapsed_s: float
+    total: int
+    remaining: int
+    processed: int
+    rate: int
+    dirty_rate: int
+    #: Passes over the guest's memory in this job, from 0.
+    iteration: int
+    #: What QEMU expects now; the real one is in the report.
+    expected_downtime_s: float
+    percent: float
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the rest is sent at the present rate, ``None`` while that cannot be said."""
+        gain = self.rate - self.dirty_rate
+        return self.remaining / gain if gain > 0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncProgress:
+    """How far the resynchronisation of a guest's volumes is."""
+
+    #: KiB that still differ, over all volumes.
+    out_of_sync_kib: int
+    #: 0 to 100 over all volumes, as far as known.
+    percent: float | None
+    #: What is being waited for, in words; empty when everything is in step.
+    waiting_for: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProgress:
+    """What a move is doing: sent at each change and at each look at the statistics."""
+
+    instance: str
+    source: str
+    target: str
+    #: The name of the step, as in the plan.
+    step: str
+    #: 1 for the first.
+    number: int
+    steps: int
+    sentence: str
+    #: Seconds since the move began.
+    elapsed_s: float
+    memory: MemoryProgress | None = None
+    sync: SyncProgress | None = None

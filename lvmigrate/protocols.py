@@ -1,0 +1,171 @@
+"""The two seams: what the core asks of a hypervisor and of a storage.
+
+They speak the domain, not a tool's options.  ``hv.libvirt_kvm.LibvirtHypervisor`` and ``storage.drbd.DrbdStorage``
+fulfil them.  All methods are synchronous, may be called from several threads at once, have deadlines of their own, and
+raise only what `lvmigrate.errors` defines: `NodeUnreachable` when a node gave no answer (nothing is known then, not
+even whether the call acted), `CommandFailed` when it answered and refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import Event
+from typing import Protocol
+
+from lvmigrate.domain import Domain, Host
+from lvmigrate.plan import Options
+from lvmigrate.progress import MemoryProgress
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyEnd:
+    """How the call that copies memory ended. Neither outcome proves anything about where the guest runs (law 1)."""
+
+    ok: bool
+    #: libvirt's own words when it was not.
+    detail: str = ""
+
+
+class MemoryCopy(Protocol):
+    """A copy of memory under way."""
+
+    def progress(self) -> MemoryProgress | None:
+        """The newest statistics; ``None`` while there are none. Raises `NodeUnreachable`."""
+
+    def abort(self) -> None:
+        """Ask the source to give up. Guaranteed afterwards: nothing; look at both nodes. May be called repeatedly."""
+
+    def wait(self, timeout_s: float) -> CopyEnd | None:
+        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
+
+
+class Hypervisor(Protocol):
+    """Guests on nodes."""
+
+    def domain(self, node: str, name: str) -> Domain | None:
+        """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
+
+    def domains(self, node: str) -> tuple[Domain, ...]:
+        """Every guest that ``node`` knows now, running or not."""
+
+    def host(self, node: str) -> Host:
+        """What the node itself offers now."""
+
+    def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
+        """Start to copy the running guest's memory, peer-to-peer, to ``target``, where it arrives paused.
+
+        Returns at once.  The source's definition is never removed; a persistent guest becomes persistent on the target.
+        """
+
+    def resume(self, node: str, uuid: str) -> None:
+        """Let the guest's CPUs run. Guaranteed afterwards: libvirt said that they do."""
+
+    def suspend(self, node: str, uuid: str) -> None:
+        """Stop the guest's CPUs. Guaranteed afterwards: libvirt said that they stand."""
+
+    def discard(self, node: str, uuid: str) -> None:
+        """End a copy that waits *paused* on ``node``; a definition that the move brought stays for the caller to judge.
+
+        Guaranteed afterwards: no process of this guest on ``node``.  Refuses (`CommandFailed`) unless the copy is seen
+        paused right before.
+        """
+
+    def undefine(self, node: str, uuid: str) -> None:
+        """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none.
+
+        Refuses (`CommandFailed`) while the guest is active there.
+        """
+
+    def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
+        """Whether the node starts the guest when it boots."""
+
+    def on_change(self, uuid: str, call: Callable[[str, str], None]) -> AbstractContextManager[None]:
+        """While in the context, ``call(node, event)`` for each life-cycle event of this guest on any connected node.
+
+        Events are named as libvirt names them, in lower case, state and detail: ``suspended migrated``.  Called from
+        the adapter's event thread: it must return at once.
+        """
+
+
+class Watch(Protocol):
+    """What the kernels of some nodes say of some resources, kept current by events."""
+
+    def resource(self, node: str, name: str) -> Resource | None:
+        """The newest state; ``None`` when it is not known (the stream is down, or the node has no such resource)."""
+
+    def wait(self, holds: Callable[[], bool], timeout_s: float, *, cancel: Event | None = None) -> bool:
+        """Wait until ``holds()``, asked anew after each change; false after ``timeout_s`` or when ``cancel`` is set."""
+
+    def breaks(self) -> tuple[str, ...]:
+        """Every time since the watch began, or since `forgive`, that a resource was not in step, or not watched.
+
+        In words, oldest first.  Empty is the proof that replication never left Established (as far as the
+        events say so; see `Storage.observe` for the kernel's own word at one moment).
+        """
+
+    def forgive(self) -> None:
+        """Forget the breaks seen so far: from here on replication is to stay whole."""
+
+    def dual_primary_s(self) -> float:
+        """Seconds since the watch began during which two nodes were Primary for the same resource."""
+
+
+class Storage(Protocol):
+    """Replicated disks on nodes."""
+
+    def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
+        """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
+
+    def observe(self, node: str, names: Collection[str]) -> Mapping[str, Resource]:
+        """What the node's kernel says now of these resources. One that it does not have is left out."""
+
+    def watch(
+        self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Watch]:
+        """Follow these resources on these nodes. Inside the context every node has answered once.
+
+        ``on_change(sentence)`` is told of each change of a role, a connection, a disk or a replication state.
+        Raises `NodeUnreachable` if a node does not answer.
+        """
+
+    def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
+        """What is set on the connection from ``node`` to ``peer`` now."""
+
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
+        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
+
+    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`."""
+
+    def promote(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+
+    def demote(self, node: str, name: str, token: Token) -> None:
+        """Make the node Secondary. Idempotent; never by force.
+
+        Refuses with `DeviceHeld` while anything has one of the resource's devices open in any mode.
+        """
+
+    def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
+        """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
+
+    def take_token(self, node: str, token: Token) -> str | None:
+        """Leave the token on ``node``. ``None``: it is ours; otherwise the words of the holder who was there first.
+
+        One that ran out by the node's own clock is taken over.  Our own is taken again and renewed.
+        """
+
+    def renew_token(self, node: str, token: Token) -> None:
+        """Put the deadline ``token.lease_s`` ahead of the node's clock. Raises `TokenLost` if it is not ours."""
+
+    def drop_token(self, node: str, token: Token) -> None:
+        """Remove our token from ``node``. Nothing if it is not ours."""
+
+    def holder(self, node: str, uuid: str) -> str | None:
+        """Who holds this guest's token on ``node`` now, in words; ``None``: nobody, or it ran out."""
+
+    def close(self) -> None:
+        """End every connection and process of the adapter."""

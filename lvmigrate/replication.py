@@ -1,0 +1,259 @@
+"""What DRBD says of a resource on one node at one moment, and what that means for a move.
+
+Names and states are those of drbdsetup-events2(8) of DRBD 9; DRBD 8.4 through the same tool uses a subset of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+
+class Role(enum.Enum):
+    """A resource's role on a node."""
+
+    PRIMARY = "Primary"
+    SECONDARY = "Secondary"
+    UNKNOWN = "Unknown"
+
+
+class DiskState(enum.Enum):
+    """The state of one copy of a volume."""
+
+    DISKLESS = "Diskless"
+    ATTACHING = "Attaching"
+    DETACHING = "Detaching"
+    FAILED = "Failed"
+    NEGOTIATING = "Negotiating"
+    INCONSISTENT = "Inconsistent"
+    OUTDATED = "Outdated"
+    UNKNOWN = "DUnknown"
+    CONSISTENT = "Consistent"
+    UP_TO_DATE = "UpToDate"
+
+
+class ConnectionState(enum.Enum):
+    """The state of the connection to one peer."""
+
+    STANDALONE = "StandAlone"
+    DISCONNECTING = "Disconnecting"
+    UNCONNECTED = "Unconnected"
+    TIMEOUT = "Timeout"
+    BROKEN_PIPE = "BrokenPipe"
+    NETWORK_FAILURE = "NetworkFailure"
+    PROTOCOL_ERROR = "ProtocolError"
+    TEAR_DOWN = "TearDown"
+    CONNECTING = "Connecting"
+    CONNECTED = "Connected"
+
+
+class ReplicationState(enum.Enum):
+    """The state of replication of one volume to one peer."""
+
+    OFF = "Off"
+    ESTABLISHED = "Established"
+    STARTING_SYNC_SOURCE = "StartingSyncS"
+    STARTING_SYNC_TARGET = "StartingSyncT"
+    BITMAP_SOURCE = "WFBitMapS"
+    BITMAP_TARGET = "WFBitMapT"
+    WAIT_UUID = "WFSyncUUID"
+    SYNC_SOURCE = "SyncSource"
+    SYNC_TARGET = "SyncTarget"
+    VERIFY_SOURCE = "VerifyS"
+    VERIFY_TARGET = "VerifyT"
+    PAUSED_SOURCE = "PausedSyncS"
+    PAUSED_TARGET = "PausedSyncT"
+    AHEAD = "Ahead"
+    BEHIND = "Behind"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One volume of a resource on this node."""
+
+    number: int
+    minor: int
+    disk: DiskState
+    #: ``None`` where the module has no quorum (8.4).
+    quorum: bool | None = None
+    size_kib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerVolume:
+    """One volume as replicated to one peer."""
+
+    number: int
+    replication: ReplicationState
+    disk: DiskState
+    #: KiB that differ between the two copies, as far as the module has said so.
+    out_of_sync_kib: int | None = None
+    #: Percent of the running resynchronisation, where the module says so (DRBD 9).
+    done_percent: float | None = None
+    #: Why a resynchronisation stands still (``resync-suspended``), ``no`` when it does not.
+    resync_suspended: str = "no"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """The connection of a resource to one peer."""
+
+    #: DRBD 9: the peer's host name. DRBD 8.4: always ``peer``.
+    name: str
+    #: DRBD 9's node id of the peer; DRBD 8.4 says 0.
+    peer_node_id: int
+    state: ConnectionState
+    peer_role: Role
+    congested: bool | None
+    volumes: tuple[PeerVolume, ...]
+
+
+class DoubtKind(enum.Enum):
+    """What can be wrong between two copies."""
+
+    SUSPENDED = "I/O is suspended"
+    NO_QUORUM = "no quorum"
+    #: A copy that is not UpToDate.
+    DISK = "not UpToDate"
+    #: No connection, or one that does not work.
+    CONNECTION = "not connected"
+    #: Connected, but replication of a volume is not Established.
+    REPLICATION = "not Established"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """One reason why two copies are not both good and in step. ``str()`` is a clause with names, without a full stop."""
+
+    kind: DoubtKind
+    resource: str
+    #: ``None`` when the whole resource is concerned.
+    volume: int | None
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+#: This copy is being brought to the peer: waiting helps.
+SENDING: Final = frozenset(
+    {
+        ReplicationState.STARTING_SYNC_SOURCE,
+        ReplicationState.BITMAP_SOURCE,
+        ReplicationState.WAIT_UUID,
+        ReplicationState.SYNC_SOURCE,
+        ReplicationState.PAUSED_SOURCE,
+        ReplicationState.VERIFY_SOURCE,
+        ReplicationState.VERIFY_TARGET,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A DRBD resource as one node's kernel describes it."""
+
+    node: str
+    name: str
+    role: Role
+    #: Why I/O is suspended, ``no`` when it is not.
+    suspended: str
+    volumes: tuple[Volume, ...]
+    connections: tuple[Connection, ...]
+
+    def towards(self, peer: str) -> Connection | None:
+        """The connection to the node called ``peer``; the only one there is where the module knows no names (8.4)."""
+        named = [c for c in self.connections if c.name == peer]
+        if named:
+            return named[0]
+        if len(self.connections) == 1 and self.connections[0].name == "peer":
+            return self.connections[0]
+        return None
+
+    def doubts(self, peer: str) -> Iterator[Doubt]:
+        """Every reason why this copy and the one on ``peer`` are not both good and in step, as this node sees it."""
+
+        def doubt(kind: DoubtKind, words: str, volume: int | None = None) -> Doubt:
+            return Doubt(kind=kind, resource=self.name, volume=volume, words=words)
+
+        if self.suspended != "no":
+            yield doubt(DoubtKind.SUSPENDED, f"I/O of {self.name} is suspended on {self.node} ({self.suspended})")
+        for volume in self.volumes:
+            what = f"{self.name}/{volume.number} on {self.node}"
+            if volume.disk is not DiskState.UP_TO_DATE:
+                yield doubt(DoubtKind.DISK, f"{what} is {volume.disk.value}", volume.number)
+            if volume.quorum is False:
+                yield doubt(DoubtKind.NO_QUORUM, f"{what} has no quorum", volume.number)
+        connection = self.towards(peer)
+        if connection is None:
+            yield doubt(DoubtKind.CONNECTION, f"{self.name} on {self.node} has no connection to {peer}")
+            return
+        if connection.state is not ConnectionState.CONNECTED:
+            words = f"{self.name} on {self.node} is not connected to {peer} ({connection.state.value})"
+            yield doubt(DoubtKind.CONNECTION, words)
+            return
+        replicated = {volume.number: volume for volume in connection.volumes}
+        for number in sorted(replicated.keys() | {volume.number for volume in self.volumes}):
+            there = replicated.get(number)
+            what = f"{self.name}/{number}"
+            if there is None:
+                yield doubt(DoubtKind.CONNECTION, f"{what} on {self.node} is not replicated to {peer}", number)
+                continue
+            if there.replication is not ReplicationState.ESTABLISHED:
+                words = f"{what} on {self.node} is {there.replication.value} to {peer}"
+                yield doubt(DoubtKind.REPLICATION, words, number)
+            if there.disk is not DiskState.UP_TO_DATE:
+                yield doubt(DoubtKind.DISK, f"{what} on {peer} is {there.disk.value}", number)
+
+    def in_step_with(self, peer: str) -> bool:
+        """Connected to ``peer``, and every volume Established and UpToDate at both ends, as this node sees it."""
+        return not any(self.doubts(peer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a block device leads: a volume of a resource."""
+
+    resource: str
+    volume: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """The options of one connection that a move changes and later restores exactly."""
+
+    allow_two_primaries: bool
+    #: ``None`` when it is not set and DRBD's default (C) holds.
+    protocol: str | None
+    #: Whether opening the device for writing promotes by itself (a resource option of DRBD 9, on by default there).
+    auto_promote: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opener:
+    """Something on a node that has a volume's device open."""
+
+    resource: str
+    volume: int
+    #: Such as ``qemu-system-x86 (pid 288)`` or ``mounted on /srv``.
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """The right to act on one guest, left as a file on every node concerned.
+
+    It is ours as long as the node's file carries our ``id``; it may be taken over by another command once the node's
+    own clock (``/proc/uptime``) has passed the deadline of the last renewal.
+    """
+
+    #: The guest's UUID: it names the file, and is safe in one.
+    uuid: str
+    instance: str
+    id: str
+    #: For people: who holds it (``root@controller pid 4711``).
+    holder: str
+    #: Seconds that one renewal lasts.
+    lease_s: float

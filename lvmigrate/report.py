@@ -1,0 +1,50 @@
+"""What a move did, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lvmigrate.errors import Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """When a step began and how long it took, in seconds since the move began."""
+
+    name: str
+    sentence: str
+    begin_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Something seen during the move, in seconds since it began, by the controller's clock."""
+
+    at_s: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A move that succeeded. Times in seconds, by the controller's monotonic clock."""
+
+    instance: str
+    uuid: str
+    source: str
+    target: str
+    mode: str
+    seconds: float
+    #: From the source's CPUs seen stopped until they were seen running on the target.
+    downtime_s: float
+    #: While both nodes were Primary for at least one of the guest's resources.
+    dual_primary_s: float
+    #: While two primaries were allowed on at least one of its connections.
+    two_primaries_allowed_s: float
+    #: Bytes of memory sent, and passes over it.
+    memory_bytes: int
+    iterations: int
+    running: bool
+    steps: tuple[StepRecord, ...]
+    timeline: tuple[Moment, ...]
+    warnings: tuple[Finding, ...]

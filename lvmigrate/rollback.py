@@ -1,0 +1,60 @@
+"""Undoing what a move has done so far: in one place, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from lvmigrate.errors import LvmigrateError
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undo:
+    """How one act is undone. Idempotent, and right also when the act never happened."""
+
+    #: What stays if it fails, in words: ``two primaries are allowed on web1``.
+    leftover: str
+    #: The command to look with, or to do it by hand.
+    hint: str
+    act: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """An undo that failed."""
+
+    undo: Undo
+    error: LvmigrateError
+
+
+class Rollback:
+    """A stack of undos. Each is registered *before* the act it undoes."""
+
+    def __init__(self) -> None:
+        self._undos: list[Undo] = []
+
+    def register(self, undo: Undo) -> None:
+        """Have ``undo`` done, before all that are registered already, if the move fails."""
+        self._undos.append(undo)
+
+    def forget(self) -> None:
+        """The point of no return: from here on nothing is undone."""
+        self._undos.clear()
+
+    def run(self) -> tuple[Leftover, ...]:
+        """Do every undo, newest first; one that fails is noted and never keeps the others from being done."""
+        leftovers = []
+        while self._undos:
+            undo = self._undos.pop()
+            try:
+                undo.act()
+            except LvmigrateError as error:
+                _log.error("undo_failed", leftover=undo.leftover, error=str(error), detail=error.detail)  # noqa: TRY400 -- ours: the sentence says it all
+                leftovers.append(Leftover(undo=undo, error=error))
+            else:
+                _log.debug("undone", leftover=undo.leftover)
+        return tuple(leftovers)

@@ -1,0 +1,122 @@
+"""Looking at everything a move depends on, and changing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from lvmigrate.domain import Domain, Host
+from lvmigrate.errors import Finding, NodeUnreachable, Refused
+from lvmigrate.protocols import Hypervisor, Storage
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.together import outcomes_of, together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sightings:
+    """What each node says of one guest."""
+
+    instance: str
+    #: Per node: the guest, ``None`` (answered: not known there), or why the node gave no answer.
+    by_node: Mapping[str, Domain | NodeUnreachable | None]
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Every node's view of it."""
+        return tuple(d for d in self.by_node.values() if isinstance(d, Domain))
+
+    @property
+    def active(self) -> tuple[Domain, ...]:
+        """Where a process of it exists."""
+        return tuple(d for d in self.domains if d.state.active)
+
+    @property
+    def silent(self) -> tuple[NodeUnreachable, ...]:
+        """The nodes that gave no answer."""
+        return tuple(d for d in self.by_node.values() if isinstance(d, NodeUnreachable))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One of the two nodes of a move."""
+
+    node: str
+    host: Host
+    #: This node's own view of the guest (on the target usually none).
+    domain: Domain | None
+    #: Every other guest there.
+    others: tuple[Domain, ...]
+    #: The device path of each disk of the guest that leads to DRBD here.
+    places: Mapping[str, Place]
+    #: The device path of each disk of other guests that leads to DRBD here.
+    places_of_others: Mapping[str, Place]
+    #: By name: what the kernel says of each of the guest's resources.
+    resources: Mapping[str, Resource]
+    #: By name: what is set on the connection to the other side.
+    options: Mapping[str, ConnectionOptions]
+    openers: tuple[Opener, ...]
+    #: Who holds this guest's token here, in words.
+    holder: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Both nodes of a move, observed side by side."""
+
+    domain: Domain
+    source: Side
+    target: Side
+
+
+def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sightings:
+    """Ask every node for the guest, side by side. Never raises for a node that gives no answer."""
+    outcomes = outcomes_of([partial(hypervisor.domain, node, instance) for node in nodes])
+    by_node: dict[str, Domain | NodeUnreachable | None] = {}
+    for node, outcome in zip(nodes, outcomes, strict=True):
+        if isinstance(outcome, Domain | NodeUnreachable) or outcome is None:
+            by_node[node] = outcome
+        else:
+            raise outcome
+    return Sightings(instance=instance, by_node=by_node)
+
+
+def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str) -> Survey:
+    """Observe both nodes of a move. Raises `Refused` when one of them gives no answer, or answers with an error."""
+    outcomes = outcomes_of(
+        [
+            lambda: _side(hypervisor, storage, domain, domain.node, target),
+            lambda: _side(hypervisor, storage, domain, target, domain.node),
+        ]
+    )
+    sides = [outcome for outcome in outcomes if isinstance(outcome, Side)]
+    errors = [outcome for outcome in outcomes if not isinstance(outcome, Side)]
+    if errors:
+        raise Refused(
+            domain.name, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in errors]
+        )
+    return Survey(domain=domain, source=sides[0], target=sides[1])
+
+
+def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str) -> Side:
+    all_here = hypervisor.domains(node)
+    others = tuple(d for d in all_here if d.uuid != domain.uuid)
+    own = {disk.source for disk in domain.disks if disk.source}
+    foreign = {disk.source for other in others for disk in other.disks if disk.source}
+    places = storage.locate(node, own | foreign)
+    names = sorted({place.resource for path, place in places.items() if path in own})
+    resources = storage.observe(node, names)
+    reached = sorted(name for name, resource in resources.items() if resource.towards(peer) is not None)
+    options = together([partial(storage.options, node, name, peer) for name in reached])
+    return Side(
+        node=node,
+        host=hypervisor.host(node),
+        domain=next((d for d in all_here if d.uuid == domain.uuid), None),
+        others=others,
+        places={path: place for path, place in places.items() if path in own},
+        places_of_others={path: place for path, place in places.items() if path in foreign},
+        resources=resources,
+        options=dict(zip(reached, options, strict=True)),
+        openers=storage.openers(node, resources.keys()),
+        holder=storage.holder(node, domain.uuid),
+    )
