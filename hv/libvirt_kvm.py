@@ -242,8 +242,8 @@ def _job(domain: libvirt.virDomain, state: int) -> JobKind:
         code = error.get_error_code()
         if code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
             return JobKind.INCOMING  # "migration statistics are available only on the source host"
-        if code == libvirt.VIR_ERR_OPERATION_INVALID:
-            return JobKind.NONE  # it stopped meanwhile
+        if code in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
+            return JobKind.NONE  # it stopped meanwhile, or this driver has no jobs at all
         raise
     if statistics.get("type", 0) not in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
         return JobKind.NONE

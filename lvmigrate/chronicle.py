@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from lvmigrate.clock import Clock
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
 from lvmigrate.report import Moment, StepRecord
@@ -21,11 +22,11 @@ _MOST_MOMENTS: Final = 10_000
 class Chronicle:
     """Takes notes, and passes progress on. `note` may be called from any thread, the rest from the tasklet's own."""
 
-    def __init__(self, plan: Plan, *, clock: Callable[[], float], on_progress: Callable[[StepProgress], None]) -> None:
+    def __init__(self, plan: Plan, *, clock: Clock, on_progress: Callable[[StepProgress], None]) -> None:
         self._plan = plan
         self._clock = clock
         self._on_progress = on_progress
-        self._begin = clock()
+        self._begin = clock.now()
         self._lock = threading.Lock()
         self._moments: list[Moment] = []
         self._steps: list[StepRecord] = []
@@ -35,7 +36,7 @@ class Chronicle:
     @property
     def elapsed_s(self) -> float:
         """Seconds since the move began."""
-        return self._clock() - self._begin
+        return self._clock.now() - self._begin
 
     @property
     def steps(self) -> tuple[StepRecord, ...]:

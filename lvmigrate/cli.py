@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import signal
@@ -31,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(asked)
     except LvmigrateError as error:
         return _fail(error, as_json=as_json)
-    except BrokenPipeError:
-        return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.ABORTED
     except Exception as error:  # noqa: BLE001 -- never a traceback
@@ -155,7 +154,8 @@ def _fail(error: LvmigrateError, *, as_json: bool) -> int:
 
 
 def _print(text: str, *, error: bool = False) -> None:
-    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    with contextlib.suppress(OSError):  # a reader that went away changes nothing of what was done
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

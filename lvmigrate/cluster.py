@@ -12,6 +12,7 @@ from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.config import Config
 from lvmigrate.errors import MoveAborted
+from lvmigrate.log import quiet_by_default
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
@@ -34,6 +35,7 @@ class Cluster:
     """
 
     def __init__(self, configuration: Config, hypervisor: Hypervisor, storage: Storage) -> None:
+        quiet_by_default()
         self.config = configuration
         self._hypervisor = hypervisor
         self._storage = storage

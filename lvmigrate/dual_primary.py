@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from lvmigrate.clock import Clock
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import Storage, Watch
@@ -34,6 +34,7 @@ class DualPrimary:
     plan: ResourcePlan
     source: str
     target: str
+    clock: Clock = field(default_factory=Clock)
 
     def open(self) -> None:
         """Allow two primaries, and promote the target unless opening the device there does so by itself.
@@ -112,7 +113,7 @@ class DualPrimary:
 
     def _demote(self, node: str) -> None:
         """Demote as soon as nothing holds the device: udev and a QEMU that is just ending do for a moment."""
-        deadline = time.monotonic() + _HELD_S
+        deadline = self.clock.now() + _HELD_S
         while True:
             here = self.watch.resource(node, self.plan.name)
             if here is not None and here.role is Role.SECONDARY:
@@ -120,9 +121,9 @@ class DualPrimary:
             try:
                 self.storage.demote(node, self.plan.name, self.token)
             except DeviceHeld:
-                if time.monotonic() > deadline:
+                if self.clock.now() > deadline:
                     raise
-                time.sleep(_HELD_AGAIN_S)
+                self.clock.sleep(_HELD_AGAIN_S)
             else:
                 return
 

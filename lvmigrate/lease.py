@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import structlog
 
+from lvmigrate.clock import Clock
 from lvmigrate.errors import LvmigrateError
 from lvmigrate.protocols import Storage
 from lvmigrate.replication import Token
@@ -23,14 +23,12 @@ class Lease:
     that did not acknowledge for two thirds of the lease, or one whose token is somebody else's.
     """
 
-    def __init__(
-        self, storage: Storage, nodes: Sequence[str], token: Token, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, storage: Storage, nodes: Sequence[str], token: Token, *, clock: Clock) -> None:
         self._storage = storage
         self._nodes = tuple(nodes)
         self._token = token
         self._clock = clock
-        self._acknowledged = dict.fromkeys(self._nodes, clock())
+        self._acknowledged = dict.fromkeys(self._nodes, clock.now())
         self._trouble: dict[str, LvmigrateError] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease-{token.instance}", daemon=True)
@@ -39,7 +37,7 @@ class Lease:
     def lapsed(self) -> str | None:
         """Why the lease does not hold any more, or ``None`` while it does."""
         for node in self._nodes:
-            age = self._clock() - self._acknowledged[node]
+            age = self._clock.now() - self._acknowledged[node]
             if age > self._token.lease_s * 2 / 3:
                 trouble = self._trouble.get(node)
                 why = f": {trouble}" if trouble else ""
@@ -63,7 +61,7 @@ class Lease:
 
     def _renewal(self, node: str) -> Callable[[], float]:
         def renew() -> float:
-            asked = self._clock()  # the node counts from some moment after this one: the earlier is the safe one
+            asked = self._clock.now()  # the node counts from some moment after this one: the earlier is the safe one
             self._storage.renew_token(node, self._token)
             return asked
 

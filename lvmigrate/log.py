@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class _NeverFails:
+    """Standard error, whatever becomes of it: a terminal that went away must not stop a move half-way."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def quiet_by_default() -> None:
+    """Log warnings only, unless the program has configured structlog: its own default prints everything."""
+    if not structlog.is_configured():
+        configure(level="warning", json=False)
 
 
 def configure(*, level: str, json: bool) -> None:
@@ -26,6 +45,6 @@ def configure(*, level: str, json: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _NeverFails())),
         cache_logger_on_first_use=False,
     )

@@ -57,7 +57,8 @@ class Hypervisor(Protocol):
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``, where it arrives paused.
 
-        Returns at once.  The source's definition is never removed; a persistent guest becomes persistent on the target.
+        Returns at once; if it raises, no copy was started.  The source's definition is never removed; a persistent
+        guest becomes persistent on the target.
         """
 
     def resume(self, node: str, uuid: str) -> None:
@@ -88,6 +89,9 @@ class Hypervisor(Protocol):
         Events are named as libvirt names them, in lower case, state and detail: ``suspended migrated``.  Called from
         the adapter's event thread: it must return at once.
         """
+
+    def close(self) -> None:
+        """End every connection of the adapter. Jobs that run on the nodes go on."""
 
 
 class Watch(Protocol):

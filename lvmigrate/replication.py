@@ -125,7 +125,7 @@ class DoubtKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """One reason why two copies are not both good and in step. ``str()`` is a clause with names, without a full stop."""
+    """One reason why two copies are not both good and in step. ``str()`` is a clause with names, no full stop."""
 
     kind: DoubtKind
     resource: str
@@ -194,18 +194,21 @@ class Resource:
             words = f"{self.name} on {self.node} is not connected to {peer} ({connection.state.value})"
             yield doubt(DoubtKind.CONNECTION, words)
             return
+        yield from self._doubts_of_replication(peer, connection)
+
+    def _doubts_of_replication(self, peer: str, connection: Connection) -> Iterator[Doubt]:
         replicated = {volume.number: volume for volume in connection.volumes}
         for number in sorted(replicated.keys() | {volume.number for volume in self.volumes}):
             there = replicated.get(number)
-            what = f"{self.name}/{number}"
             if there is None:
-                yield doubt(DoubtKind.CONNECTION, f"{what} on {self.node} is not replicated to {peer}", number)
+                kind, words = DoubtKind.CONNECTION, f"on {self.node} is not replicated to {peer}"
+            elif there.replication is not ReplicationState.ESTABLISHED:
+                kind, words = DoubtKind.REPLICATION, f"on {self.node} is {there.replication.value} to {peer}"
+            elif there.disk is not DiskState.UP_TO_DATE:
+                kind, words = DoubtKind.DISK, f"on {peer} is {there.disk.value}"
+            else:
                 continue
-            if there.replication is not ReplicationState.ESTABLISHED:
-                words = f"{what} on {self.node} is {there.replication.value} to {peer}"
-                yield doubt(DoubtKind.REPLICATION, words, number)
-            if there.disk is not DiskState.UP_TO_DATE:
-                yield doubt(DoubtKind.DISK, f"{what} on {peer} is {there.disk.value}", number)
+            yield Doubt(kind=kind, resource=self.name, volume=number, words=f"{self.name}/{number} {words}")
 
     def in_step_with(self, peer: str) -> bool:
         """Connected to ``peer``, and every volume Established and UpToDate at both ends, as this node sees it."""

@@ -53,7 +53,7 @@ class Rollback:
             try:
                 undo.act()
             except LvmigrateError as error:
-                _log.error("undo_failed", leftover=undo.leftover, error=str(error), detail=error.detail)  # noqa: TRY400 -- ours: the sentence says it all
+                _log.error("undo_failed", leftover=undo.leftover, error=str(error), detail=error.detail)
                 leftovers.append(Leftover(undo=undo, error=error))
             else:
                 _log.debug("undone", leftover=undo.leftover)

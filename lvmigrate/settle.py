@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import structlog
 
+from lvmigrate.clock import Clock
 from lvmigrate.decision import Action, Sight, decide, sight_of
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import GuestLost, LeftBehind, LvmigrateError, OutcomeUnknown
@@ -30,7 +29,7 @@ class Settlement:
     hypervisor: Hypervisor
     domain: Domain
     target: str
-    clock: Callable[[], float] = time.monotonic
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def ran_before(self) -> bool:
@@ -51,13 +50,13 @@ class Settlement:
         Guaranteed after false: the guest is at the source as it was, and no copy of it on the target.  Raises
         `OutcomeUnknown` or `GuestLost`; nothing was undone then, but two running copies have been suspended.
         """
-        deadline = self.clock() + _SETTLE_S
+        deadline = self.clock.now() + _SETTLE_S
         while True:
             source, target = self.look()
-            action = decide(source, target, ran_before=self.ran_before, last_chance=self.clock() > deadline)
+            action = decide(source, target, ran_before=self.ran_before, last_chance=self.clock.now() > deadline)
             if action is not Action.ASK_AGAIN:
                 break
-            time.sleep(_ASK_S)
+            self.clock.sleep(_ASK_S)
         _log.info("copy_settled", source=source.value, target=target.value, action=action.name)
         match action:
             case Action.SWITCH | Action.ARRIVED:

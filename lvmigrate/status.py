@@ -58,7 +58,7 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
         return NodeStatus(node=node, guests=bare, trouble=error)
     guests = []
     for domain in sorted(domains, key=lambda domain: domain.name):
-        used = {places[disk.source].resource for disk in domain.disks if disk.source in places}
+        used = {places[disk.source].resource for disk in domain.disks if disk.source and disk.source in places}
         guests.append(
             GuestOnNode(
                 domain=domain,

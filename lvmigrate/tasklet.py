@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from lvmigrate.clock import Clock
 from lvmigrate.node import Node
 from lvmigrate.plan import Plan
 from lvmigrate.progress import StepProgress
@@ -28,7 +28,7 @@ class Context:
     on_progress: Callable[[StepProgress], None] = lambda _progress: None
     #: Seconds that one renewal of the token lasts.
     lease_s: float = 30.0
-    clock: Callable[[], float] = time.monotonic
+    clock: Clock = field(default_factory=Clock)
 
 
 class Tasklet(Protocol):

@@ -1,0 +1,64 @@
+# Every target does all of its own set-up and can be repeated.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := vagrant/lab
+# The lab's address is reached from its own network namespace, where it has one.
+IN_LAB := $(LAB) exec
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ready ## two nodes, a guest, a live migration there and back, the proof
+	$(IN_LAB) $(BIN)/python vagrant/demo.py
+
+.PHONY: test
+test: ready ## every layer of the tests, the lab included
+	$(BIN)/pytest tests/unit
+	$(IN_LAB) $(BIN)/pytest tests/lab
+
+.PHONY: test-unit
+test-unit: venv ## the pure parts, lint and types: seconds
+	$(BIN)/pytest tests/unit
+
+.PHONY: test-lab
+test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
+	$(IN_LAB) $(BIN)/pytest tests/lab
+
+.PHONY: lab-up
+lab-up: ## bring the two nodes up (vagrant/README.md)
+	$(LAB) up
+
+.PHONY: lab-down
+lab-down: ## take the two nodes of this checkout down
+	$(LAB) down
+
+.PHONY: format
+format: venv ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: venv
+venv: $(VENV)/stamp ## the virtual environment alone
+
+# The environment and the nodes are made side by side, once the machine has its packages.
+.PHONY: ready
+ready: setup
+	$(MAKE) --no-print-directory -j2 venv lab-up
+
+.PHONY: setup
+setup:
+	$(LAB) setup
+
+$(VENV)/stamp: pyproject.toml | setup
+	@echo "venv: making $(VENV)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $@

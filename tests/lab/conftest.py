@@ -1,0 +1,67 @@
+"""Two real nodes with real DRBD and real libvirt, brought up by ``vagrant/lab up``; run by ``make test-lab``."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import audit, guests
+from labkit.guests import DB1, LOCAL1, WEB1, Guest
+from labkit.lab import NODES, Lab
+from labkit.witness import Witness
+from tests.lab.support import LVMIGRATE, Outcome, Running
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    lab = Lab.open()
+    lab.both("true")  # a lab that is not up fails here, and nothing is skipped
+    yield lab
+    for guest in (WEB1, DB1, LOCAL1):
+        guests.remove(lab, guest)
+
+
+@pytest.fixture(scope="session")
+def cluster_file(lab: Lab) -> Path:
+    return lab.config
+
+
+@pytest.fixture
+def lvmigrate(cluster_file: Path) -> Callable[..., Outcome]:
+    """The installed command, run to its end."""
+
+    def run(*words: str, config: Path = cluster_file) -> Outcome:
+        done = subprocess.run(
+            [LVMIGRATE, words[0], "--config", config, *words[1:]],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def running(lab: Lab) -> Iterator[Callable[[Guest], Running]]:
+    """Start a guest on node1; it is gone without a trace after the test."""
+    made: list[tuple[Guest, Witness]] = []
+
+    def make(guest: Guest) -> Running:
+        witness = Witness(lab, guest)
+        witness.__enter__()
+        made.append((guest, witness))
+        guests.make(lab, guest, NODES[0])
+        witness.alive()
+        return Running(lab, guest, witness, audit.settings(lab, guest))
+
+    yield make
+    for guest, witness in made:
+        witness.__exit__(None, None, None)
+        guests.remove(lab, guest)

@@ -1,0 +1,43 @@
+"""What the lab's tests share beside their fixtures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import audit
+from labkit.guests import Guest
+from labkit.lab import Lab
+from labkit.witness import Witness
+
+LVMIGRATE = Path(sys.executable).parent / "lvmigrate"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A guest that runs, with what hears it and what was set on its resource before anything moved."""
+
+    lab: Lab
+    guest: Guest
+    witness: Witness
+    before: dict[str, str]
+
+    def whole_on(self, node: str) -> None:
+        """Every audit and every record holds, with the guest on ``node``."""
+        assert self.witness.memory_verified().bad == 0
+        assert self.witness.faults() == []
+        assert list(audit.violations(self.lab, self.guest, node, self.before)) == []

@@ -1,0 +1,86 @@
+"""The main job, end to end: `web1` and `db1` go there and back; nothing is lost, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from labkit.guests import DB1, WEB1, Guest
+from labkit.lab import NODES
+from lvmigrate import Cluster, ExitCode, StepProgress
+from tests.lab.support import LVMIGRATE, Outcome, Running
+
+TIMES = 5
+
+
+@pytest.mark.parametrize("guest", [WEB1, DB1], ids=lambda guest: guest.name)
+def test_there_and_back_five_times(
+    running: Callable[[Guest], Running], lvmigrate: Callable[..., Outcome], guest: Guest
+) -> None:
+    it = running(guest)
+    for _ in range(TIMES):
+        for target in (NODES[1], NODES[0]):
+            moved = lvmigrate("migrate", guest.name, "--to", target, "--json")
+            assert moved.code == ExitCode.OK, moved.out + moved.err
+            report = moved.json
+            assert (report["source"] != target, report["target"], report["running"]) == (True, target, True)
+            assert 0 < report["downtime_s"] < report["seconds"]
+            assert 0 < report["dual_primary_s"] <= report["two_primaries_allowed_s"] < report["seconds"]
+            assert [step["name"] for step in report["steps"]] == [
+                "lock",
+                "sync",
+                "open",
+                "memory",
+                "switch",
+                "close",
+                "verify",
+            ]
+            it.whole_on(target)
+
+
+def test_the_python_interface_moves_and_tells(
+    running: Callable[[Guest], Running], cluster_file: os.PathLike[str]
+) -> None:
+    it = running(WEB1)
+    told: list[StepProgress] = []
+    with Cluster.open(cluster_file) as cluster:
+        assert cluster.check(WEB1.name).target == NODES[1]
+        report = cluster.migrate(WEB1.uuid, on_progress=told.append)
+    assert (report.instance, report.source, report.target) == (WEB1.name, *NODES)
+    assert {step.step for step in told} == {step.name for step in report.steps}
+    percents = [step.memory.percent for step in told if step.memory]
+    assert percents == sorted(percents)
+    assert all(0 <= percent <= 99 for percent in percents)
+    it.whole_on(NODES[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_stopping_the_command_during_the_copy_aborts_it(
+    running: Callable[[Guest], Running], cluster_file: os.PathLike[str], number: signal.Signals
+) -> None:
+    it = running(WEB1)
+    # One MiB/s for two MiB that are dirtied all the time: the copy cannot end by itself.
+    words = [LVMIGRATE, "migrate", WEB1.name, "--config", cluster_file, "--bandwidth", "1", "--downtime-limit", "0.001"]
+    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert command.stderr is not None
+    said = ""
+    while "/7 memory" not in said:
+        line = command.stderr.readline()
+        assert line, said
+        said += line
+    deadline = time.monotonic() + 120
+    while "job: yes" not in it.lab.run(
+        NODES[0], f"virsh domjobinfo {WEB1.name} | grep -q 'Memory remaining' && echo job: yes; true"
+    ):
+        assert time.monotonic() < deadline
+    os.kill(command.pid, number)
+    rest = command.communicate(timeout=200)[1]
+    assert command.returncode == ExitCode.ABORTED, said + rest
+    assert "ABORTED" in rest
+    assert "Traceback" not in rest
+    it.whole_on(NODES[0])

@@ -1,0 +1,388 @@
+"""Two nodes in memory, as far as the core's own tests need them: a guest, its resource, and whatever goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lvmigrate.clock import Clock
+from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
+from lvmigrate.node import Node
+from lvmigrate.plan import Options
+from lvmigrate.progress import MemoryProgress
+from lvmigrate.protocols import CopyEnd
+from lvmigrate.replication import (
+    Connection,
+    ConnectionOptions,
+    ConnectionState,
+    DiskState,
+    Opener,
+    PeerVolume,
+    Place,
+    ReplicationState,
+    Resource,
+    Role,
+    Token,
+    Volume,
+)
+from lvmigrate.tasklet import Context
+
+NODES = ("node1", "node2")
+UUID = "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009"
+PATH = "/dev/drbd7"
+
+
+def other(node: str) -> str:
+    return NODES[1 - NODES.index(node)]
+
+
+@dataclass
+class World:
+    """The truth. ``faults[(method, node)]`` is called before the act (``before``) or after it."""
+
+    resource: str = "r0"
+    #: node -> the domain there.
+    domains: dict[str, Domain] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=lambda: {"node1": Role.PRIMARY, "node2": Role.SECONDARY})
+    disks: dict[str, DiskState] = field(default_factory=lambda: dict.fromkeys(NODES, DiskState.UP_TO_DATE))
+    connected: bool = True
+    replication: ReplicationState = ReplicationState.ESTABLISHED
+    two_primaries: bool = False
+    protocol: str | None = None
+    auto_promote: bool = False
+    tokens: dict[str, Token] = field(default_factory=dict)
+    openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
+    replicated: bool = True
+    shared_with: Domain | None = None
+    #: How the call that copies memory ends; may change the world.
+    ending: Callable[[World], CopyEnd] = field(default=lambda world: world.arrive())
+    faults: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
+    late_faults: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    time: float = 1000.0
+    abort_asked: bool = False
+    #: What the events have told of breaks.
+    broke: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.domains = self.domains or {"node1": guest("node1")}
+
+    @contextmanager
+    def call(self, method: str, node: str) -> Iterator[None]:
+        with self.lock:
+            self.calls.append((method, node))
+        if fault := self.faults.get((method, node)):
+            fault()
+        yield
+        if fault := self.late_faults.get((method, node)):
+            fault()
+
+    def set(self, node: str, **changes: Any) -> None:
+        self.domains[node] = dataclasses.replace(self.domains[node], **changes)
+
+    def arrive(self, state: DomainState = DomainState.PAUSED) -> CopyEnd:
+        """The guest has gone over, as libvirt does it with PAUSED and PERSIST_DEST."""
+        here, there = self.where(), other(self.where())
+        self.domains[there] = dataclasses.replace(self.domains[here], node=there, state=state, autostart=False)
+        self.set(here, state=DomainState.OFF)
+        self.openers[here], self.openers[there] = 0, 1
+        return CopyEnd(ok=True)
+
+    def where(self) -> str:
+        return next(node for node, domain in self.domains.items() if domain.state.active)
+
+    def running(self) -> list[str]:
+        return [node for node, domain in self.domains.items() if domain.state is DomainState.RUNNING]
+
+    def violations(self) -> Iterator[str]:
+        """What must hold whenever nothing moves and the outcome is known."""
+        running = self.running()
+        if len(running) != 1:
+            yield f"running on {running}"
+        if [node for node, role in self.roles.items() if role is Role.PRIMARY] != running:
+            yield f"roles {self.roles}, running on {running}"
+        if self.two_primaries:
+            yield "two primaries allowed"
+        if self.tokens:
+            yield f"tokens on {list(self.tokens)}"
+        if any(domain.state is DomainState.PAUSED for domain in self.domains.values()):
+            yield "paused"
+        if len(self.domains) != 1:
+            yield f"defined on {list(self.domains)}"
+
+    def context(self, **changes: Any) -> Context:
+        def sleep(seconds: float) -> None:
+            self.time += seconds
+
+        return Context(
+            nodes={name: node_of(name) for name in NODES},
+            hypervisor=FakeHypervisor(self),
+            storage=FakeStorage(self),
+            clock=Clock(now=lambda: self.time, sleep=sleep),
+            **changes,
+        )
+
+
+def node_of(name: str) -> Node:
+    return Node(
+        name=name,
+        ssh=name,
+        libvirt_uri=f"qemu+ssh://{name}/system",
+        peer_uri=f"qemu+ssh://{name}/system",
+        migration_address=name,
+    )
+
+
+def guest(node: str, **changes: Any) -> Domain:
+    disk = DomainDisk(target="vda", source=PATH, kind="block", device="disk", read_only=False)
+    values: dict[str, Any] = {
+        "node": node,
+        "name": "web1",
+        "uuid": UUID,
+        "state": DomainState.RUNNING,
+        "reason": "",
+        "job": JobKind.NONE,
+        "persistent": True,
+        "autostart": True,
+        "virt_type": "kvm",
+        "memory_kib": 1024,
+        "vcpus": 1,
+        "disks": (disk,),
+    }
+    return Domain(**values | changes)
+
+
+def unreachable(node: str) -> Callable[[], None]:
+    def fault() -> None:
+        raise NodeUnreachable(node, "made for the test", hint="none")
+
+    return fault
+
+
+def refusing(node: str) -> Callable[[], None]:
+    def fault() -> None:
+        raise CommandFailed(node, "What the test asked", status=1, hint="none", code=Code.STORAGE_FAILED)
+
+    return fault
+
+
+@dataclass
+class FakeCopy:
+    world: World
+    ends: Callable[[], CopyEnd]
+    #: How often `wait` says "not yet".
+    looks: int = 2
+
+    def progress(self) -> MemoryProgress | None:
+        return None
+
+    def abort(self) -> None:
+        self.world.abort_asked = True
+        self.looks = 0
+
+    def wait(self, timeout_s: float) -> CopyEnd | None:
+        if self.looks > 0:
+            self.looks -= 1
+            self.world.time += timeout_s
+            return None
+        if self.world.abort_asked:
+            return CopyEnd(ok=False, detail="operation aborted")
+        return self.ends()
+
+
+@dataclass
+class FakeHypervisor:
+    world: World
+    looks: int = 2
+
+    def domain(self, node: str, name: str) -> Domain | None:
+        with self.world.call("domain", node):
+            found = self.world.domains.get(node)
+            return found if found is not None and name in (found.name, found.uuid) else None
+
+    def domains(self, node: str) -> tuple[Domain, ...]:
+        with self.world.call("domains", node):
+            found = [domain for domain in (self.world.domains.get(node), self.world.shared_with) if domain]
+            return tuple(domain for domain in found if domain.node == node)
+
+    def host(self, node: str) -> Host:
+        with self.world.call("host", node):
+            return Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+
+    def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
+        with self.world.call("copy_memory", domain.node):
+            return FakeCopy(self.world, lambda: self.world.ending(self.world))
+
+    def resume(self, node: str, uuid: str) -> None:
+        with self.world.call("resume", node):
+            self.world.set(node, state=DomainState.RUNNING)
+
+    def suspend(self, node: str, uuid: str) -> None:
+        with self.world.call("suspend", node):
+            self.world.set(node, state=DomainState.PAUSED)
+
+    def discard(self, node: str, uuid: str) -> None:
+        with self.world.call("discard", node):
+            assert self.world.domains[node].state is DomainState.PAUSED, "a running copy must never be ended"
+            self.world.set(node, state=DomainState.OFF)
+            self.world.openers[node] = 0
+
+    def undefine(self, node: str, uuid: str) -> None:
+        with self.world.call("undefine", node):
+            if node in self.world.domains:
+                assert not self.world.domains[node].state.active
+                del self.world.domains[node]
+
+    def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
+        with self.world.call("set_autostart", node):
+            self.world.set(node, autostart=on)
+
+    @contextmanager
+    def on_change(self, uuid: str, call: Callable[[str, str], None]) -> Iterator[None]:
+        yield
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeWatch:
+    world: World
+    storage: FakeStorage
+
+    def resource(self, node: str, name: str) -> Resource | None:
+        return self.storage.seen(node)
+
+    def wait(self, holds: Callable[[], bool], timeout_s: float, *, cancel: threading.Event | None = None) -> bool:
+        if holds():
+            return True
+        self.world.time += timeout_s
+        return holds()
+
+    def breaks(self) -> tuple[str, ...]:
+        return tuple(self.world.broke)
+
+    def forgive(self) -> None:
+        self.world.broke.clear()
+
+    def dual_primary_s(self) -> float:
+        return 0.0
+
+
+@dataclass
+class FakeStorage:
+    world: World
+
+    def seen(self, node: str) -> Resource:
+        world, peer = self.world, other(node)
+        volumes = PeerVolume(
+            number=0,
+            replication=world.replication if world.connected else ReplicationState.OFF,
+            disk=world.disks[peer] if world.connected else DiskState.UNKNOWN,
+        )
+        connection = Connection(
+            name=peer,
+            peer_node_id=NODES.index(peer),
+            state=ConnectionState.CONNECTED if world.connected else ConnectionState.CONNECTING,
+            peer_role=world.roles[peer] if world.connected else Role.UNKNOWN,
+            congested=False,
+            volumes=(volumes,),
+        )
+        return Resource(
+            node=node,
+            name=world.resource,
+            role=world.roles[node],
+            suspended="no",
+            volumes=(Volume(number=0, minor=7, disk=world.disks[node], quorum=True, size_kib=100),),
+            connections=(connection,),
+        )
+
+    def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
+        with self.world.call("locate", node):
+            place = Place(resource=self.world.resource, volume=0)
+            return {path: place for path in paths if path == PATH and self.world.replicated}
+
+    def observe(self, node: str, names: Collection[str]) -> Mapping[str, Resource]:
+        with self.world.call("observe", node):
+            return {name: self.seen(node) for name in names if name == self.world.resource}
+
+    @contextmanager
+    def watch(
+        self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
+    ) -> Iterator[FakeWatch]:
+        with self.world.call("watch", nodes[0]):
+            pass
+        yield FakeWatch(self.world, self)
+
+    def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
+        with self.world.call("options", node):
+            return ConnectionOptions(
+                allow_two_primaries=self.world.two_primaries,
+                protocol=self.world.protocol,
+                auto_promote=self.world.auto_promote,
+            )
+
+    def _need(self, node: str, token: Token) -> None:
+        if self.world.tokens.get(node) != token:
+            raise TokenLost(f"The token on {node} is not ours.", hint="none")
+
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
+        with self.world.call("allow_two_primaries", node):
+            self._need(node, token)
+            self.world.two_primaries, self.world.protocol = True, "C"
+
+    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        with self.world.call("restore_options", node):
+            self._need(node, token)
+            assert list(self.world.roles.values()).count(Role.PRIMARY) < 2, "the kernel refuses (164)"
+            assert self.world.connected, "turning it off during a cut ends in StandAlone"
+            self.world.two_primaries, self.world.protocol = options.allow_two_primaries, options.protocol
+
+    def promote(self, node: str, name: str, token: Token) -> None:
+        with self.world.call("promote", node):
+            self._need(node, token)
+            assert self.world.two_primaries or self.world.roles[other(node)] is not Role.PRIMARY
+            self.world.roles[node] = Role.PRIMARY
+
+    def demote(self, node: str, name: str, token: Token) -> None:
+        with self.world.call("demote", node):
+            self._need(node, token)
+            domain = self.world.domains.get(node)
+            if domain is not None and domain.state.active:
+                raise DeviceHeld(node, "Demoting", status=11, hint="none", code=Code.DEVICE_HELD)
+            self.world.roles[node] = Role.SECONDARY
+
+    def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
+        with self.world.call("openers", node):
+            held = Opener(resource=self.world.resource, volume=0, what="a test (pid 1)")
+            return (held,) * self.world.openers[node]
+
+    def take_token(self, node: str, token: Token) -> str | None:
+        with self.world.call("take_token", node):
+            if node in self.world.tokens and self.world.tokens[node] != token:
+                return self.world.tokens[node].holder
+            self.world.tokens[node] = token
+            return None
+
+    def renew_token(self, node: str, token: Token) -> None:
+        with self.world.call("renew_token", node):
+            self._need(node, token)
+
+    def drop_token(self, node: str, token: Token) -> None:
+        with self.world.call("drop_token", node):
+            if self.world.tokens.get(node) == token:
+                del self.world.tokens[node]
+
+    def holder(self, node: str, uuid: str) -> str | None:
+        with self.world.call("holder", node):
+            token = self.world.tokens.get(node)
+            return None if token is None else token.holder
+
+    def close(self) -> None:
+        pass

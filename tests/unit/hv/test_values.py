@@ -1,0 +1,174 @@
+"""What libvirt says, as values: statistics, XML, events, errors. Without a daemon."""
+
+from __future__ import annotations
+
+import libvirt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hv import xml
+from hv.border import border, words
+from hv.connections import Connections, event_words
+from hv.libvirt_kvm import LibvirtHypervisor
+from hv.statistics import progress_of
+from lvmigrate.errors import CommandFailed, NodeUnreachable
+from lvmigrate.node import Node
+from lvmigrate.progress import MemoryProgress
+
+MIB = 1 << 20
+RUNNING = {
+    "type": 2,
+    "operation": 5,
+    "time_elapsed": 1500,
+    "downtime": 300,
+    "memory_total": 64 * MIB,
+    "memory_processed": 70 * MIB,
+    "memory_remaining": 16 * MIB,
+    "memory_bps": 12 * MIB,
+    "memory_dirty_rate": 100,
+    "memory_iteration": 3,
+    "memory_page_size": 4096,
+}
+
+
+def test_statistics() -> None:
+    progress = progress_of(RUNNING, before=None)
+    assert progress == MemoryProgress(
+        elapsed_s=1.5,
+        total=64 * MIB,
+        remaining=16 * MIB,
+        processed=70 * MIB,
+        rate=12 * MIB,
+        dirty_rate=409600,
+        iteration=3,
+        expected_downtime_s=0.3,
+        percent=75.0,
+    )
+    assert progress.eta_s == pytest.approx(16 * MIB / (12 * MIB - 409600))
+
+
+def test_nothing_is_said_before_the_transfer_starts() -> None:
+    assert progress_of({"type": 0}, before=None) is None
+    assert progress_of(RUNNING | {"memory_total": 0}, before=None) is None
+
+
+def test_no_estimate_when_the_guest_is_faster_than_the_link() -> None:
+    progress = progress_of(RUNNING | {"memory_dirty_rate": 1 << 20}, before=None)
+    assert progress is not None
+    assert progress.eta_s is None
+
+
+@given(st.lists(st.integers(0, 80 * MIB), min_size=1))
+def test_the_percent_never_falls_and_never_passes_99(remainders: list[int]) -> None:
+    progress: MemoryProgress | None = None
+    percents = []
+    for remaining in remainders:
+        progress = progress_of(RUNNING | {"memory_remaining": remaining}, before=progress)
+        assert progress is not None
+        percents.append(progress.percent)
+    assert percents == sorted(percents)
+    assert all(0 <= percent <= 99 for percent in percents)
+
+
+XML = """
+<domain type='qemu'><name>x</name><vcpu placement='static'>3</vcpu><devices>
+  <disk type='block' device='disk'><source dev='/dev/drbd/by-res/r/0'/><target dev='vda' bus='virtio'/></disk>
+  <disk type='block'><source dev='/dev/drbd1'/><target dev='vdb'/><readonly/></disk>
+  <disk type='file' device='cdrom'><target dev='sda'/></disk>
+  <disk type='file' device='disk'><source file='/var/x.img'/><target dev='vdc'/></disk>
+  <disk type='network' device='disk'><source protocol='rbd' name='p/i'/><target dev='vdd'/></disk>
+</devices></domain>"""
+
+
+def test_disks_of_a_domain() -> None:
+    found = [(d.target, d.source, d.kind, d.device, d.read_only) for d in xml.disks(XML)]
+    assert found == [
+        ("vda", "/dev/drbd/by-res/r/0", "block", "disk", False),
+        ("vdb", "/dev/drbd1", "block", "disk", True),
+        ("sda", None, "file", "cdrom", False),
+        ("vdc", "/var/x.img", "file", "disk", False),
+        ("vdd", None, "network", "disk", False),
+    ]
+    assert (xml.virt_type(XML), xml.vcpus(XML)) == ("qemu", 3)
+
+
+@pytest.mark.parametrize(
+    ("event", "detail", "said"),
+    [
+        (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED, "suspended migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY, "suspended post-copy"),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, "stopped migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED, "stopped failed"),
+        (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_UNPAUSED, "resumed unpaused"),
+        (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED, "started migrated"),
+        (libvirt.VIR_DOMAIN_EVENT_SHUTDOWN, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_HOST, "shutdown by host"),
+        (libvirt.VIR_DOMAIN_EVENT_CRASHED, libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED, "crashed panicked"),
+        (99, 7, "event 99 7"),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED, 99, "stopped 99"),
+    ],
+)
+def test_events_have_libvirts_names(event: int, detail: int, said: str) -> None:
+    assert event_words(event, detail) == said
+
+
+def real_error() -> libvirt.libvirtError:
+    """A libvirtError with its domain and code, as only libvirt itself makes them."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    connection = libvirt.open("test:///default")
+    try:
+        with pytest.raises(libvirt.libvirtError) as caught:
+            connection.lookupByName("nosuch")
+    finally:
+        connection.close()
+    return caught.value
+
+
+def test_an_answer_that_is_no_is_a_command_that_failed() -> None:
+    with pytest.raises(CommandFailed) as caught, border("node1", "Looking for nosuch"):
+        raise real_error()
+    assert caught.value.status == libvirt.VIR_ERR_NO_DOMAIN
+    assert "Looking for nosuch failed on node1." in str(caught.value)
+    assert caught.value.detail == words(real_error()) == "Domain not found (libvirt error 42)"
+
+
+def node(name: str, uri: str) -> dict[str, Node]:
+    return {name: Node(name=name, ssh=name, libvirt_uri=uri, peer_uri=uri, migration_address=name)}
+
+
+def test_a_daemon_that_is_not_there_is_no_answer() -> None:
+    hypervisor = LibvirtHypervisor(node("node1", "qemu+unix:///system?socket=/nonexistent"))
+    with pytest.raises(NodeUnreachable) as caught:
+        hypervisor.domain("node1", "web1")
+    assert caught.value.node == "node1"
+    assert "virsh -c" in caught.value.hint
+    hypervisor.close()
+
+
+def test_a_daemon_that_hangs_is_no_answer_after_the_deadline() -> None:
+    hanging = node("node1", "qemu+ext://h/system?command=/bin/cat")  # answers with what it is told: never a reply
+    connections = Connections(hanging, connect_timeout_s=0.5)
+    with pytest.raises(NodeUnreachable):
+        connections.to("node1")
+    connections.close()
+
+
+def test_guests_of_libvirts_own_test_driver() -> None:
+    hypervisor = LibvirtHypervisor(node("node1", "test:///default"))
+    found = hypervisor.domain("node1", "test")
+    assert found is not None
+    assert (found.name, found.state.value, found.persistent) == ("test", "running", True)
+    assert hypervisor.domain("node1", found.uuid) == found
+    assert hypervisor.domain("node1", "nosuch") is None
+    assert [domain.name for domain in hypervisor.domains("node1")] == ["test"]
+    hypervisor.suspend("node1", found.uuid)
+    suspended = hypervisor.domain("node1", "test")
+    assert suspended is not None
+    assert (suspended.state.value, suspended.reason) == ("paused", "user")
+    hypervisor.resume("node1", found.uuid)
+    with pytest.raises(CommandFailed, match="not paused"):
+        hypervisor.discard("node1", found.uuid)
+    with pytest.raises(CommandFailed, match="active"):
+        hypervisor.undefine("node1", found.uuid)
+    hypervisor.undefine("node1", "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3bffff")  # not known: nothing to do
+    hypervisor.close()

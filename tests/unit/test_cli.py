@@ -1,0 +1,182 @@
+"""The command: its words, its exit codes, its errors. What is behind it is a cluster in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvmigrate import cli, cluster
+from lvmigrate.cluster import Cluster
+from lvmigrate.config import Config, Limits
+from lvmigrate.domain import DomainState
+from lvmigrate.errors import ExitCode
+from lvmigrate.plan import Options
+from lvmigrate.protocols import CopyEnd
+from lvmigrate.tasklet import Context
+from tests.unit.fakes import NODES, World, guest, node_of, unreachable
+
+
+class InMemory(Cluster):
+    def __init__(self, world: World) -> None:
+        nodes = {name: node_of(name) for name in NODES}
+        configuration = Config(path=Path("x.toml"), nodes=nodes, ssh_config=None, defaults=Options(), limits=Limits())
+        context = world.context()
+        super().__init__(configuration, context.hypervisor, context.storage)
+        self._world = world
+
+    def _context(self, cancel: threading.Event, on_progress: Any) -> Context:
+        return self._world.context(cancel=cancel, **({"on_progress": on_progress} if on_progress else {}))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(cluster.Cluster, "open", lambda _path=None: InMemory(world))
+    return world
+
+
+def test_migrate_speaks_in_lines_where_there_is_no_terminal(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["migrate", "web1"]) == ExitCode.OK
+    out, err = capsys.readouterr()
+    assert "web1 runs on node2 (from node1, live)" in out
+    for word in ("total", "downtime", "dual-primary", "memory"):
+        assert f"\n  {word} " in out
+    assert [line.split()[2] for line in err.splitlines()[1:]] == [f"{n}/7" for n in range(1, 8)]
+
+
+def test_migrate_as_json(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["migrate", "web1", "--to", "node2", "--json"]) == ExitCode.OK
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["instance"], report["target"], report["running"], err) == ("web1", "node2", True, "")
+
+
+def test_check_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "web1"]) == ExitCode.OK
+    assert "nothing stands against it" in capsys.readouterr().out
+    assert world.running() == ["node1"]
+    assert world.tokens == {}
+
+
+def test_check_as_json(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "web1", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["resources"][0]["name"] == "r0"
+
+
+def test_status(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "web1" in out
+    assert "r0 Primary" in out
+    assert cli.main(["status", "web1", "--json"]) == ExitCode.OK
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert [len(node["guests"]) for node in nodes] == [1, 0]
+
+
+def test_status_of_a_node_that_is_silent(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.faults["domains", "node2"] = unreachable("node2")
+    assert cli.main(["status"]) == ExitCode.UNREACHABLE
+    out, err = capsys.readouterr()
+    assert "web1" in out
+    assert "NODE_UNREACHABLE: node2 does not answer" in err
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("words", "code", "name"),
+    [
+        (["migrate"], ExitCode.USAGE, "USAGE"),
+        ([], ExitCode.USAGE, "USAGE"),
+        (["fly"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web1", "--bandwidth", "-3"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web1", "--bandwidth", "much"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web1", "--downtime-limit", "nan"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web9"], ExitCode.REFUSED, "INSTANCE_UNKNOWN"),
+        (["check", "web9"], ExitCode.REFUSED, "INSTANCE_UNKNOWN"),
+        (["status", "web9"], ExitCode.USAGE, "INSTANCE_UNKNOWN"),
+        (["migrate", "web1", "--to", "node9"], ExitCode.REFUSED, "NODE_UNKNOWN"),
+        (["migrate", "web1", "--to", "node1"], ExitCode.REFUSED, "TARGET_IS_SOURCE"),
+    ],
+)
+def test_mistakes(
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    flag: list[str],
+    words: list[str],
+    code: ExitCode,
+    name: str,
+) -> None:
+    assert cli.main([*words, *flag]) == code
+    out, err = capsys.readouterr()
+    if flag:
+        error = json.loads(out)["error"]
+        assert (error["code"], error["exit_code"]) == (name, code)
+        assert error["hint"]
+    else:
+        assert name in err
+        assert "next: " in err
+        assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (lambda w: setattr(w, "ending", lambda _w: CopyEnd(ok=False, detail="no")), ExitCode.FAILED),
+        (lambda w: w.faults.update({("domain", "node2"): unreachable("node2")}), ExitCode.REFUSED),
+        (lambda w: w.domains.update(node1=guest("node1", state=DomainState.OFF)), ExitCode.REFUSED),
+        (lambda w: w.late_faults.update({("resume", "node2"): lambda: w.set("node2", state=DomainState.OFF)}), 9),
+        (lambda w: w.faults.update({("undefine", "node1"): unreachable("node1")}), ExitCode.LEFT_BEHIND),
+        (lambda w: w.faults.update({("observe", "node1"): lambda: 1 / 0}), ExitCode.INTERNAL),
+    ],
+)
+def test_exit_codes(world: World, capsys: pytest.CaptureFixture[str], fault: Any, code: int) -> None:
+    fault(world)
+    assert cli.main(["migrate", "web1"]) == code
+    err = capsys.readouterr().err
+    assert "next: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_aborts(world: World, capsys: pytest.CaptureFixture[str], number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    asked = threading.Event()
+
+    def fault() -> None:
+        if not asked.is_set():
+            os.kill(os.getpid(), number)
+        asked.set()
+
+    world.late_faults["copy_memory", "node1"] = fault
+
+    def forever(_world: World) -> CopyEnd:
+        raise AssertionError("it was to be aborted")
+
+    world.ending = forever
+    # The signal is delivered in the main thread, a moment after the copy began: let the copy last until then.
+    original = world.context
+
+    def patient(**changes: Any) -> Context:
+        context = original(**changes)
+        wait = context.cancel.wait
+        world.late_faults["copy_memory", "node1"] = lambda: (fault(), wait(30))[0]
+        return context
+
+    world.context = patient  # type: ignore[method-assign]
+    assert cli.main(["migrate", "web1"]) == ExitCode.ABORTED
+    assert "stopping" in capsys.readouterr().err
+    assert list(world.violations()) == []
+    assert signal.getsignal(number) == before
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    assert "exit codes: 0 ok" in " ".join(capsys.readouterr().out.split())

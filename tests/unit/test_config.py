@@ -1,0 +1,133 @@
+"""The configuration file: what it means, and every mistake with its line."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvmigrate import config
+from lvmigrate.errors import Code, ConfigurationError, ExitCode
+
+GOOD = """
+[nodes.node1]
+ssh = "root@10.0.0.1"
+libvirt_uri = "qemu+tls://node1/system"
+peer_uri = "qemu+tcp://10.0.1.1/system"
+migration_address = "10.0.2.1"
+
+[nodes.node2]
+
+[ssh]
+config = "ssh_config"
+
+[defaults]
+bandwidth_mib_s = 100
+
+[limits]
+lease_s = 45
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    read = config.load(write(tmp_path, GOOD))
+    one, two = read.nodes["node1"], read.nodes["node2"]
+    assert (one.ssh, one.libvirt_uri, one.peer_uri, one.migration_address) == (
+        "root@10.0.0.1",
+        "qemu+tls://node1/system",
+        "qemu+tcp://10.0.1.1/system",
+        "10.0.2.1",
+    )
+    assert (two.ssh, two.libvirt_uri, two.peer_uri, two.migration_address) == (
+        "root@node2",
+        "qemu+ssh://root@node2/system",
+        "qemu+ssh://root@node2/system",
+        "node2",
+    )
+    assert read.ssh_config == tmp_path / "ssh_config"
+    assert (read.defaults.bandwidth_mib_s, read.defaults.downtime_limit_s) == (100, 0.3)
+    assert (read.limits.lease_s, read.limits.command_s) == (45, 30)
+
+
+def test_this_very_machine_is_reached_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "node2.example")
+    here = config.load(write(tmp_path, GOOD)).nodes["node2"]
+    assert (here.ssh, here.libvirt_uri, here.peer_uri) == (None, "qemu:///system", "qemu+ssh://root@node2/system")
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LVMIGRATE_CONFIG", raising=False)
+    assert config.find() == Path("/etc/lvmigrate/cluster.toml")
+    monkeypatch.setenv("LVMIGRATE_CONFIG", str(tmp_path / "a"))
+    assert config.find() == tmp_path / "a"
+    assert config.find(tmp_path / "b") == tmp_path / "b"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", 1, "names no nodes"),
+        ("[nodes.node1]\nssh = root@node1\n", 2, "nvalid value"),
+        ("[nodes.node1\n", 1, "xpected"),
+        ('[nodes.a]\n\n# colour\ncolour = "red"\n', 4, "'colour' is not known in [nodes.a]"),
+        ("[nodes.a]\n[nodes.b]\nssh = 3\n", 3, "ssh must be text in quotes"),
+        ('[nodes.a]\nssh = ""\n', 2, "one word"),
+        ('[nodes.a]\nssh = "-oProxyCommand=x"\n', 2, "one word"),
+        ('[nodes.a]\nssh = "root@a b"\n', 2, "one word"),
+        ('[nodes.a]\n[nodes."b;c"]\n', 2, "no host name"),
+        ("nodes = 3\n", 1, "must be a table"),
+        ("[nodes]\na = 1\n", 2, "must be a table"),
+        ("[nodes.a]\n[limits]\nlease_s = 0\n", 3, "above 0"),
+        ("[nodes.a]\n[limits]\nlease_s = inf\n", 3, "above 0"),
+        ("[nodes.a]\n[limits]\nlease_s = true\n", 3, "a number"),
+        ("[nodes.a]\n[defaults]\nbandwidth_mib_s = 1.5\n", 3, "a number"),
+        ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
+        ("nodes.a.ssh = 1\n", 1, "ssh must be text"),
+        ("[nodes.a]\n[ssh]\nconfig = []\n", 3, "text in quotes"),
+    ],
+)
+def test_every_mistake_has_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(path)
+    error = caught.value
+    assert f"{path}, line {line}: " in str(error)
+    assert words in str(error)
+    assert "\n" not in str(error)
+    assert error.hint
+    assert error.exit_code is ExitCode.CONFIGURATION
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(tmp_path / "none.toml")
+    assert caught.value.code is Code.CONFIG_MISSING
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "cluster.toml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        config.load(path)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_configuration_or_one_clear_sentence(text: str) -> None:
+    try:
+        config._Reader(Path("x.toml"), text).config()
+    except ConfigurationError as error:
+        assert "\n" not in str(error).rstrip(".")
+        assert "line " in str(error)

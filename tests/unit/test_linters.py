@@ -1,0 +1,44 @@
+"""Lint and types are part of what is promised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("lvmigrate", "hv", "storage", "tests", "vagrant")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy", *PACKAGES),
+    ],
+    ids=["ruff check", "ruff format", "mypy --strict"],
+)
+def test_clean(command: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("blocked", ["libvirt", "sh"])
+def test_the_core_needs_neither_libvirt_nor_sh(blocked: str) -> None:
+    """Everything but the assembling module can be imported where the adapters' libraries are not."""
+    modules = [path.stem for path in (ROOT / "lvmigrate").glob("*.py") if path.stem not in {"cluster", "__main__"}]
+    code = f"import sys; sys.modules[{blocked!r}] = None\n" + "\n".join(
+        "import lvmigrate" if name == "__init__" else f"import lvmigrate.{name}" for name in sorted(modules)
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_answers_without_the_adapters() -> None:
+    code = "import sys\nfrom lvmigrate.cli import main\nprint(main(['status', '--wrong']))\n"
+    code += "print([m for m in ('libvirt', 'sh', 'hv', 'storage') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["2", "[]"]

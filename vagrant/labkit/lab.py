@@ -1,0 +1,78 @@
+"""The two nodes, by plain ssh."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+NODES: Final = ("node1", "node2")
+HERE: Final = Path(__file__).resolve().parent.parent
+
+
+class LabError(Exception):
+    """A command on a node failed that must not fail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """The lab of this checkout, which is up. The process must be one of ``vagrant/lab exec``."""
+
+    state: Path
+    #: The address at which the nodes reach the controller.
+    address: str
+    _sockets: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="labkit-")
+    )
+
+    @classmethod
+    def open(cls) -> Self:
+        """Find out where everything is."""
+        text = subprocess.run([HERE / "lab", "env"], check=True, capture_output=True, text=True).stdout
+        env = dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines() if "=" in line)
+        known = {key: shlex.split(value)[0] for key, value in env.items() if value}
+        return cls(state=Path(known["LAB_STATE"]), address=known["LAB_CONTROLLER_ADDRESS"])
+
+    @property
+    def config(self) -> Path:
+        """The configuration file for lvmigrate."""
+        return self.state / "cluster.toml"
+
+    def ssh(self, node: str, script: str) -> list[str]:
+        """The command line that runs ``script`` on ``node``."""
+        options = ["ControlMaster=auto", f"ControlPath={self._sockets.name}/%n", "ControlPersist=120", "BatchMode=yes"]
+        words = [word for option in options for word in ("-o", option)]
+        return ["ssh", "-F", str(self.state / "ssh_config"), *words, f"root@{node}", "--", script]
+
+    def run(self, node: str, script: str, *, check: bool = True, timeout_s: float = 120) -> str:
+        """Run ``script`` on ``node`` and return what it printed. Raises `LabError` when it fails, if ``check``."""
+        return self.read(node, script, check=check, timeout_s=timeout_s).decode(errors="replace")
+
+    def read(self, node: str, script: str, *, check: bool = True, timeout_s: float = 120) -> bytes:
+        """As `run`, for what is no text."""
+        done = subprocess.run(
+            self.ssh(node, script), capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
+        )
+        if check and done.returncode:
+            words = done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")
+            raise LabError(f"{node}: {script}: exit {done.returncode}: {words}")
+        return done.stdout
+
+    def both(self, script: str, *, check: bool = True) -> dict[str, str]:
+        """Run ``script`` on both nodes side by side; what each printed."""
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            futures = {node: pool.submit(self.run, node, script, check=check) for node in NODES}
+            return {node: future.result() for node, future in futures.items()}
+
+    def drbd_version(self) -> str:
+        """The version of the DRBD module on the nodes."""
+        return self.run(NODES[0], "cat /sys/module/drbd/version").strip()
+
+
+def other(node: str) -> str:
+    """The node that ``node`` is not."""
+    return NODES[1 - NODES.index(node)]
