@@ -16,7 +16,7 @@ help: ## this list
 
 .PHONY: demo
 demo: ready ## two nodes, a guest, a live migration there and back, the proof
-	$(IN_LAB) $(BIN)/python vagrant/demo.py
+	$(IN_LAB) $(BIN)/python -m vagrant.demo
 
 .PHONY: test
 test: ready ## every layer of the tests, the lab included

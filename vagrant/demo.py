@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from labkit import audit, guests
-from labkit.lab import NODES, Lab
-from labkit.witness import Witness
+from vagrant.labkit import audit, guests
+from vagrant.labkit.lab import NODES, Lab
+from vagrant.labkit.witness import Witness
 
 LVMIGRATE: Final = Path(sys.executable).parent / "lvmigrate"
 GUEST: Final = guests.WEB1
@@ -83,5 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent / "guest"))
     sys.exit(main())

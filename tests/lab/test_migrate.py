@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from labkit.guests import DB1, WEB1, Guest
-from labkit.lab import NODES
 from lvmigrate import Cluster, ExitCode, StepProgress
 from tests.lab.support import LVMIGRATE, Outcome, Running
+from vagrant.labkit.guests import DB1, WEB1, Guest
+from vagrant.labkit.lab import NODES
 
 TIMES = 5
 
@@ -65,7 +65,8 @@ def test_stopping_the_command_during_the_copy_aborts_it(
 ) -> None:
     it = running(WEB1)
     # One MiB/s for two MiB that are dirtied all the time: the copy cannot end by itself.
-    words = [LVMIGRATE, "migrate", WEB1.name, "--config", cluster_file, "--bandwidth", "1", "--downtime-limit", "0.001"]
+    slow = ("--bandwidth", "1", "--downtime-limit", "0.001")
+    words = [str(LVMIGRATE), "migrate", WEB1.name, "--config", str(cluster_file), *slow]
     command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert command.stderr is not None
     said = ""

@@ -153,19 +153,21 @@ def test_a_signal_aborts(world: World, capsys: pytest.CaptureFixture[str], numbe
             os.kill(os.getpid(), number)
         asked.set()
 
-    world.late_faults["copy_memory", "node1"] = fault
-
     def forever(_world: World) -> CopyEnd:
         raise AssertionError("it was to be aborted")
 
     world.ending = forever
-    # The signal is delivered in the main thread, a moment after the copy began: let the copy last until then.
+    # The signal is delivered in the main thread, a moment after it was sent: let the copy last until then.
     original = world.context
 
     def patient(**changes: Any) -> Context:
         context = original(**changes)
-        wait = context.cancel.wait
-        world.late_faults["copy_memory", "node1"] = lambda: (fault(), wait(30))[0]
+
+        def kill_and_wait() -> None:
+            fault()
+            context.cancel.wait(30)
+
+        world.late_faults["copy_memory", "node1"] = kill_and_wait
         return context
 
     world.context = patient  # type: ignore[method-assign]

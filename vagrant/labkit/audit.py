@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from labkit.guests import Guest
-from labkit.lab import Lab, other
+from vagrant.labkit.guests import Guest
+from vagrant.labkit.lab import Lab, other
 
 _LOOK = """
 echo "state $(virsh -q domstate {name} 2>/dev/null)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from labkit.lab import NODES, Lab
+from vagrant.labkit.lab import NODES, Lab
 
 _XML: Final = """\
 <domain type='qemu'>

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
-import records
-from labkit.guests import Guest
-from labkit.lab import NODES, Lab
+from vagrant.guest import records
+from vagrant.labkit.guests import Guest
+from vagrant.labkit.lab import NODES, Lab
 
 #: Records that may be written while the disks are read.
 _AHEAD: Final = 2048
