@@ -11,7 +11,7 @@ import libvirt
 import structlog
 
 from hv import xml
-from hv.border import border
+from hv.bounded import bounded
 from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from lvmigrate.domain import Domain, DomainState, Host, JobKind
@@ -61,46 +61,50 @@ _JOB_KINDS: Final = {
 class LibvirtHypervisor:
     """Guests on nodes whose libvirt drives QEMU/KVM.
 
-    ``connect_timeout_s``: how long a node may take to let itself be connected to.
+    ``connect_timeout_s``: how long a node may take to let itself be connected to; ``call_timeout_s``: how long libvirt
+    may take to answer any other call.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], *, connect_timeout_s: float = 15.0) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Node], *, connect_timeout_s: float = 15.0, call_timeout_s: float = 60.0
+    ) -> None:
         self._nodes = nodes
+        self.call_timeout_s = call_timeout_s
         self._connections = Connections(nodes, connect_timeout_s=connect_timeout_s)
 
+    @bounded("Looking for the guest")
     def domain(self, node: str, name: str) -> Domain | None:
         """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
-        with border(node, f"Looking for {name}"):
-            try:
-                return self._observed(node, self._lookup(node, name))
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return None
-                raise
+        try:
+            return self._observed(node, self._lookup(node, name))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
 
+    @bounded("Listing the guests")
     def domains(self, node: str) -> tuple[Domain, ...]:
         """Every guest that ``node`` knows now, running or not. One that ends meanwhile is left out."""
         found = []
-        with border(node, "Listing the guests"):
-            for domain in self._connections.to(node).listAllDomains():
-                try:
-                    found.append(self._observed(node, domain))
-                except libvirt.libvirtError as error:
-                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                        raise
+        for domain in self._connections.to(node).listAllDomains():
+            try:
+                found.append(self._observed(node, domain))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
         return tuple(found)
 
+    @bounded("Asking for the node's memory and versions")
     def host(self, node: str) -> Host:
         """What the node itself offers now."""
-        with border(node, "Asking for the node's memory and versions"):
-            connection = self._connections.to(node)
-            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-            return Host(
-                node=node,
-                free_memory_kib=sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached")),
-                libvirt_version=_version(connection.getLibVersion()),
-                qemu_version=_version(connection.getVersion()),
-            )
+        connection = self._connections.to(node)
+        memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return Host(
+            node=node,
+            free_memory_kib=sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached")),
+            libvirt_version=_version(connection.getLibVersion()),
+            qemu_version=_version(connection.getVersion()),
+        )
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> LibvirtCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``, where it arrives paused.
@@ -120,12 +124,11 @@ class LibvirtHypervisor:
         parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{peer.migration_address}"}
         if options.bandwidth_mib_s is not None:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = options.bandwidth_mib_s
-        with border(domain.node, "Preparing the copy of memory"):
-            handle = self._lookup(domain.node, domain.uuid)
-            handle.migrateSetMaxDowntime(max(1, round(options.downtime_limit_s * 1000)))
+        handle = self._handle(domain.node, domain.uuid)
         log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
 
         def call() -> None:
+            handle.migrateSetMaxDowntime(max(1, round(options.downtime_limit_s * 1000)))
             log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=flags)
             with self._connections.listening(lambda *_: None, completed):
                 handle.migrateToURI3(peer.peer_uri, parameters, flags)
@@ -137,60 +140,48 @@ class LibvirtHypervisor:
         copy = LibvirtCopy(domain.node, handle, call)
         return copy
 
+    @bounded("Resuming the guest")
     def resume(self, node: str, uuid: str) -> None:
         """Let the guest's CPUs run. Nothing if they do."""
-        with border(node, "Resuming the guest"):
-            domain = self._lookup(node, uuid)
-            if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
-                domain.resume()
+        domain = self._lookup(node, uuid)
+        if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+            domain.resume()
 
+    @bounded("Suspending the guest")
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs. Nothing if they stand."""
-        with border(node, "Suspending the guest"):
-            domain = self._lookup(node, uuid)
-            if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
-                domain.suspend()
+        domain = self._lookup(node, uuid)
+        if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+            domain.suspend()
 
+    @bounded("Ending the paused copy of the guest")
     def discard(self, node: str, uuid: str) -> None:
         """End a copy that waits paused on ``node``; raises `CommandFailed` unless it is seen paused right before."""
-        with border(node, "Ending the paused copy of the guest"):
-            domain = self._lookup(node, uuid)
-            state = domain.state()[0]
-            if state == libvirt.VIR_DOMAIN_SHUTOFF:
-                return
-            if state != libvirt.VIR_DOMAIN_PAUSED:
-                raise CommandFailed(
-                    node,
-                    "Ending the paused copy of the guest (it is not paused)",
-                    status=state,
-                    code=Code.HYPERVISOR_FAILED,
-                    hint="Look at both nodes with `lvmigrate status`; nothing was ended.",
-                )
-            domain.destroy()
+        domain = self._lookup(node, uuid)
+        state = domain.state()[0]
+        if state == libvirt.VIR_DOMAIN_SHUTOFF:
+            return
+        if state != libvirt.VIR_DOMAIN_PAUSED:
+            raise _refusal(node, "Ending the paused copy of the guest (it is not paused)")
+        domain.destroy()
 
+    @bounded("Removing the guest's definition")
     def undefine(self, node: str, uuid: str) -> None:
         """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none."""
-        with border(node, "Removing the guest's definition"):
-            try:
-                domain = self._lookup(node, uuid)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return
-                raise
-            if domain.isActive():
-                raise CommandFailed(
-                    node,
-                    "Removing the guest's definition (the guest is active there)",
-                    status=libvirt.VIR_ERR_OPERATION_INVALID,
-                    code=Code.HYPERVISOR_FAILED,
-                    hint="Look at both nodes with `lvmigrate status`; nothing was removed.",
-                )
-            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        if domain.isActive():
+            raise _refusal(node, "Removing the guest's definition (the guest is active there)")
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
 
+    @bounded("Setting the guest's autostart")
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
-        with border(node, "Setting the guest's autostart"):
-            self._lookup(node, uuid).setAutostart(int(on))
+        self._lookup(node, uuid).setAutostart(int(on))
 
     @contextmanager
     def on_change(self, uuid: str, call: Callable[[str, str], None]) -> Iterator[None]:
@@ -206,6 +197,10 @@ class LibvirtHypervisor:
     def close(self) -> None:
         """Close every connection. Jobs that run on the nodes go on."""
         self._connections.close()
+
+    @bounded("Looking for the guest")
+    def _handle(self, node: str, uuid: str) -> libvirt.virDomain:
+        return self._lookup(node, uuid)
 
     def _lookup(self, node: str, name: str) -> libvirt.virDomain:
         connection = self._connections.to(node)
@@ -231,6 +226,16 @@ class LibvirtHypervisor:
             vcpus=xml.vcpus(text),
             disks=xml.disks(text),
         )
+
+
+def _refusal(node: str, what: str) -> CommandFailed:
+    return CommandFailed(
+        node,
+        what,
+        status=libvirt.VIR_ERR_OPERATION_INVALID,
+        code=Code.HYPERVISOR_FAILED,
+        hint="Look at both nodes with `lvmigrate status`; nothing was changed.",
+    )
 
 
 def _job(domain: libvirt.virDomain, state: int) -> JobKind:

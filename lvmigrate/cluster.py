@@ -47,7 +47,9 @@ class Cluster:
         limits = configuration.limits
         return cls(
             configuration,
-            LibvirtHypervisor(configuration.nodes, connect_timeout_s=limits.connect_s),
+            LibvirtHypervisor(
+                configuration.nodes, connect_timeout_s=limits.connect_s, call_timeout_s=2 * limits.command_s
+            ),
             DrbdStorage(
                 configuration.nodes,
                 ssh_config=configuration.ssh_config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -72,37 +73,35 @@ class LiveDisplay:
     """The list of steps with a bar, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, refresh_per_second=8, transient=False)
         self._plan: Plan | None = None
         self._now: StepProgress | None = None
+        self._heard = time.monotonic()
         self._began: dict[int, float] = {}
+        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._draw)
 
     def __enter__(self) -> Self:
         self._live.__enter__()
-        self._live.update(Text("looking at both nodes ...", style="dim"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.update(self._draw(ended=True, failed=kind is not None))
+        self._live.get_renderable = lambda: self._draw(ended=True, failed=kind is not None)  # type: ignore[method-assign]
         self._live.__exit__(kind, error, traceback)
 
     def plan(self, plan: Plan) -> None:
         """The checks have passed."""
         self._plan = plan
-        self._live.update(self._draw())
 
     def progress(self, progress: StepProgress) -> None:
         """Something changed."""
-        self._now = progress
+        self._now, self._heard = progress, time.monotonic()
         self._began.setdefault(progress.number, progress.elapsed_s)
-        self._live.update(self._draw())
 
     def _draw(self, *, ended: bool = False, failed: bool = False) -> Group | Text:
         plan, now = self._plan, self._now
         if plan is None:
-            return Text("")
+            return Text("" if ended else "looking at both nodes ...", style="dim")
         table = Table.grid(padding=(0, 1))
         table.add_column(width=1)
         table.add_column(width=7)
@@ -115,13 +114,19 @@ class LiveDisplay:
             mark, style = (
                 ("✓", "green") if done else ("✗", "red") if here and failed else ("●", "cyan") if here else ("·", "dim")
             )
-            began, after = self._began.get(number), self._began.get(number + 1)
-            took = "" if began is None or after is None else seconds(after - began)
+            took = self._took(number)
             table.add_row(Text(mark, style=style), Text(name, style=style), Text(sentence, style=style), took)
             if here and not ended and now is not None:
                 for line in self._below(now):
                     table.add_row("", "", line, "")
         return Group(Text(_title(plan), style="bold"), table)
+
+    def _took(self, number: int) -> str:
+        """How long a step took, or has taken so far."""
+        began, after = self._began.get(number), self._began.get(number + 1)
+        if began is None or self._now is None:
+            return ""
+        return seconds((self._now.elapsed_s + time.monotonic() - self._heard if after is None else after) - began)
 
     @staticmethod
     def _below(now: StepProgress) -> Iterator[Text | ProgressBar]:

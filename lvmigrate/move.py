@@ -94,7 +94,8 @@ class Move:
             self.chronicle.note(str(error))
             if self.moved:
                 raise outcome.unfinished(self.plan, error) from caught
-            raise outcome.failed(self.plan, error, self.rollback.run()) from caught
+            leftovers = self.rollback.run()
+            raise outcome.failed(self.plan, error, leftovers, self.settlement.look()[0]) from caught
         return self._report()
 
     # The steps, in order.
@@ -181,7 +182,7 @@ class Move:
         if reason is not None:
             raise reason
         raise MoveFailed(
-            f"libvirt did not move {self.plan.instance}; it goes on at {self.plan.source}.",
+            f"libvirt did not move {self.plan.instance}.",
             code=Code.COPY_FAILED,
             hint=f"libvirt says: {end.detail or 'nothing'}",
             detail=end.detail,
@@ -274,25 +275,24 @@ class Move:
         return reason, end
 
     def _reason_to_stop(self, deadline: float) -> MoveFailed | None:
-        stays = f"{self.plan.instance} goes on at {self.plan.source}"
         if self.context.cancel.is_set():
-            return MoveAborted(f"Aborted as asked; {stays}.", hint="Nothing is left to do.")
+            return _aborted()
         if breaks := self.watch.breaks():
             return MoveFailed(
-                f"Replication broke during the copy ({breaks[0]}); {stays}.",
+                f"Replication broke during the copy ({breaks[0]}).",
                 code=Code.REPLICATION_BROKE,
                 hint="Mend the DRBD connection, then try again.",
                 detail="; ".join(breaks),
             )
         if lapsed := self.lease.lapsed():
             return MoveFailed(
-                f"The move's token could not be kept alive ({lapsed}); {stays}.",
+                f"The move's token could not be kept alive ({lapsed}).",
                 code=Code.TOKEN_LOST,
                 hint="Mend the way to that node, then try again.",
             )
         if self.context.clock.now() > deadline:
             return MoveFailed(
-                f"The copy of memory was not done after {self.options.copy_timeout_s:g} s; {stays}.",
+                f"The copy of memory was not done after {self.options.copy_timeout_s:g} s.",
                 code=Code.COPY_TIMEOUT,
                 hint="The guest dirties memory faster than it is sent: raise --downtime-limit or --bandwidth,"
                 " or give it longer with --copy-timeout.",
@@ -369,9 +369,7 @@ class Move:
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():
-            raise MoveAborted(
-                f"Aborted as asked; {self.plan.instance} goes on at {self.plan.source}.", hint="Nothing is left to do."
-            )
+            raise _aborted()
 
     def _dual_primaries(self) -> list[DualPrimary]:
         return [
@@ -414,6 +412,10 @@ class Move:
             timeline=self.chronicle.moments,
             warnings=self.plan.warnings,
         )
+
+
+def _aborted() -> MoveAborted:
+    return MoveAborted("Aborted as asked.", hint="Nothing is left to do.")
 
 
 #: The plan, the display, the report and the documentation read this list.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import libvirt
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from hv import xml
 from hv.border import border, words
+from hv.bounded import within
 from hv.connections import Connections, event_words
 from hv.libvirt_kvm import LibvirtHypervisor
 from hv.statistics import progress_of
@@ -151,6 +154,16 @@ def test_a_daemon_that_hangs_is_no_answer_after_the_deadline() -> None:
     with pytest.raises(NodeUnreachable):
         connections.to("node1")
     connections.close()
+
+
+def test_a_call_that_libvirt_never_answers_ends_at_its_deadline() -> None:
+    forever = threading.Event()
+    with pytest.raises(NodeUnreachable, match="resuming had no answer from libvirt within 0.1 s"):
+        within(0.1, forever.wait, "node1", "Resuming")
+    forever.set()
+    assert within(30, lambda: 3, "node1", "Counting") == 3
+    with pytest.raises(ZeroDivisionError):
+        within(30, lambda: 1 // 0, "node1", "Dividing")
 
 
 def test_guests_of_libvirts_own_test_driver() -> None:

@@ -1,0 +1,77 @@
+"""A deadline for every call to libvirt: its own have none while a QEMU does not answer its monitor."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from typing import Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
+
+from hv.border import border
+from lvmigrate.errors import NodeUnreachable
+
+
+class HasDeadline(Protocol):
+    """What has methods that call libvirt."""
+
+    #: In seconds.
+    call_timeout_s: float
+
+
+S = TypeVar("S", bound=HasDeadline)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def bounded(
+    what: str,
+) -> Callable[[Callable[Concatenate[S, str, P], R]], Callable[Concatenate[S, str, P], R]]:
+    """For a method whose first argument is a node and which does ``what`` (a noun phrase) there.
+
+    Afterwards the method raises only `NodeUnreachable` or `CommandFailed`, the former also when libvirt gave no answer
+    within ``call_timeout_s``: then the call may still act, later.
+    """
+
+    def decorate(method: Callable[Concatenate[S, str, P], R]) -> Callable[Concatenate[S, str, P], R]:
+        @functools.wraps(method)
+        def call(self: S, node: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            def work() -> R:
+                with border(node, what):
+                    return method(self, node, *args, **kwargs)
+
+            return within(self.call_timeout_s, work, node, what)
+
+        return call
+
+    return decorate
+
+
+def within(timeout_s: float, work: Callable[[], R], node: str, what: str) -> R:
+    """The result of ``work``, or `NodeUnreachable` after ``timeout_s``; the thread that hangs in it ends by itself."""
+    ended: queue.SimpleQueue[Callable[[], R]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 -- raised again in the caller's thread
+            ended.put(functools.partial(_raise, error))
+        else:
+            ended.put(lambda: result)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(run,), name=f"libvirt-{node}", daemon=True).start()
+    try:
+        outcome = ended.get(timeout=timeout_s)
+    except queue.Empty:
+        raise NodeUnreachable(
+            node,
+            f"{what[0].lower()}{what[1:]} had no answer from libvirt within {timeout_s:g} s",
+            hint=f"See on {node} whether libvirtd and the guest's QEMU still live (`virsh list`, `virsh domjobinfo`).",
+        ) from None
+    return outcome()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
