@@ -7,6 +7,7 @@ link that was lost in mid-copy a stale disk.
 
 from __future__ import annotations
 
+import enum
 import os
 import socket
 import uuid
@@ -19,6 +20,7 @@ import structlog
 from lvmigrate import checks, outcome
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
+from lvmigrate.disks import Disks
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
@@ -32,14 +34,13 @@ from lvmigrate.errors import (
 )
 from lvmigrate.lease import Lease
 from lvmigrate.plan import Options, Plan
-from lvmigrate.progress import SyncProgress
 from lvmigrate.protocols import CopyEnd, MemoryCopy, Watch
-from lvmigrate.replication import ReplicationState, Resource, Role, Token
+from lvmigrate.replication import Token
 from lvmigrate.report import Report
 from lvmigrate.rollback import Rollback, Undo
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context, Step
-from lvmigrate.together import outcomes_of, together
+from lvmigrate.together import together
 
 _log = structlog.get_logger()
 
@@ -48,6 +49,20 @@ _ABORT_S: Final = 120.0
 #: A guest was seen to die on the target 60 ms after a successful move: look again after this long.
 _STILL_S: Final = 0.3
 _RESUME_TRIES: Final = 5
+
+
+#: How long what must be so by now may take to be seen.
+_SEEN_S: Final = 30.0
+
+
+class _Phase(enum.Enum):
+    """Where the guest is known to be."""
+
+    AT_SOURCE = enum.auto()
+    #: The copy was started: only both nodes' word tells.
+    BETWEEN = enum.auto()
+    #: Past the point of no return.
+    MOVED = enum.auto()
 
 
 class Move:
@@ -61,7 +76,6 @@ class Move:
         self.plan = plan
         self.options = options
         self.stack = stack
-        self.names = tuple(resource.name for resource in plan.resources)
         self.nodes = (plan.source, plan.target)
         self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress)
         self.rollback = Rollback()
@@ -75,10 +89,11 @@ class Move:
             holder=f"{os.environ.get('USER', 'root')}@{socket.gethostname()} pid {os.getpid()}",
             lease_s=context.lease_s,
         )
-        self.moved = False
+        self.phase = _Phase.AT_SOURCE
         self.lease: Lease
         self.watch: Watch
-        self.copy: MemoryCopy
+        self.disks: Disks
+        self.copy: MemoryCopy | None = None
 
     def run(self) -> Report:
         """Do every step; what `MigrateInstance.exec` guarantees and raises."""
@@ -92,11 +107,43 @@ class Move:
         except Exception as caught:  # a defect must not leave the disks dual-primary either
             error = caught if isinstance(caught, LvmigrateError) else outcome.defect(caught)
             self.chronicle.note(str(error))
-            if self.moved:
-                raise outcome.unfinished(self.plan, error) from caught
-            leftovers = self.rollback.run()
-            raise outcome.failed(self.plan, error, leftovers, self.settlement.look()[0]) from caught
+            raise self._failed(error) from caught
         return self._report()
+
+    def _failed(self, error: LvmigrateError) -> LvmigrateError:
+        """Undo what may be undone where the guest is now, and say what the whole amounts to."""
+        if self.phase is _Phase.MOVED:
+            return outcome.unfinished(self.plan, error)
+        if self.phase is _Phase.BETWEEN and not self._stayed():
+            return OutcomeUnknown(
+                f"{self.plan.instance} may have arrived on {self.plan.target} when the move failed"
+                f" ({error.sentence.rstrip('.')}); nothing was undone.",
+                known=[
+                    f"{node}: {sight.value}" for node, sight in zip(self.nodes, self.settlement.look(), strict=True)
+                ],
+                hint=f"`virsh domstate --reason {self.plan.instance}` on both nodes; resume a copy that waits only when"
+                " the other node has none.",
+                detail=error.detail,
+            )
+        leftovers = self.rollback.run()
+        return outcome.failed(self.plan, error, leftovers, self.settlement.look()[0])
+
+    def _seen(self) -> list[str]:
+        """Both nodes' word about the guest, for people."""
+        return [f"{node}: {sight.value}" for node, sight in zip(self.nodes, self.settlement.look(), strict=True)]
+
+    def _stayed(self) -> bool:
+        """End the copy, whatever went wrong; whether the guest is then proved to be at the source, and only there."""
+        try:
+            deadline = self.context.clock.now() + _ABORT_S
+            while self.copy is not None and self.copy.wait(self.options.poll_s) is None:
+                self.copy.abort()
+                if self.context.clock.now() > deadline:
+                    return False
+            return not self.settlement.settle()
+        except Exception:  # noqa: BLE001 -- no proof, whatever the reason
+            _log.exception("stay_not_proved")
+            return False
 
     # The steps, in order.
 
@@ -125,13 +172,15 @@ class Move:
     def sync(self) -> None:
         """Wait until the disks are in step, still single-primary; then replication must stay whole to the end."""
         self.stack.enter_context(self.context.hypervisor.on_change(self.plan.domain.uuid, self._event))
+        names = [resource.name for resource in self.plan.resources]
         self.watch = self.stack.enter_context(
-            self.context.storage.watch(self.nodes, self.names, on_change=self.chronicle.note)
+            self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note)
         )
+        self.disks = Disks(storage=self.context.storage, watch=self.watch, plan=self.plan)
         deadline = self.context.clock.now() + self.options.sync_timeout_s
-        while not self.watch.wait(self._in_step, 1.0, cancel=self.context.cancel):
+        while not self.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
-            waiting = self._waiting_for()
+            waiting = self.disks.progress_now()
             self.chronicle.tell(sync=waiting)
             if self.context.clock.now() > deadline:
                 raise MoveFailed(
@@ -172,13 +221,15 @@ class Move:
                 )
             )
         self._stop_if_asked()
+        self.phase = _Phase.BETWEEN
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
-        reason, end = self._follow()
+        reason, end = self._follow(self.copy)
         self.chronicle.mark("source stopped")  # if no event told of it earlier
         if self.settlement.settle():
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
             return
+        self.phase = _Phase.AT_SOURCE
         if reason is not None:
             raise reason
         raise MoveFailed(
@@ -191,7 +242,7 @@ class Move:
     def switch(self) -> None:
         """Resume the guest on the target: its source is gone, and both kernels must say now that all is in step."""
         name = self.plan.instance
-        doubts = self._doubts_now()
+        doubts = self.disks.doubts_now()
         if doubts:
             raise OutcomeUnknown(
                 f"{name} has arrived on {self.plan.target} and waits paused: replication was not seen whole,"
@@ -219,7 +270,7 @@ class Move:
                 hint=f"`virsh domstate --reason {name}` on both nodes. Nothing was undone.",
             )
         _log.info("point_of_no_return", target=self.plan.target)
-        self.moved = True
+        self.phase = _Phase.MOVED
         self.rollback.forget()
 
     def close(self) -> None:
@@ -240,26 +291,24 @@ class Move:
         if domain.persistent:
             hypervisor.undefine(self.plan.source, domain.uuid)
             hypervisor.set_autostart(self.plan.target, domain.uuid, on=domain.autostart)
-        for name in self.names:
-            here = self.watch.resource(self.plan.source, name)
-            if here is None or here.role is not Role.SECONDARY or not here.in_step_with(self.plan.target):
-                doubts = ["not seen Secondary"] if here is None else [str(d) for d in here.doubts(self.plan.target)]
-                raise MoveFailed(
-                    f"{name} is not in step after the move: {'; '.join(doubts)}.",
-                    code=Code.LEFT_BEHIND,
-                    hint=f"Look with `drbdsetup status {name}` on both nodes.",
-                )
+        if not self.watch.wait(lambda: self.disks.in_step() and self.disks.single_primary(self.plan.target), _SEEN_S):
+            doubts = "; ".join(self.disks.doubts()) or "roles"
+            raise MoveFailed(
+                f"The disks are not in step and Primary on {self.plan.target} alone ({doubts}).",
+                code=Code.LEFT_BEHIND,
+                hint="Look with `drbdsetup status` on both nodes.",
+            )
         self.lease.end()
         together([partial(self.context.storage.drop_token, node, self.token) for node in self.nodes])
 
     # What the steps are made of.
 
-    def _follow(self) -> tuple[MoveFailed | None, CopyEnd]:
+    def _follow(self, copy: MemoryCopy) -> tuple[MoveFailed | None, CopyEnd]:
         """Wait for the call to end; why it was told to give up, if it was, and how it ended."""
         deadline = self.context.clock.now() + self.options.copy_timeout_s
         reason: MoveFailed | None = None
-        while (end := self.copy.wait(self.options.poll_s)) is None:
-            self.chronicle.tell(memory=self.copy.progress())
+        while (end := copy.wait(self.options.poll_s)) is None:
+            self.chronicle.tell(memory=copy.progress())
             if reason is None:
                 reason = self._reason_to_stop(deadline)
                 if reason is None:
@@ -269,7 +318,7 @@ class Move:
             elif self.context.clock.now() > deadline:
                 return reason, CopyEnd(ok=False, detail="the call did not end")
             try:
-                self.copy.abort()  # asked again each time: the first may have come before libvirt had a job
+                copy.abort()  # asked again each time: the first may have come before libvirt had a job
             except LvmigrateError as error:
                 _log.warning("abort_unanswered", error=str(error))
         return reason, end
@@ -316,51 +365,12 @@ class Move:
             else:
                 return
 
-    def _doubts_now(self) -> list[str]:
-        """Every doubt about replication since step `sync`, by the events, and now, by both kernels' own word."""
-        doubts = list(self.watch.breaks())
-        calls = [partial(self.context.storage.observe, node, self.names) for node in self.nodes]
-        for node, peer, seen in zip(self.nodes, reversed(self.nodes), outcomes_of(calls), strict=True):
-            if isinstance(seen, LvmigrateError):
-                doubts.append(str(seen))
-                continue
-            doubts += [f"{node} has no {name}" for name in self.names if name not in seen]
-            doubts += [str(doubt) for resource in seen.values() for doubt in resource.doubts(peer)]
-        return doubts
-
-    def _ends(self) -> list[tuple[Resource | None, str]]:
-        """Each resource at each end, with the node at the other end."""
-        directions = ((self.plan.source, self.plan.target), (self.plan.target, self.plan.source))
-        return [(self.watch.resource(node, name), peer) for name in self.names for node, peer in directions]
-
-    def _in_step(self) -> bool:
-        return all(resource is not None and resource.in_step_with(peer) for resource, peer in self._ends())
-
-    def _waiting_for(self) -> SyncProgress:
-        """What the disks still lack. DRBD 8.4 sends no progress of a resynchronisation, so the kernel is asked."""
-        seen = self.context.storage.observe(self.plan.source, self.names)
-        volumes = [
-            volume
-            for resource in seen.values()
-            if (connection := resource.towards(self.plan.target)) is not None
-            for volume in connection.volumes
-            if volume.replication is not ReplicationState.ESTABLISHED
-        ]
-        sizes = sum(v.size_kib or 0 for resource in seen.values() for v in resource.volumes)
-        left = sum(volume.out_of_sync_kib or 0 for volume in volumes)
-        return SyncProgress(
-            out_of_sync_kib=left,
-            percent=100.0 * (1 - min(left, sizes) / sizes) if sizes else None,
-            waiting_for=tuple(str(d) for r, peer in self._ends() if r is not None for d in r.doubts(peer)),
-        )
-
     def _check_again(self) -> None:
         """Under the token: what another controller may have changed since the checks."""
         now = self.context.hypervisor.domain(self.plan.source, self.plan.domain.uuid)
         target = self.context.hypervisor.domain(self.plan.target, self.plan.domain.uuid)
-        roles = [(resource, resource.role) for resource, _ in self._ends() if resource is not None]
         moved = now is None or now.state is not self.plan.domain.state or (target is not None and target.state.active)
-        if moved or any((role is Role.PRIMARY) is not (resource.node == self.plan.source) for resource, role in roles):
+        if moved or not self.disks.single_primary(self.plan.source):
             raise MoveFailed(
                 f"{self.plan.instance} or its disks changed between the checks and the move.",
                 code=Code.INSTANCE_STATE,
@@ -394,7 +404,7 @@ class Move:
             self.chronicle.mark("target runs")
 
     def _report(self) -> Report:
-        memory = self.copy.progress()
+        memory = None if self.copy is None else self.copy.progress()
         return Report(
             instance=self.plan.instance,
             uuid=self.plan.domain.uuid,
@@ -402,7 +412,7 @@ class Move:
             target=self.plan.target,
             mode=self.plan.mode.value,
             seconds=self.chronicle.elapsed_s,
-            downtime_s=self.chronicle.between("source stopped", "target runs"),
+            downtime_s=self.chronicle.between("source stopped", "target runs") if self.settlement.ran_before else 0.0,
             dual_primary_s=self.watch.dual_primary_s(),
             two_primaries_allowed_s=self.chronicle.between("two primaries allowed", "two primaries forbidden"),
             memory_bytes=0 if memory is None else memory.processed,

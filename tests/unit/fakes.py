@@ -178,6 +178,7 @@ class FakeCopy:
     ends: Callable[[], CopyEnd]
     #: How often `wait` says "not yet".
     looks: int = 2
+    end: CopyEnd | None = None
 
     def progress(self) -> MemoryProgress | None:
         return None
@@ -191,9 +192,10 @@ class FakeCopy:
             self.looks -= 1
             self.world.time += timeout_s
             return None
-        if self.world.abort_asked:
-            return CopyEnd(ok=False, detail="operation aborted")
-        return self.ends()
+        if self.end is None:
+            aborted = CopyEnd(ok=False, detail="operation aborted")
+            self.end = aborted if self.world.abort_asked else self.ends()
+        return self.end
 
 
 @dataclass

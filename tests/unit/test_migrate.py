@@ -25,7 +25,7 @@ from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, Role, Token
 from lvmigrate.report import Report
-from tests.unit.fakes import NODES, World, guest, refusing, unreachable
+from tests.unit.fakes import NODES, FakeCopy, World, guest, refusing, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words (libvirt error 9)")
 
@@ -374,6 +374,41 @@ def test_a_defect_of_ours_leaves_nothing_open() -> None:
     with pytest.raises(MoveFailed, match="defect: ZeroDivisionError"):
         migrate(world)
     assert list(world.violations()) == []
+
+
+def test_a_defect_of_ours_in_mid_copy_proves_first_where_the_guest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(_copy: FakeCopy) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FakeCopy, "progress", defect)
+    world = World()
+    with pytest.raises(MoveFailed, match="defect: ZeroDivisionError"):
+        migrate(world)
+    assert world.abort_asked
+    assert list(world.violations()) == []
+
+
+def test_a_defect_of_ours_after_the_arrival_undoes_nothing() -> None:
+    def arrive(world: World) -> CopyEnd:
+        end = world.arrive()
+        world.faults["observe", "node1"] = lambda: 1 // 0  # type: ignore[assignment]
+        return end
+
+    world = World(ending=arrive)
+    with pytest.raises(OutcomeUnknown, match="may have arrived on node2") as caught:
+        migrate(world)
+    assert caught.value.known == ("node1: gone", "node2: waits paused")
+    assert world.two_primaries
+    assert world.domains["node2"].state is DomainState.PAUSED
+
+
+def test_a_copy_on_the_target_that_cannot_be_ended_undoes_nothing() -> None:
+    world = World(ending=reply_lost)
+    world.faults["discard", "node2"] = refusing("node2")
+    with pytest.raises(OutcomeUnknown) as caught:
+        migrate(world)
+    assert caught.value.known == ("node1: runs", "node2: waits paused")
+    assert world.two_primaries
 
 
 def test_a_listener_that_fails_does_not_stop_the_move() -> None:

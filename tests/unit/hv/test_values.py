@@ -158,7 +158,7 @@ def test_a_daemon_that_hangs_is_no_answer_after_the_deadline() -> None:
 
 def test_a_call_that_libvirt_never_answers_ends_at_its_deadline() -> None:
     forever = threading.Event()
-    with pytest.raises(NodeUnreachable, match="resuming had no answer from libvirt within 0.1 s"):
+    with pytest.raises(NodeUnreachable, match=r"resuming had no answer from libvirt within 0\.1 s"):
         within(0.1, forever.wait, "node1", "Resuming")
     forever.set()
     assert within(30, lambda: 3, "node1", "Counting") == 3
