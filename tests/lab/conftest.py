@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit import audit, guests
-from labkit.guests import DB1, LOCAL1, WEB1, Guest
-from labkit.lab import NODES, Lab
-from labkit.witness import Witness
 from tests.lab.support import LVMIGRATE, Outcome, Running
+from vagrant.labkit import audit, guests
+from vagrant.labkit.guests import DB1, LOCAL1, WEB1, Guest
+from vagrant.labkit.lab import NODES, Lab
+from vagrant.labkit.witness import Witness
 
 
 @pytest.fixture(scope="session")

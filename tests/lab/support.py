@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import audit
-from labkit.guests import Guest
-from labkit.lab import Lab
-from labkit.witness import Witness
+from vagrant.labkit import audit
+from vagrant.labkit.guests import Guest
+from vagrant.labkit.lab import Lab
+from vagrant.labkit.witness import Witness
 
 LVMIGRATE = Path(sys.executable).parent / "lvmigrate"
 

@@ -1,0 +1,376 @@
+# What runs on a node.  It is sent with every command, so nothing is installed there.
+# POSIX sh, with drbd-utils, GNU find, stat and flock.
+#
+# Before these lines come: root (prefix of /run and /sys, empty but in tests) and patience (seconds for the lock).
+# After them comes one call of a function that says what it does below.
+#
+# Statuses of its own, next to drbdsetup's (1, 10, 11, 17, 20):
+#   90 no DRBD module               93 the token is somebody else's (its holder on stdout)
+#   91 the token is not ours        94 the node could not be looked at
+#   92 another command has the lock 95 no such resource
+#   96 not connected                97 something has the device open (who, on stdout)
+
+set -u
+set -f
+PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+umask 077
+tokens=$root/run/lvmigrate
+
+say() { printf '%s\n' "$*"; }
+fail() { status=$1; shift; say "$*" >&2; exit "$status"; }
+
+# ---- tokens: $tokens/UUID.token holds four lines: id, deadline, holder, lease.  Times are those of /proc/uptime.
+
+# locked UUID FUNCTION...: one command at a time for a guest.
+# The last holder removes the lock file, so what was locked may be a file without a name: then again.
+locked() {
+    token=$tokens/$1.token
+    lock=$tokens/$1.lock
+    shift
+    mkdir -p "$tokens" || exit 94
+    while :; do
+        exec 9>>"$lock" || exit 94
+        flock -w "$patience" 9 || fail 92 "$lock is held by another command"
+        [ "$lock" -ef "/proc/$$/fd/9" ] && break
+    done
+    "$@"
+}
+
+# hundredths of a second
+hundredths() {
+    case $1 in
+        *[!0-9.]* | '' | *.*.*) return 1 ;;
+        *.??) say "${1%.*}${1#*.}" ;;
+        *) return 1 ;;
+    esac
+}
+
+read_token() {
+    id='' deadline='' holder='' lease=''
+    [ -e "$token" ] || return 1
+    { IFS= read -r id; IFS= read -r deadline; IFS= read -r holder; IFS= read -r lease; } <"$token"
+    return 0
+}
+
+# A token whose deadline cannot be read never runs out: better a person looks.
+expired() {
+    IFS=' ' read -r up _idle </proc/uptime
+    end=$(hundredths "$deadline") || return 1
+    [ "$(hundredths "$up")" -gt "$end" ]
+}
+
+# write_token ID HOLDER LEASE (hundredths)
+write_token() {
+    IFS=' ' read -r up _idle </proc/uptime
+    end=$(($(hundredths "$up") + $3))
+    frac=$((end % 100))
+    [ "$frac" -ge 10 ] || frac=0$frac
+    printf '%s\n%s\n%s\n%s\n' "$1" "$((end / 100)).$frac" "$2" "$3" >"$token.new" && mv -f "$token.new" "$token"
+}
+
+take_token() {
+    if read_token && [ "$id" != "$1" ] && ! expired; then
+        say "${holder:-unknown (see $token)}"
+        exit 93
+    fi
+    write_token "$@" || exit 94
+}
+
+need_token() {
+    if ! read_token; then
+        rm -f "$lock"
+        fail 91 "there is no token"
+    fi
+    [ "$id" = "$1" ] || fail 91 "it belongs to $holder"
+}
+
+renew_token() {
+    need_token "$1"
+    write_token "$@" || exit 94
+}
+
+drop_token() {
+    if read_token && [ "$id" != "$1" ]; then
+        return
+    fi
+    rm -f "$token" "$lock"
+}
+
+# holder UUID: who holds it now; nothing if nobody does.  The file is only ever replaced as a whole: no lock.
+holder() {
+    token=$tokens/$1.token
+    if read_token 2>/dev/null && ! expired; then
+        say "${holder:-unknown (see $token)}"
+    fi
+}
+
+# with_token UUID ID FUNCTION...: under the lock, if the token is ours.
+with_token() {
+    uuid=$1 ours=$2
+    shift 2
+    locked "$uuid" checked "$@"
+}
+
+checked() {
+    need_token "$ours"
+    "$@"
+}
+
+# ---- DRBD
+
+need_drbd() {
+    version=''
+    [ -r "$root/sys/module/drbd/version" ] || fail 90 "the drbd module is not loaded"
+    read -r version <"$root/sys/module/drbd/version"
+}
+
+dump_all() {
+    need_drbd
+    drbdsetup events2 --now --statistics
+}
+
+# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).  An unknown
+# one is no error to drbdsetup: it prints nothing and exits 0.
+look() {
+    need_drbd
+    dump=$(drbdsetup events2 --now "$1") || exit
+    role='' devices='' connected=''
+    while read -r _action object words; do
+        volume='' minor='' peer=''
+        for word in $words; do
+            case $object/$word in
+                resource/role:*) role=${word#role:} ;;
+                device/volume:*) volume=${word#volume:} ;;
+                device/minor:*) minor=${word#minor:} ;;
+                connection/peer-node-id:*) peer=${word#peer-node-id:} ;;
+                connection/connection:Connected) connected="$connected $peer" ;;
+            esac
+        done
+        [ -z "$minor" ] || devices="$devices $volume:$minor"
+    done <<END
+$dump
+END
+    [ -n "$role" ] || fail 95 "there is no resource $1"
+}
+
+show() {
+    look "$1"
+    drbdsetup show "$1"
+}
+
+# each primary|secondary RESOURCE: the tool for 8.4 takes one minor at a time.
+each() {
+    case $version in
+        8.*) for device in $devices; do drbdsetup "$1" "${device#*:}" || return; done ;;
+        *) drbdsetup "$1" "$2" ;;
+    esac
+}
+
+promote() {
+    look "$1"
+    each primary "$1"
+}
+
+# A holder may be fleeting: udev looks at a device that was just closed.  So about a second is given.
+demote() {
+    look "$1"
+    [ "$role" != Secondary ] || return 0
+    wanted=' '
+    want_devices "$1"
+    for _try in 1 2 3 4 5 6; do
+        found=$(find_openers) || exit
+        if [ -n "$found" ]; then
+            refused=''
+        else
+            refused=$(each secondary "$1" 2>&1) && return 0
+            status=$?
+            case $refused in
+                *'(-12)'*) ;;
+                *) fail "$status" "$refused" ;;
+            esac
+        fi
+        sleep 0.2
+    done
+    [ -z "$found" ] || say "$found"
+    fail 97 "$refused"
+}
+
+# net_options_connected RESOURCE PEER_NODE_ID WORD...: drbdsetup net-options WORD..., refused unless Connected.  The
+# kernel accepts two-primaries=no during a cut, even when both ends are Primary, and then the nodes refuse each other
+# when they meet again.
+net_options_connected() {
+    look "$1"
+    case "$connected " in
+        *" $2 "*) ;;
+        *) fail 96 "the connection is not Connected" ;;
+    esac
+    shift 2
+    drbdsetup net-options "$@"
+}
+
+# ---- who has a device open: lines RESOURCE VOLUME WHAT, some of them twice
+
+openers() {
+    wanted=' '
+    for name in "$@"; do
+        look "$name"
+        want_devices "$name"
+    done
+    find_openers
+}
+
+# want_devices RESOURCE: after look; its devices into $wanted.
+want_devices() {
+    for device in $devices; do
+        want "147:${device#*:}" "$1/${device%%:*}"
+        # Partitions are devices of their own.
+        set +f
+        for part in "/sys/dev/block/147:${device#*:}/"*/partition; do
+            [ -r "$part" ] && read -r other <"${part%/partition}/dev" && want "$other" "$1/${device%%:*}"
+        done
+        set -f
+    done
+}
+
+# want MAJOR:MINOR RESOURCE/VOLUME: a word xMAJOR:MINOR=... in hexadecimal, as stat says it, and one dMAJOR:MINOR=...,
+# as the kernel does.  Device numbers are compared and not paths: a process may have a /dev of its own.
+want() { wanted="$wanted$(printf 'x%x:%x' "${1%:*}" "${1#*:}")=$2 d$1=$2 "; }
+
+# place_of NUMBER: RESOURCE/VOLUME in $place, if the device is wanted.
+place_of() {
+    case $wanted in
+        *" $1="*) place=${wanted#*" $1="}; place=${place%% *} ;;
+        *) return 1 ;;
+    esac
+}
+
+# opener WHAT: it has $place open.
+opener() { say "${place%/*} ${place##*/} $1"; }
+
+find_openers() {
+    by_processes || return
+    by_kernel
+}
+
+# Our own /dev/zero is opened to see that looking works at all: tools that are missing or other than GNU's would
+# otherwise look like "nobody".
+by_processes() {
+    exec 8</dev/zero
+    set +f
+    seen=$(find /proc/[0-9]*/fd -maxdepth 1 -type l ! -lname 'socket:*' ! -lname 'pipe:*' ! -lname 'anon_inode:*' \
+        ! -lname '/memfd:*' ! -lname /dev/null \( -xtype b -o -lname /dev/zero \) \
+        -exec stat -L -c 'x%t:%T %n' {} + 2>/dev/null)
+    set -f
+    exec 8<&-
+    case $seen in
+        *'x1:5 /proc/'*) ;;
+        *) fail 94 "find or stat does not do what GNU's do" ;;
+    esac
+    while read -r number path; do
+        if place_of "$number"; then
+            pid=${path#/proc/}
+            pid=${pid%%/*}
+            comm='?' mode=''
+            read -r comm 2>/dev/null <"/proc/$pid/comm"
+            while read -r key value; do
+                case $key$value in
+                    flags:*0) mode=' for reading' ;;
+                    flags:*[12]) mode=' for writing' ;;
+                esac
+            done 2>/dev/null <"/proc/$pid/fdinfo/${path##*/}"
+            opener "$comm (pid $pid)$mode"
+        fi
+    done <<END
+$seen
+END
+}
+
+# What holds a device without a process: other devices on top, mounts (of every mount namespace), swap, loop devices.
+# No process is started for a line: a node may have hundreds of mounts.
+by_kernel() {
+    set +f
+    for word in $wanted; do
+        number=${word%%=*}
+        for above in "/sys/dev/block/${number#d}/holders/"*; do
+            [ -e "$above" ] && place_of "$number" && opener "the device ${above##*/} on top of it"
+        done
+    done
+    spaces=$(find /proc/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %h\n' 2>/dev/null)
+    set -f
+    known=' '
+    while read -r space where; do
+        case $known in *" $space "*) continue ;; esac
+        while read -r _id _parent number _base point rest; do
+            # A process that is gone by now says nothing: then another one of its namespace is read.
+            case $known in *" $space "*) ;; *) known="$known$space " ;; esac
+            source=${rest#* - }
+            source=${source#* }
+            held "d$number" "${source%% *}" "mounted on $point"
+        done 2>/dev/null <"${where%/ns}/mountinfo"
+    done <<END
+$spaces
+END
+    [ "$known" != ' ' ] || fail 94 "mount namespaces cannot be listed"
+    while read -r source _rest; do
+        held - "$source" "used as swap"
+    done </proc/swaps
+    set +f
+    for loop in /sys/block/loop*/loop/backing_file; do
+        if [ -r "$loop" ] && read -r source <"$loop"; then
+            loop=${loop#/sys/block/}
+            held - "$source" "behind the device ${loop%%/*}"
+        fi
+    done
+    set -f
+}
+
+# held NUMBER SOURCE WHAT: a line, if it is about a wanted device, by its number or by its path.
+held() {
+    case $2 in
+        *drbd*) [ ! -b "$2" ] || set -- "$(stat -L -c 'x%t:%T' "$2")" "$2" "$3" ;;
+    esac
+    if place_of "$1"; then opener "$3"; fi
+}
+
+# ---- devices
+
+# locate PATH...: a line INDEX MAJOR MINOR (hexadecimal) for each that is a block device, then what the kernel has.
+locate() {
+    index=0
+    for path in "$@"; do
+        [ ! -b "$path" ] || say "$index $(stat -L -c '%t %T' "$path")"
+        index=$((index + 1))
+    done
+    say .
+    if [ -r "$root/sys/module/drbd/version" ]; then
+        drbdsetup events2 --now
+    fi
+}
+
+# ---- streams
+
+# follow WORD...: events as they happen, of one resource or of all.
+follow() {
+    need_drbd
+    until_eof drbdsetup events2 --statistics --timestamps "$@"
+}
+
+# until_eof COMMAND...: run it until it ends by itself or standard input does.  8.4's events2 does not notice that
+# nobody listens any more until the next event.
+until_eof() {
+    exec 7<&0
+    "$@" </dev/null 7<&- &
+    child=$!
+    {
+        while read -r _line; do :; done
+        kill "$child"
+    } <&7 >/dev/null 2>&1 7<&- &
+    watcher=$!
+    exec 7<&- </dev/null
+    wait "$child"
+    status=$?
+    kill "$watcher" 2>/dev/null
+    return "$status"
+}

@@ -1,0 +1,443 @@
+"""The storage adapter on two real nodes, DRBD 8.4 or 9: no guest, only the resources web1 and db1."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import statistics
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
+from lvmigrate.node import Node
+from lvmigrate.replication import ConnectionOptions, Place, Role, Token
+from storage import DrbdStorage
+from storage.shell import Shell
+
+BOTH = ("node1", "node2")
+PORT = {"web1": 7788, "db1": 7789}
+PEER = {"node1": "node2", "node2": "node1"}
+Hand = Callable[[str, str], str]
+
+
+def open_storage(nodes: dict[str, Node], config: Path) -> DrbdStorage:
+    return DrbdStorage(nodes, ssh_config=config)
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster_file: Path) -> dict[str, Node]:
+    listed = tomllib.loads(cluster_file.read_text())["nodes"]
+    return {
+        name: Node(
+            name=name,
+            ssh=table["ssh"],
+            libvirt_uri=table["libvirt_uri"],
+            peer_uri=table["peer_uri"],
+            migration_address=table["migration_address"],
+        )
+        for name, table in listed.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def ssh_config(cluster_file: Path) -> Path:
+    return Path(tomllib.loads(cluster_file.read_text())["ssh"]["config"])
+
+
+@pytest.fixture(scope="module")
+def storage(nodes: dict[str, Node], ssh_config: Path) -> Iterator[DrbdStorage]:
+    made = open_storage(nodes, ssh_config)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def hand(nodes: dict[str, Node], ssh_config: Path) -> Iterator[Hand]:
+    """Do something on a node as an operator would, over a connection of its own."""
+    shell = Shell(ssh_config=ssh_config, connect_timeout_s=20)
+
+    def do(node: str, command: str) -> str:
+        answer = shell.run(nodes[node], command, what="by hand", timeout_s=60)
+        assert answer.status == 0, f"{command}: {answer}"
+        return answer.out
+
+    yield do
+    shell.close()
+
+
+@pytest.fixture
+def token() -> Token:
+    return Token(uuid=str(uuid.uuid4()), instance="web1", id=uuid.uuid4().hex, holder="the lab's test", lease_s=120)
+
+
+@pytest.fixture
+def held(storage: DrbdStorage, token: Token) -> Iterator[Token]:
+    """The token, taken on both nodes."""
+    for node in BOTH:
+        assert storage.take_token(node, token) is None
+    yield token
+    for node in BOTH:
+        storage.drop_token(node, token)
+        assert storage.holder(node, token.uuid) is None
+
+
+@pytest.fixture(autouse=True)
+def at_rest(storage: DrbdStorage, hand: Hand) -> Iterator[None]:
+    """Both resources are Secondary on both nodes, in step, with two primaries off, before and after each test."""
+    for node in BOTH:
+        for resource in storage.observe(node, PORT).values():
+            assert resource.role is Role.SECONDARY, f"{resource.name} is in use on {node}: stop its guest first"
+    yield
+    for node in BOTH:
+        for name in PORT:
+            hand(node, f"drbdadm secondary {name}")
+    for name in PORT:
+        assert eventually(partial(in_step, storage, name), 30)
+        for node in BOTH:
+            found = storage.options(node, name, PEER[node])
+            assert (found.allow_two_primaries, found.protocol or "C") == (False, "C")
+            assert storage.openers(node, [name]) == ()
+
+
+def in_step(storage: DrbdStorage, name: str) -> bool:
+    return all(storage.observe(n, [name])[name].in_step_with(PEER[n]) for n in BOTH)
+
+
+def eventually(holds: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def followers(hand: Hand, node: str) -> set[int]:
+    """The processes on ``node`` that follow events."""
+    return set(map(int, hand(node, "pgrep -f '^(/usr/sbin/)?drbdsetup(-84)? events2 --stat' || true").split()))
+
+
+@contextlib.contextmanager
+def cut(hand: Hand, name: str) -> Iterator[None]:
+    """Drop what DRBD sends for ``name`` between the nodes."""
+    rules = [f"{way} -p tcp --{end} {PORT[name]} -j DROP" for way in ("INPUT", "OUTPUT") for end in ("sport", "dport")]
+    try:
+        hand("node1", " && ".join(f"iptables -I {rule}" for rule in rules))
+        yield
+    finally:
+        hand("node1", "; ".join(f"iptables -D {rule}" for rule in rules) + "; true")
+
+
+# ---- looking
+
+
+def test_observe(storage: DrbdStorage) -> None:
+    for node in BOTH:
+        seen = storage.observe(node, ["web1", "db1", "nosuch"])
+        assert set(seen) == {"web1", "db1"}
+        assert [(v.number, v.minor) for v in seen["web1"].volumes] == [(0, 0)]
+        assert [(v.number, v.minor) for v in seen["db1"].volumes] == [(0, 10), (1, 11)]
+        for resource in seen.values():
+            assert resource.in_step_with(PEER[node]), list(resource.doubts(PEER[node]))
+            assert all(v.size_kib for v in resource.volumes)
+
+
+def test_locate(storage: DrbdStorage, hand: Hand) -> None:
+    names = ["/dev/drbd0", "/dev/drbd10", "/dev/drbd/by-res/web1/0", "/dev/drbd/by-res/db1/1"]
+    by_disk = hand("node1", "find /dev/drbd/by-disk -type l").split()
+    hand("node1", "ln -sfn /dev/drbd/by-res/db1/0 '/tmp/a link'")
+    try:
+        found = storage.locate("node1", [*names, *by_disk, "/tmp/a link", "/dev/vda", "/dev/null", "/nowhere", "/tmp"])
+    finally:
+        hand("node1", "rm '/tmp/a link'")
+    assert [found[n] for n in names] == [
+        Place(resource="web1", volume=0),
+        Place(resource="db1", volume=0),
+        Place(resource="web1", volume=0),
+        Place(resource="db1", volume=1),
+    ]
+    assert found["/tmp/a link"] == Place(resource="db1", volume=0)
+    assert by_disk
+    assert set(found) == {*names, *by_disk, "/tmp/a link"}
+
+
+def test_a_node_that_is_not_there(nodes: dict[str, Node], ssh_config: Path) -> None:
+    lost = replace(nodes["node1"], name="node9", ssh="root@node9.invalid")
+    storage = DrbdStorage({"node9": lost}, ssh_config=ssh_config, connect_timeout_s=3)
+    begin = time.monotonic()
+    with pytest.raises(NodeUnreachable) as caught:
+        storage.observe("node9", ["web1"])
+    assert caught.value.node == "node9"
+    with pytest.raises(NodeUnreachable), storage.watch(["node9"], ["web1"]):
+        pass
+    assert time.monotonic() - begin < 20
+    storage.close()
+
+
+# ---- watching
+
+
+def test_the_watch_sees_what_others_do(storage: DrbdStorage, hand: Hand) -> None:
+    said: list[str] = []
+    with storage.watch(BOTH, ["web1"], on_change=said.append) as watch:
+        assert watch.breaks() == ()
+        for command, role in (("primary", Role.PRIMARY), ("secondary", Role.SECONDARY)):
+            hand("node1", f"drbdadm {command} web1")
+
+            def seen_at_both_ends(role: Role = role) -> bool:
+                one, two = (watch.resource(n, "web1") for n in BOTH)
+                return one is not None and two is not None and one.role is role is two.connections[0].peer_role
+
+            assert watch.wait(seen_at_both_ends, 2)
+        assert watch.breaks() == ()
+        assert watch.dual_primary_s() == 0
+    assert said == ["web1 on node1 is Primary (was Secondary)", "web1 on node1 is Secondary (was Primary)"]
+
+
+def test_the_watch_follows_two_resources(storage: DrbdStorage, hand: Hand) -> None:
+    with storage.watch(BOTH, ["web1", "db1"]) as watch:
+        hand("node2", "drbdadm primary db1")
+        assert watch.wait(lambda: (r := watch.resource("node2", "db1")) is not None and r.role is Role.PRIMARY, 2)
+        assert (web := watch.resource("node2", "web1")) is not None
+        assert web.role is Role.SECONDARY
+        assert watch.breaks() == ()
+
+
+def test_a_cut_is_a_break_and_two_primaries_stay_during_it(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    before = {n: storage.options(n, "web1", PEER[n]) for n in BOTH}
+    for node in BOTH:
+        storage.allow_two_primaries(node, "web1", PEER[node], held)
+    with storage.watch(BOTH, ["web1"]) as watch:
+        with cut(hand, "web1"):
+            assert watch.wait(
+                lambda: any("not connected" in words or "no connection" in words for words in watch.breaks()), 30
+            )
+            with pytest.raises(CommandFailed) as caught:
+                storage.restore_options("node1", "web1", "node2", before["node1"], held)
+            assert caught.value.code is Code.NOT_CONNECTED
+
+        def whole() -> bool:
+            return all((r := watch.resource(n, "web1")) is not None and r.in_step_with(PEER[n]) for n in BOTH)
+
+        assert watch.wait(whole, 60)
+        watch.forgive()
+        assert watch.breaks() == ()
+    for node in BOTH:
+        storage.restore_options(node, "web1", PEER[node], before[node], held)
+        assert storage.options(node, "web1", PEER[node]) == before[node]
+
+
+def test_nothing_is_left_on_the_nodes(storage: DrbdStorage, hand: Hand) -> None:
+    before = {node: followers(hand, node) for node in BOTH}
+    for _ in range(3):
+        with storage.watch(BOTH, ["web1"]):
+            assert all(len(followers(hand, node) - before[node]) == 1 for node in BOTH)
+    assert {node: followers(hand, node) for node in BOTH} == before
+
+
+def children(command: str) -> list[int]:
+    """Our own living children whose command line has ``command``."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        for word in (task / "children").read_text().split():
+            with contextlib.suppress(FileNotFoundError):
+                if command in Path(f"/proc/{word}/cmdline").read_text().replace("\0", " "):
+                    found.append(int(word))
+    return found
+
+
+def test_a_killed_ssh_client_is_a_gap_and_leaves_nothing_there(storage: DrbdStorage, hand: Hand) -> None:
+    before = followers(hand, "node1")
+    with storage.watch(["node1"], ["web1"]) as watch:
+        (first,) = followers(hand, "node1") - before
+        (client,) = children("follow web1")
+        os.kill(client, signal.SIGKILL)
+        assert watch.wait(lambda: any("node1 is not watched" in words for words in watch.breaks()), 5)
+        assert eventually(lambda: first not in followers(hand, "node1"), 5)
+        assert watch.wait(lambda: watch.resource("node1", "web1") is not None, 10)
+        watch.forgive()
+        assert watch.breaks() == ()
+    assert followers(hand, "node1") == before
+
+
+def test_a_killed_shared_connection_is_opened_again(nodes: dict[str, Node], ssh_config: Path, hand: Hand) -> None:
+    before = followers(hand, "node1")
+    storage = open_storage(nodes, ssh_config)
+    with storage.watch(["node1"], ["web1"]) as watch:
+        (socket,) = storage._shell._sockets.iterdir()
+        masters = [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and f"{socket} [mux]" in (entry / "cmdline").read_text().replace("\0", " ")
+        ]
+        assert len(masters) == 1
+        os.kill(masters[0], signal.SIGKILL)
+        assert watch.wait(lambda: bool(watch.breaks()), 10)
+        assert storage.observe("node1", ["web1"])
+        assert watch.wait(lambda: watch.resource("node1", "web1") is not None, 10)
+    storage.close()
+    assert not socket.parent.exists()
+    assert eventually(lambda: followers(hand, "node1") == before, 5)
+
+
+def test_closing_ends_the_shared_connections(nodes: dict[str, Node], ssh_config: Path) -> None:
+    storage = open_storage(nodes, ssh_config)
+    for node in BOTH:
+        storage.observe(node, ["web1"])
+    sockets = list(storage._shell._sockets.iterdir())
+    assert len(sockets) == 2
+    storage.close()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_text(errors="replace")
+                assert not any(str(socket) in line for socket in sockets)
+    assert not sockets[0].parent.exists()
+
+
+# ---- options
+
+
+@pytest.mark.parametrize("name", ["web1", "db1"])
+def test_two_primaries_there_and_back(storage: DrbdStorage, hand: Hand, held: Token, name: str) -> None:
+    before = {n: storage.options(n, name, PEER[n]) for n in BOTH}
+    for node in BOTH:
+        storage.allow_two_primaries(node, name, PEER[node], held)
+    for node in BOTH:
+        found = storage.options(node, name, PEER[node])
+        assert (found.allow_two_primaries, found.protocol or "C") == (True, "C")
+        storage.promote(node, name, held)
+    assert all(storage.observe(n, [name])[name].role is Role.PRIMARY for n in BOTH)
+    with pytest.raises(CommandFailed) as caught:
+        storage.restore_options("node1", name, "node2", before["node1"], held)
+    assert caught.value.code is Code.STORAGE_FAILED
+    assert "(164)" in caught.value.detail
+    assert "Secondary first" in caught.value.hint
+    storage.demote("node1", name, held)
+    for node in BOTH:
+        storage.restore_options(node, name, PEER[node], before[node], held)
+        assert storage.options(node, name, PEER[node]) == before[node]
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote("node1", name, held)
+    assert "(-1)" in caught.value.detail
+    storage.demote("node2", name, held)
+
+
+def test_another_protocol_is_put_back(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    for node in BOTH:
+        hand(node, "drbdadm net-options --protocol=A web1")
+    try:
+        before = {n: storage.options(n, "web1", PEER[n]) for n in BOTH}
+        assert {o.protocol for o in before.values()} == {"A"}
+        for node in BOTH:
+            storage.allow_two_primaries(node, "web1", PEER[node], held)
+        assert all((storage.options(n, "web1", PEER[n]).protocol or "C") == "C" for n in BOTH)
+        for node in BOTH:
+            storage.restore_options(node, "web1", PEER[node], before[node], held)
+        assert {n: storage.options(n, "web1", PEER[n]) for n in BOTH} == before
+    finally:
+        for node in BOTH:
+            hand(node, "drbdadm net-options --protocol=C web1")
+
+
+# ---- roles and tokens
+
+
+@pytest.mark.parametrize("name", ["web1", "db1"])
+def test_promote_and_demote(storage: DrbdStorage, held: Token, name: str) -> None:
+    for _ in range(2):
+        storage.promote("node1", name, held)
+        assert storage.observe("node1", [name])[name].role is Role.PRIMARY
+    for _ in range(2):
+        storage.demote("node1", name, held)
+        assert storage.observe("node1", [name])[name].role is Role.SECONDARY
+
+
+def test_a_token_that_was_taken_over_acts_no_more(storage: DrbdStorage, token: Token) -> None:
+    short = replace(token, lease_s=1.0)
+    other = replace(token, id="other", holder="another test")
+    assert storage.take_token("node1", short) is None
+    assert storage.take_token("node1", other) == "the lab's test"
+    time.sleep(1.5)
+    assert storage.take_token("node1", other) is None
+    options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
+    acts: tuple[Callable[[], None], ...] = (
+        partial(storage.renew_token, "node1", short),
+        partial(storage.promote, "node1", "web1", short),
+        partial(storage.demote, "node1", "web1", short),
+        partial(storage.allow_two_primaries, "node1", "web1", "node2", short),
+        partial(storage.restore_options, "node1", "web1", "node2", options, short),
+    )
+    for act in acts:
+        with pytest.raises(TokenLost):
+            act()
+    storage.drop_token("node1", short)
+    assert storage.holder("node1", token.uuid) == "another test"
+    storage.drop_token("node1", other)
+    assert storage.holder("node1", token.uuid) is None
+
+
+@pytest.mark.parametrize(("name", "device"), [("web1", "/dev/drbd0"), ("db1", "/dev/drbd11")])
+@pytest.mark.parametrize(("mode", "words"), [("<", "for reading"), ("<>", "for writing")])
+def test_a_device_that_is_open_is_not_demoted(  # noqa: PLR0917 -- a table
+    storage: DrbdStorage, hand: Hand, held: Token, name: str, device: str, mode: str, words: str
+) -> None:
+    storage.promote("node1", name, held)
+    pid = hand("node1", f"(exec 3{mode}{device}; exec sleep 60) >/dev/null 2>&1 </dev/null & echo $!").strip()
+    try:
+        assert eventually(lambda: storage.openers("node1", [name]) != (), 5)
+        (opener,) = storage.openers("node1", [name])
+        assert (opener.resource, opener.volume) == (name, int(device[-1]) if name == "db1" else 0)
+        assert opener.what == f"sleep (pid {pid}) {words}"
+        with pytest.raises(DeviceHeld) as caught:
+            storage.demote("node1", name, held)
+        assert f"pid {pid}" in caught.value.hint
+        assert storage.observe("node1", [name])[name].role is Role.PRIMARY
+    finally:
+        hand("node1", f"kill {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done")
+    storage.demote("node1", name, held)
+
+
+def test_a_mount_is_an_opener(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    # What is on the volume belongs to others: it is kept and put back.
+    storage.promote("node1", "web1", held)
+    hand("node1", "dd if=/dev/drbd0 of=/run/web1.kept bs=1M status=none")
+    try:
+        hand("node1", "mkfs.ext4 -Fq /dev/drbd0 && mkdir -p /run/web1.mnt && mount /dev/drbd0 /run/web1.mnt")
+        assert [o.what for o in storage.openers("node1", ["web1"])] == ["mounted on /run/web1.mnt"]
+        with pytest.raises(DeviceHeld):
+            storage.demote("node1", "web1", held)
+    finally:
+        hand(
+            "node1",
+            "umount /run/web1.mnt; rmdir /run/web1.mnt;"
+            " dd if=/run/web1.kept of=/dev/drbd0 bs=1M conv=fsync status=none && rm /run/web1.kept",
+        )
+    storage.demote("node1", "web1", held)
+
+
+def test_a_fleeting_opener_is_waited_for(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    storage.promote("node1", "web1", held)
+    hand("node1", "(exec 3</dev/drbd0; exec sleep 0.7) >/dev/null 2>&1 </dev/null &")
+    storage.demote("node1", "web1", held)
+    assert storage.observe("node1", ["web1"])["web1"].role is Role.SECONDARY
+
+
+def test_a_command_takes_a_fraction_of_a_second(
+    storage: DrbdStorage, record_property: Callable[[str, object], None]
+) -> None:
+    taken = []
+    for _ in range(10):
+        begin = time.monotonic()
+        storage.observe("node1", ["web1"])
+        taken.append(time.monotonic() - begin)
+    record_property("observe_ms_median", round(statistics.median(taken) * 1000, 1))
+    assert statistics.median(taken) < 1.0

@@ -1,0 +1,252 @@
+"""The adapter against a drbdsetup that answers as real ones did and notes what it was told."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
+from lvmigrate.protocols import Storage, Watch
+from lvmigrate.replication import ConnectionOptions, Role, Token
+from storage.drbd import DrbdStorage
+from storage.watch import ReplicationWatch
+
+TOKEN = Token(uuid="0b6f0c3e-0000-4000-8000-000000000001", instance="db1", id="ours", holder="a test", lease_s=60)
+THEIRS = Token(uuid=TOKEN.uuid, instance="db1", id="theirs", holder="another", lease_s=60)
+Make = Callable[[str], Any]
+
+
+def contract(storage: DrbdStorage, watch: ReplicationWatch) -> tuple[Storage, Watch]:
+    """The adapter fulfils the core's Protocols: this is checked by mypy."""
+    return storage, watch
+
+
+def test_observe_tells_what_was_asked_for(fake: Make, storage: DrbdStorage) -> None:
+    fake("drbd93")
+    seen = storage.observe("node1", ["r1", "nosuch"])
+    assert list(seen) == ["r1"]
+    assert [v.minor for v in seen["r1"].volumes] == [10, 11]
+    assert seen["r1"].in_step_with("node2")
+
+
+def test_options_of_9_and_84(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    assert storage.options("node1", "r1", "node2") == ConnectionOptions(
+        allow_two_primaries=False, protocol=None, auto_promote=False
+    )
+    node.put(
+        "show", (node.root / "show").read_text().replace("net {", "net { protocol A;").replace("auto-promote", "x")
+    )
+    assert storage.options("node1", "r1", "node2") == ConnectionOptions(
+        allow_two_primaries=False, protocol="A", auto_promote=True
+    )
+    with pytest.raises(CommandFailed) as caught:
+        storage.options("node1", "r1", "node3")
+    assert caught.value.code is Code.NOT_CONNECTED
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "ends"),
+    [("drbd93", "r1", "r1 1"), ("drbd84", "r0", "ipv4:10.77.0.1:7788 ipv4:10.77.0.2:7788")],
+)
+def test_two_primaries_are_allowed_and_taken_back(
+    fake: Make, storage: DrbdStorage, version: str, name: str, ends: str
+) -> None:
+    node = fake(version)
+    before = (node.root / "show").read_text().replace("net {", "net {\n protocol A;")
+    node.put("show", before)
+    assert storage.take_token("node1", TOKEN) is None
+    options = storage.options("node1", name, "node2")
+    storage.allow_two_primaries("node1", name, "node2", TOKEN)
+    assert node.told == [f"net-options {ends} --protocol=C --allow-two-primaries=yes"]
+    node.put("show", before.replace("protocol A;", "allow-two-primaries yes;"))
+    # What is so already is not done again.
+    storage.allow_two_primaries("node1", name, "node2", TOKEN)
+    assert len(node.told) == 1
+    storage.restore_options("node1", name, "node2", options, TOKEN)
+    assert node.told[1:] == [f"net-options {ends} --protocol=A --allow-two-primaries=no"]
+    node.put("show", before)
+    storage.restore_options("node1", name, "node2", options, TOKEN)
+    assert len(node.told) == 2
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_two_primaries_are_not_forbidden_during_a_cut(
+    fake: Make, storage: DrbdStorage, version: str, name: str
+) -> None:
+    node = fake(version)
+    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    node.put("dump", (node.root / "dump").read_text().replace("connection:Connected", "connection:Connecting"))
+    assert storage.take_token("node1", TOKEN) is None
+    options = ConnectionOptions(allow_two_primaries=False, protocol=None, auto_promote=False)
+    with pytest.raises(CommandFailed) as caught:
+        storage.restore_options("node1", name, "node2", options, TOKEN)
+    assert caught.value.code is Code.NOT_CONNECTED
+    assert node.told == []
+
+
+def test_a_connection_to_another_peer_is_no_connection_to_this_one(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    dump = (node.root / "dump").read_text()
+    link = next(line for line in dump.splitlines() if line.startswith("exists connection"))
+    other = link.replace("peer-node-id:1", "peer-node-id:2").replace("node2", "node3")
+    node.put("dump", dump.replace(link, link.replace(":Connected", ":Connecting") + "\n" + other))
+    assert storage.take_token("node1", TOKEN) is None
+    options = ConnectionOptions(allow_two_primaries=False, protocol=None, auto_promote=False)
+    with pytest.raises(CommandFailed):
+        storage.restore_options("node1", "r1", "node2", options, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "told"), [("drbd93", "r1", ["primary r1"]), ("drbd84", "r0", ["primary 0"])]
+)
+def test_promote_and_demote(fake: Make, storage: DrbdStorage, version: str, name: str, told: list[str]) -> None:
+    node = fake(version)
+    assert storage.take_token("node1", TOKEN) is None
+    storage.promote("node1", name, TOKEN)
+    assert node.told == told
+    # Already Secondary: nothing to do.
+    storage.demote("node1", name, TOKEN)
+    assert node.told == told
+    node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
+    storage.demote("node1", name, TOKEN)
+    assert node.told == [*told, *(word.replace("primary", "secondary") for word in told)]
+
+
+def test_84_is_told_every_minor(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("sys/module/drbd/version", "8.4.11\n")
+    assert storage.take_token("node1", TOKEN) is None
+    storage.promote("node1", "r1", TOKEN)
+    assert sorted(node.told) == ["primary 10", "primary 11"]
+
+
+@pytest.mark.parametrize("action", ["promote", "demote", "allow_two_primaries", "restore_options"])
+def test_without_the_token_nothing_is_done(fake: Make, storage: DrbdStorage, action: str) -> None:
+    node = fake("drbd93")
+    assert storage.take_token("node1", THEIRS) is None
+    options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
+    acts: dict[str, Callable[[], None]] = {
+        "promote": lambda: storage.promote("node1", "r1", TOKEN),
+        "demote": lambda: storage.demote("node1", "r1", TOKEN),
+        "allow_two_primaries": lambda: storage.allow_two_primaries("node1", "r1", "node2", TOKEN),
+        "restore_options": lambda: storage.restore_options("node1", "r1", "node2", options, TOKEN),
+    }
+    for _ in range(2):
+        with pytest.raises(TokenLost):
+            acts[action]()
+        storage.drop_token("node1", THEIRS)
+    assert node.told == []
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error", "hint"),
+    [
+        (11, "r1: State change failed: (-1) Multiple primaries not allowed by config", CommandFailed, "cleanup"),
+        (17, "r1: State change failed: (-2) Need access to UpToDate data", CommandFailed, "resynchronisation"),
+        (11, "r1: State change failed: (-25) No quorum", CommandFailed, "quorum"),
+        (20, "something new", CommandFailed, "kernel log of node1"),
+        (127, "sh: 1: drbdsetup: not found", CommandFailed, "drbd-utils"),
+    ],
+)
+def test_what_drbdsetup_says_is_kept_and_explained(
+    fake: Make, storage: DrbdStorage, status: int, said: str, error: type[CommandFailed], hint: str
+) -> None:
+    node = fake("drbd93")
+    assert storage.take_token("node1", TOKEN) is None
+    node.status = status
+    node.put("said", f"{said}\n")
+    with pytest.raises(error) as caught:
+        storage.promote("node1", "r1", TOKEN)
+    assert str(caught.value) == "Promoting r1 failed on node1."
+    assert caught.value.detail == said
+    assert caught.value.code is Code.STORAGE_FAILED
+    assert caught.value.status == status
+    assert hint in caught.value.hint
+
+
+def test_a_device_that_the_kernel_calls_held(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
+    assert storage.take_token("node1", TOKEN) is None
+    node.status = 11
+    node.put("said", "r1: State change failed: (-12) Device is held open by someone\ndrbd10 opened by bash (pid 5)\n")
+    with pytest.raises(DeviceHeld) as caught:
+        storage.demote("node1", "r1", TOKEN)
+    assert "opened by bash (pid 5)" in caught.value.detail
+    assert caught.value.code is Code.DEVICE_HELD
+    # udev may have had it: it was tried more than once.
+    assert len(node.told) > 1
+
+
+def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("dump", "exists -\n")
+    assert storage.take_token("node1", TOKEN) is None
+    for act in (lambda: storage.promote("node1", "r1", TOKEN), lambda: storage.openers("node1", ["r1"])):
+        with pytest.raises(CommandFailed) as caught:
+            act()
+        assert "drbdadm up" in caught.value.hint
+
+
+def test_a_node_without_the_module(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    (node.root / "sys/module/drbd/version").unlink()
+    with pytest.raises(CommandFailed) as caught:
+        storage.observe("node1", ["r1"])
+    assert "modprobe" in caught.value.hint
+    with pytest.raises(CommandFailed) as caught, storage.watch(["node1"], ["r1"]):
+        pass
+    assert "modprobe" in caught.value.hint
+    # A node without DRBD has no DRBD devices: that is an answer.
+    assert storage.locate("node1", ["/dev/null", "/nowhere"]) == {}
+
+
+def test_devices_that_are_none_of_drbds(fake: Make, storage: DrbdStorage) -> None:
+    fake("drbd93")
+    assert storage.locate("node1", ["/dev/null", "/nowhere", "/", "a\nb", "-x"]) == {}
+
+
+@pytest.mark.parametrize("name", ["", "-f", "a b", "a/b", "all\nx", "r0:node2"])
+def test_what_is_no_name_reaches_no_tool(fake: Make, storage: DrbdStorage, name: str) -> None:
+    node = fake("drbd93")
+    with pytest.raises(UsageError):
+        storage.promote("node1", name, TOKEN)
+    assert node.told == []
+
+
+def test_an_unknown_node(storage: DrbdStorage) -> None:
+    with pytest.raises(UsageError, match="no node node9"):
+        storage.observe("node9", [])
+
+
+def test_a_watch_tells_what_the_kernels_say(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("events", "change resource name:r1 role:Primary\n")
+    with storage.watch(["node1", "node2"], ["r1"]) as watch:
+        assert watch.wait(
+            lambda: all(
+                (r := watch.resource(n, "r1")) is not None and r.role is Role.PRIMARY for n in ("node1", "node2")
+            ),
+            5,
+        )
+        assert watch.dual_primary_s() > 0
+        # Both play node1, whose only peer is node2.
+        assert all("node2 has no connection to node1" in words for words in watch.breaks())
+
+
+def test_configurations_are_never_logged(
+    fake: Make, storage: DrbdStorage, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = fake("drbd93")
+    node.put("show", (node.root / "show").read_text().replace("net {", 'net { shared-secret "hush";'))
+    with caplog.at_level(logging.DEBUG):
+        storage.options("node1", "r1", "node2")
+    printed = capsys.readouterr()
+    assert "hush" not in printed.out + printed.err + caplog.text
+    assert re.search(r"ran_on_node.*node1", printed.out)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, Role
+from storage import events2
+from storage.events2 import Action, BadLine, Event, Kind
+
+TRANSCRIPTS = Path(__file__).parents[2] / "transcripts"
+FILES = sorted(p.relative_to(TRANSCRIPTS).with_suffix("").as_posix() for p in TRANSCRIPTS.glob("*/*.txt"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_recorded_line_is_understood(name: str, lines: Callable[[str], list[str]]) -> None:
+    events = [events2.parse(line) for line in lines(name)]
+    assert bool(events) is (".show" not in name and "/show" not in name)
+    # What a field cannot hold is kept all the same.
+    known = {"received", "sent", "pending", "unacked", "read", "written", "upper-pending", "lower-pending", "blocked"}
+    known |= {"al-writes", "bm-writes", "al-suspended", "write-ordering", "force-io-failures", "promotion_score"}
+    known |= {"backing_dev", "ap-in-flight", "rs-in-flight", "local", "peer", "dbdt1"}
+    assert {key for event in events for key in event.others} <= known
+
+
+def test_a_line_of_each_kind() -> None:
+    assert events2.parse(
+        "2026-11-22T22:29:39.738350+00:00 exists device name:r0 volume:0 minor:7 disk:UpToDate quorum:yes size:65496"
+    ) == Event(
+        action=Action.EXISTS,
+        kind=Kind.DEVICE,
+        time=datetime(2026, 11, 22, 22, 29, 39, 738350, tzinfo=UTC),
+        name="r0",
+        volume=0,
+        minor=7,
+        disk=DiskState.UP_TO_DATE,
+        quorum=True,
+        size_kib=65496,
+    )
+    peer = events2.parse(
+        "change peer-device name:r0 peer-node-id:1 conn-name:node2 volume:0 replication:SyncSource"
+        " peer-disk:Inconsistent done:76.67 out-of-sync:7168 eta:nan resync-suspended:no"
+    )
+    assert (peer.replication, peer.peer_disk) == (ReplicationState.SYNC_SOURCE, DiskState.INCONSISTENT)
+    assert (peer.done_percent, peer.out_of_sync_kib, peer.eta_s) == (76.67, 7168, None)
+    link = events2.parse(
+        "change connection name:r0 peer-node-id:0 conn-name:peer connection:NetworkFailure role:Unknown"
+    )
+    assert (link.connection, link.role) == (ConnectionState.NETWORK_FAILURE, Role.UNKNOWN)
+    helper = events2.parse("response helper name:r0 peer-node-id:0 volume:0 minor:0 helper:split-brain status:-1")
+    assert (helper.kind, helper.helper, helper.status) == (Kind.HELPER, "split-brain", -1)
+    assert events2.parse("rename resource name:r0 new_name:r9").new_name == "r9"
+    assert events2.parse("exists -").kind is Kind.END
+
+
+def test_colour_is_removed() -> None:
+    event = events2.parse("\x1b[1mexists\x1b[0m resource name:\x1b[32mr0\x1b[0m role:\x1b[1;32mPrimary\x1b[0m")
+    assert (event.name, event.role) == ("r0", Role.PRIMARY)
+
+
+def test_an_unknown_key_is_kept_and_an_unknown_value_of_a_known_key_is_not() -> None:
+    assert events2.parse("change resource name:r0 mood:good a:b:c").others == {"mood": "good", "a": "b:c"}
+    with pytest.raises(BadLine, match="role: 'Tertiary'"):
+        events2.parse("change resource name:r0 role:Tertiary")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "exists",
+        "exists nothing name:r0",
+        "explode resource name:r0",
+        "exists resource role:Primary",
+        "exists device name:r0 minor:0",
+        "exists device name:r0 volume:minus minor:0",
+        "exists device name:r0 volume:٣ minor:0",
+        "change peer-device name:r0 volume:0",
+        "change resource name:r0 role",
+        "2026-99-99T00:00:00+00:00 exists -",
+        "exists resource name:r0 may_promote:perhaps",
+        "change connection name:r0 peer-node-id:0 connection:Conn",
+        "change peer-device name:r0 peer-node-id:0 volume:0 done:much",
+        "exists resource name:" + "x" * 100_000,
+    ],
+)
+def test_what_is_no_line_is_a_bad_line(line: str) -> None:
+    with pytest.raises(BadLine) as caught:
+        events2.parse(line)
+    assert len(str(caught.value)) < 500
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_an_event_or_a_bad_line(text: str) -> None:
+    with contextlib.suppress(BadLine):
+        assert isinstance(events2.parse(text), Event)
+
+
+def test_ten_thousand_mutated_lines(lines: Callable[[str], list[str]]) -> None:
+    draw = random.Random(84)
+    real = [line for name in FILES for line in lines(name)]
+    bad = 0
+    for _ in range(10_000):
+        line = list(draw.choice(real))
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(line))
+            match draw.randrange(4):
+                case 0:
+                    line[at] = chr(draw.randrange(0x110000))
+                case 1:
+                    del line[at : at + draw.randint(1, 40)]
+                    line = line or [" "]
+                case 2:
+                    line[at:at] = line[: draw.randint(0, 80)]
+                case _:
+                    line = line[: at + 1]
+        try:
+            events2.parse("".join(line))
+        except BadLine:
+            bad += 1
+    assert 0 < bad < 10_000

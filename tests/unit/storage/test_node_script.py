@@ -1,0 +1,276 @@
+"""node.sh for real on this machine: tokens, end of file, and who has a device open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lvmigrate.errors import Code, CommandFailed, TokenLost, UsageError
+from lvmigrate.node import Node
+from lvmigrate.replication import Opener, Token
+from storage import drbd
+from storage.drbd import DrbdStorage
+from storage.shell import Shell
+
+SCRIPT = Path(drbd.__file__).with_name("node.sh")
+UUID = "6a1d2c50-3f6e-4d0b-9d3e-2f0f6c1a7b11"
+
+
+def token(owner: str, lease_s: float = 60.0) -> Token:
+    return Token(uuid=UUID, instance="web1", id=f"id-{owner}", holder=f"{owner} on\nhost pid 1", lease_s=lease_s)
+
+
+@pytest.mark.parametrize("reader", [["sh"], ["bash", "--posix"]])
+def test_any_posix_shell_reads_it(reader: list[str]) -> None:
+    done = subprocess.run([*reader, "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- tokens
+
+
+def test_a_token_is_taken_once_and_seen(storage: DrbdStorage, tmp_path: Path) -> None:
+    assert storage.holder("node1", UUID) is None
+    assert storage.take_token("node1", token("a")) is None
+    assert storage.take_token("node1", token("a")) is None
+    assert storage.take_token("node1", token("b")) == "a on host pid 1"
+    assert storage.holder("node1", UUID) == "a on host pid 1"
+    written = (tmp_path / "run/lvmigrate" / f"{UUID}.token").read_text().splitlines()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert (written[0], written[2], written[3]) == ("id-a", "a on host pid 1", "6000")
+    assert 50 < float(written[1]) - uptime <= 60
+    storage.drop_token("node1", token("b"))
+    assert storage.holder("node1", UUID) == "a on host pid 1"
+    storage.drop_token("node1", token("a"))
+    storage.drop_token("node1", token("a"))
+    assert storage.holder("node1", UUID) is None
+    assert list((tmp_path / "run/lvmigrate").iterdir()) == []
+
+
+def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> None:
+    assert storage.take_token("node1", token("a", 0.3)) is None
+    time.sleep(0.5)
+    assert storage.holder("node1", UUID) is None
+    # Nobody took it, so it is still ours.
+    storage.renew_token("node1", token("a", 0.3))
+    assert storage.holder("node1", UUID) == "a on host pid 1"
+    time.sleep(0.5)
+    assert storage.take_token("node1", token("b")) is None
+    with pytest.raises(TokenLost, match="not ours any more") as caught:
+        storage.renew_token("node1", token("a"))
+    assert "b on host" in caught.value.detail
+    storage.drop_token("node1", token("b"))
+    with pytest.raises(TokenLost):
+        storage.renew_token("node1", token("b"))
+
+
+def test_of_many_at_once_one_wins(storage: DrbdStorage) -> None:
+    said: list[str | None] = []
+    threads = [
+        threading.Thread(target=lambda i=i: said.append(storage.take_token("node1", token(f"t{i}")))) for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(said) == 12
+    assert said.count(None) == 1
+    assert {words for words in said if words is not None} == {storage.holder("node1", UUID)}
+
+
+def test_taking_and_dropping_at_once_never_gives_it_to_two(storage: DrbdStorage) -> None:
+    inside, seen, guard = 0, 0, threading.Lock()
+
+    def contend(owner: str) -> None:
+        nonlocal inside, seen
+        for _ in range(12):
+            if storage.take_token("node1", token(owner)) is None:
+                with guard:
+                    inside += 1
+                    seen = max(seen, inside)
+                with guard:
+                    inside -= 1
+                storage.drop_token("node1", token(owner))
+
+    threads = [threading.Thread(target=contend, args=(f"c{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (inside, seen) == (0, 1)
+
+
+def test_a_token_that_nobody_can_read_never_runs_out(storage: DrbdStorage, tmp_path: Path) -> None:
+    (tmp_path / "run/lvmigrate").mkdir(parents=True)
+    (tmp_path / "run/lvmigrate" / f"{UUID}.token").write_text("")
+    assert "unknown" in (storage.take_token("node1", token("a")) or "")
+
+
+def test_a_lock_that_is_held_is_said(tmp_path: Path, storage: DrbdStorage) -> None:
+    (tmp_path / "run/lvmigrate").mkdir(parents=True)
+    lock = tmp_path / "run/lvmigrate" / f"{UUID}.lock"
+    slow = DrbdStorage(storage._nodes, command_timeout_s=6, root=str(tmp_path))
+    with subprocess.Popen(["flock", str(lock), "sleep", "30"], start_new_session=True) as holder:
+        time.sleep(0.3)
+        with pytest.raises(CommandFailed) as caught:
+            slow.take_token("node1", token("a"))
+        os.killpg(holder.pid, signal.SIGKILL)
+    assert caught.value.code is Code.LOCKED
+    slow.close()
+
+
+@pytest.mark.parametrize("uuid", ["", "../../etc/passwd", "a b", "-x", "a" * 100])
+def test_what_is_no_uuid_names_no_file(storage: DrbdStorage, uuid: str) -> None:
+    with pytest.raises(UsageError):
+        storage.holder("node1", uuid)
+
+
+# ---- end of file
+
+
+def until_eof(command: str) -> str:
+    return f"root=\npatience=1\n{SCRIPT.read_text()}\nuntil_eof {command}\n"
+
+
+def test_the_child_ends_with_standard_input(shell: Shell, node: Node, tmp_path: Path) -> None:
+    child = shlex.quote(f"echo $$ >{tmp_path}/pid; echo ready; exec sleep 60")
+    begin = time.monotonic()
+    with shell.stream(node, until_eof(f"sh -c {child}")) as stream:
+        assert next(iter(stream)) == "ready"
+    assert time.monotonic() - begin < 0.9
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_the_stream_ends_with_the_child(shell: Shell, node: Node) -> None:
+    with shell.stream(node, until_eof("sh -c 'echo gone; exit 20'")) as stream:
+        assert list(stream) == ["gone"]
+        assert stream.end().status == 20
+
+
+# ---- openers
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """A block device nobody uses."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None:
+        pytest.fail("these tests need root and losetup")
+    image = tmp_path / "image"
+    image.write_bytes(bytes(8 << 20))
+    made = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=True)
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
+
+
+@pytest.fixture
+def openers(shell: Shell, node: Node, device: Path) -> Callable[[], tuple[Opener, ...]]:
+    """Who has ``device`` open, as if it were volume 3 of res."""
+    number = device.stat().st_rdev
+    # DRBD's major is written into the script; here it is the loop device's.
+    text = (
+        SCRIPT.read_text().replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
+    )
+    script = (
+        f"root=\npatience=1\n{text}\nversion=9\ndevices=' 3:{os.minor(number)}'\nwanted=' '\n"
+        "want_devices res\nfind_openers\n"
+    )
+
+    def look() -> tuple[Opener, ...]:
+        answer = shell.run(node, script, what="openers", timeout_s=20)
+        assert (answer.status, answer.err) == (0, "")
+        return drbd._openers(answer.out)
+
+    return look
+
+
+@contextlib.contextmanager
+def holding(device: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
+    twice = f"open({str(device)!r}, {mode!r}), open({str(device)!r}, {mode!r})"
+    script = f"import sys; files = {twice}; print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
+def test_nobody(openers: Callable[[], tuple[Opener, ...]]) -> None:
+    assert openers() == ()
+
+
+@pytest.mark.parametrize(("mode", "words"), [("rb", "for reading"), ("r+b", "for writing")])
+def test_a_process(openers: Callable[[], tuple[Opener, ...]], device: Path, mode: str, words: str) -> None:
+    with holding(device, mode) as process:
+        (opener,) = openers()
+    assert (opener.resource, opener.volume) == ("res", 3)
+    assert opener.what.startswith("python")
+    assert opener.what.endswith(f"(pid {process.pid}) {words}")
+    assert openers() == ()
+
+
+def test_a_process_that_calls_the_device_something_else(
+    openers: Callable[[], tuple[Opener, ...]], device: Path, tmp_path: Path
+) -> None:
+    alias = tmp_path / "an alias"
+    os.mknod(alias, 0o600 | 0o060000, device.stat().st_rdev)
+    with holding(alias, "rb") as process:
+        assert [f"(pid {process.pid})" in opener.what for opener in openers()] == [True]
+
+
+def test_a_mount_here_and_in_another_namespace(
+    openers: Callable[[], tuple[Opener, ...]], device: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mke2fs", "-q", str(device)], check=True)
+    point = tmp_path / "point"
+    point.mkdir()
+    subprocess.run(["mount", str(device), str(point)], check=True)
+    try:
+        assert [opener.what for opener in openers()] == [f"mounted on {point}"]
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    hidden = f"mount {device} {point} && echo mounted && cat"
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", hidden],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mounted\n"
+        assert [opener.what for opener in openers()] == [f"mounted on {point}"]
+    assert openers() == ()
+
+
+def test_a_loop_device_on_top(openers: Callable[[], tuple[Opener, ...]], device: Path, tmp_path: Path) -> None:
+    # Only what is called like one of DRBD's is looked at: other paths may hang.
+    alias = tmp_path / "drbd7"
+    os.mknod(alias, 0o600 | 0o060000, device.stat().st_rdev)
+    made = subprocess.run(["losetup", "-f", "--show", str(alias)], capture_output=True, text=True, check=True)
+    above = Path(made.stdout.strip())
+    try:
+        assert [opener.what for opener in openers()] == [f"behind the device {above.name}"]
+    finally:
+        subprocess.run(["losetup", "-d", str(above)], check=True)
+    assert openers() == ()
+
+
+def test_missing_tools_are_no_proof_that_nobody_is_there(
+    shell: Shell, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "find").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "find").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = f"root=\npatience=1\n{SCRIPT.read_text()}\nwanted=' '\nfind_openers\n"
+    assert shell.run(node, script, what="openers", timeout_s=20).status == 94

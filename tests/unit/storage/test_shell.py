@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvmigrate.errors import CommandFailed, NodeUnreachable
+from lvmigrate.node import Node
+from storage.shell import Shell
+
+ONE: Any = {"what": "a test", "timeout_s": 10.0}
+
+
+def gone(pid: int, within_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def read_when_there(path: Path, within_s: float = 5.0) -> str:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text
+        time.sleep(0.02)
+    raise AssertionError(path)
+
+
+# ---- one-shots
+
+
+@pytest.mark.parametrize("status", [0, 1, 11, 97, 254, 255])
+def test_the_exit_code_and_both_outputs(shell: Shell, node: Node, status: int) -> None:
+    answer = shell.run(node, f"echo out; echo err >&2; exit {status}", **ONE)
+    assert (answer.status, answer.out, answer.err) == (status, "out\n", "err\n")
+
+
+def test_a_script_that_a_signal_ended(shell: Shell, node: Node) -> None:
+    assert shell.run(node, "kill -SEGV $$", **ONE).status == 128 + signal.SIGSEGV
+
+
+def test_output_is_no_terminal_and_input_is_empty(shell: Shell, node: Node) -> None:
+    answer = shell.run(node, "[ ! -t 0 ] && [ ! -t 1 ] && [ ! -t 2 ] && cat && echo done", **ONE)
+    assert answer.out == "done\n"
+
+
+def test_garbage_bytes_and_megabytes(shell: Shell, node: Node) -> None:
+    answer = shell.run(node, r"printf '\377\000\200a'; head -c 3000000 /dev/zero | tr '\0' x", **ONE)
+    assert answer.out.startswith("\N{REPLACEMENT CHARACTER}\0\N{REPLACEMENT CHARACTER}a")
+    assert answer.out.count("x") == 3_000_000
+
+
+@pytest.mark.parametrize("word", ["a b", "$(touch x)", "`id`", "it's", '"', "a\nb", "*", "-n", "\\", "ü€", ";reboot"])
+def test_nasty_words_arrive_whole(shell: Shell, node: Node, word: str) -> None:
+    assert shell.run(node, f"printf '%s' {shlex.quote(word)}", **ONE).out == word
+
+
+def test_the_deadline_kills_the_whole_group(shell: Shell, node: Node, tmp_path: Path) -> None:
+    script = f"trap '' TERM; sleep 60 & echo $! >{tmp_path}/pid; wait; sleep 60"
+    begin = time.monotonic()
+    with pytest.raises(NodeUnreachable, match="whether it acted is not known") as caught:
+        shell.run(node, script, what="a sleep", timeout_s=0.5)
+    assert time.monotonic() - begin < 5
+    assert caught.value.node == "node1"
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_daemon_that_keeps_the_pipe_open_does_not_hang_the_caller(shell: Shell, node: Node, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    answer = shell.run(node, f"setsid sleep 30 & echo $! >{tmp_path}/pid; echo done", **ONE)
+    assert answer.out == "done\n"
+    assert time.monotonic() - begin < 8
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_the_child_has_a_session_of_its_own(shell: Shell, node: Node) -> None:
+    assert int(shell.run(node, "cut -d' ' -f6 /proc/$$/stat", **ONE).out) != os.getsid(0)
+
+
+def test_many_at_once(shell: Shell, node: Node) -> None:
+    seen: list[str] = []
+    threads = [
+        threading.Thread(target=lambda i=i: seen.append(shell.run(node, f"echo {i}", **ONE).out)) for i in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(seen, key=int) == [f"{i}\n" for i in range(16)]
+
+
+def test_a_missing_ssh_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shell = Shell(ssh_config=None, connect_timeout_s=1)
+    remote = Node(name="far", ssh="root@far", libvirt_uri="", peer_uri="", migration_address="")
+    with pytest.raises(CommandFailed) as caught:
+        shell.run(remote, "true", **ONE)
+    assert "ssh" in caught.value.hint
+    shell.close()
+
+
+# ---- over an ssh that plays a part
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shell, Node, Path]]:
+    """An ``ssh`` that notes its words and runs its last one here, or fails as the file ``refuse`` says."""
+    program = tmp_path / "ssh"
+    program.write_text(
+        f"""#!/bin/sh
+[ ! -e {tmp_path}/refuse ] || {{ cat {tmp_path}/refuse >&2; exit 255; }}
+for word in "$@"; do printf '%s\\n' "$word"; done >>{tmp_path}/words
+for word in "$@"; do case $word in ControlPath=*) touch "${{word#*=}}" ;; exit) exit 0 ;; esac; done
+eval "$word"
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    shell = Shell(ssh_config=tmp_path / "config", connect_timeout_s=3)
+    yield shell, Node(name="far", ssh="root@far", libvirt_uri="", peer_uri="", migration_address=""), tmp_path
+    shell.close()
+
+
+def test_ssh_gets_the_script_as_one_word_for_sh(far: tuple[Shell, Node, Path]) -> None:
+    shell, node, directory = far
+    assert shell.run(node, "echo 'a  b'\nexit 7", **ONE).out == "a  b\n"
+    words = (directory / "words").read_text()
+    assert f"-F\n{directory}/config\n" in words
+    for option in ("BatchMode=yes", "ControlMaster=auto", "ConnectTimeout=3", "ServerAliveInterval=", "--\nroot@far\n"):
+        assert option in words
+    (socket,) = {line.partition("=")[2] for line in words.splitlines() if line.startswith("ControlPath=")}
+    assert len(socket) < 60
+    assert stat.S_IMODE(Path(socket).parent.stat().st_mode) == 0o700
+    shell.close()
+    shell.close()
+    assert not Path(socket).parent.exists()
+    assert "-O\nexit\n" in (directory / "words").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("root@far: Permission denied (publickey).", "authorized_keys"),
+        ("ssh: connect to host far port 22: Connection refused", "sshd"),
+        ("ssh: connect to host far port 22: Connection timed out", "is up"),
+        ("ssh: Could not resolve hostname far: Name or service not known", "configuration"),
+        ("Host key verification failed.", "known_hosts"),
+        ("", "ssh root@far true"),
+    ],
+)
+def test_what_ssh_says_becomes_a_sentence_and_a_hint(far: tuple[Shell, Node, Path], words: str, hint: str) -> None:
+    shell, node, directory = far
+    (directory / "refuse").write_text(f"noise\n{words}\n" if words else "")
+    with pytest.raises(NodeUnreachable) as caught:
+        shell.run(node, "true", **ONE)
+    assert words.rstrip(".") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert hint in caught.value.hint
+
+
+# ---- streams
+
+
+def test_lines_arrive_at_once_and_in_order(shell: Shell, node: Node) -> None:
+    with shell.stream(node, "echo one; sleep 0.2; printf 'two\\nthr'; sleep 0.2; printf 'ee\\nlast'; exit 3") as stream:
+        assert list(stream) == ["one", "two", "three", "last"]
+        assert stream.end().status == 3
+
+
+def test_a_stream_that_fails_tells_why(shell: Shell, node: Node) -> None:
+    with shell.stream(node, "echo no events >&2; exit 20") as stream:
+        assert list(stream) == []
+        answer = stream.end()
+    assert (answer.status, answer.err) == (20, "no events\n")
+
+
+def test_garbage_and_endless_lines_are_bounded(shell: Shell, node: Node) -> None:
+    with shell.stream(node, r"printf 'a\377b\n'; head -c 1000000 /dev/zero; echo; echo end") as stream:
+        seen = list(stream)
+    assert seen[0] == "a\N{REPLACEMENT CHARACTER}b"
+    assert seen[-1] == "end"
+    assert max(map(len, seen)) <= 3 * 65_536
+
+
+def test_leaving_ends_a_polite_child_by_end_of_file(shell: Shell, node: Node, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with shell.stream(node, f"echo ready; cat; echo politely >{tmp_path}/end") as stream:
+        assert next(iter(stream)) == "ready"
+    assert time.monotonic() - begin < 0.9
+    assert (tmp_path / "end").read_text() == "politely\n"
+
+
+def test_leaving_ends_a_stubborn_child_and_its_own(shell: Shell, node: Node, tmp_path: Path) -> None:
+    script = f"trap '' TERM HUP; (trap '' TERM; sleep 60) & echo $! $$ >{tmp_path}/pids; echo ready; sleep 60; sleep 60"
+    begin = time.monotonic()
+    with shell.stream(node, script) as stream:
+        assert next(iter(stream)) == "ready"
+    assert time.monotonic() - begin < 6
+    assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_the_error_of_the_caller_is_the_one_that_is_seen(shell: Shell, node: Node, tmp_path: Path) -> None:
+    def fail() -> None:
+        with shell.stream(node, f"echo $$ >{tmp_path}/pid; echo ready; cat") as stream:
+            for _ in stream:
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_stop_from_another_thread(shell: Shell, node: Node) -> None:
+    with shell.stream(node, "while :; do echo x; sleep 0.01; done") as stream:
+        threading.Timer(0.3, stream.stop).start()
+        assert len(list(stream)) > 3
+    stream.stop()
+
+
+def test_a_slow_reader_does_not_fill_the_memory(shell: Shell, node: Node, tmp_path: Path) -> None:
+    script = f"i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo $i; echo $i >{tmp_path}/at; done"
+    with shell.stream(node, script) as stream:
+        next(iter(stream))
+        deadline, before, now = time.monotonic() + 30, "", "1"
+        while before != now and time.monotonic() < deadline:
+            time.sleep(0.5)
+            before, now = now, (tmp_path / "at").read_text()
+        # It waits for us, with as much said as a pipe holds.
+        assert before == now != "100000\n"
+
+
+def test_no_descriptor_and_no_thread_is_left(shell: Shell, node: Node) -> None:
+    def once() -> None:
+        shell.run(node, "true", **ONE)
+        with shell.stream(node, "echo x; cat") as stream:
+            next(iter(stream))
+
+    once()
+    descriptors, threads = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+    for _ in range(5):
+        once()
+    time.sleep(0.2)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+    assert threading.active_count() <= threads
+
+
+def test_a_closed_shell_runs_nothing_far(far: tuple[Shell, Node, Path]) -> None:
+    shell, node, _ = far
+    shell.close()
+    with pytest.raises(RuntimeError):
+        shell.run(node, "true", **ONE)

@@ -1,0 +1,312 @@
+"""The watch over real child processes that replay what real nodes said."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from lvmigrate.errors import CommandFailed, LvmigrateError, NodeUnreachable
+from lvmigrate.node import Node
+from lvmigrate.replication import Role
+from storage import watch
+from storage.shell import Answer, Shell, Stream
+from storage.watch import ReplicationWatch
+
+END = "exists -"
+
+
+class Replay:
+    """Streams made of files: ``say`` appends lines to one node's stream, ``cut`` ends it."""
+
+    def __init__(self, shell: Shell, directory: Path) -> None:
+        self._shell = shell
+        self._directory = directory
+        for node in ("node1", "node2"):
+            self.begin(node, [])
+
+    def begin(self, node: str, lines: Iterable[str]) -> None:
+        # A new file: the stream that follows the old one goes on with that.
+        new = self._directory / "new"
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.rename(self._directory / node)
+
+    def say(self, node: str, *lines: str) -> None:
+        with (self._directory / node).open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def cut(self, node: str) -> None:
+        (self._directory / f"{node}.pid").rename(self._directory / "dying")
+        self._shell.run(self._node(node), f"kill -9 $(cat {self._directory}/dying)", what="a cut", timeout_s=5)
+
+    def follow(self, node: str) -> Stream:
+        file = shlex.quote(str(self._directory / node))
+        return self._shell.stream(self._node(node), f"echo $$ >{file}.pid; exec tail -s 0.02 -n +1 -f {file}")
+
+    def why(self, node: str, answer: Answer) -> LvmigrateError:
+        return CommandFailed(node, "Following events", status=answer.status, hint="none")
+
+    def watch(
+        self,
+        nodes: tuple[str, ...] = ("node1", "node2"),
+        names: tuple[str, ...] = ("r0",),
+        on_change: Callable[[str], None] | None = None,
+        within_s: float = 10,
+    ) -> ReplicationWatch:
+        return ReplicationWatch(
+            nodes=nodes,
+            names=names,
+            follow=self.follow,
+            why=self.why,
+            on_change=on_change,
+            answer_within_s=within_s,
+        )
+
+    def _node(self, name: str) -> Node:
+        return Node(name=name, ssh=None, libvirt_uri="", peer_uri="", migration_address="")
+
+
+@pytest.fixture
+def replay(shell: Shell, tmp_path: Path) -> Replay:
+    return Replay(shell, tmp_path)
+
+
+def state(
+    role: str = "Secondary", peer: str = "Secondary", name: str = "r0", replication: str = "Established"
+) -> list[str]:
+    volume = f"name:{name} peer-node-id:0 conn-name:peer volume:0"
+    return [
+        f"exists resource name:{name} role:{role} suspended:no",
+        f"exists connection name:{name} peer-node-id:0 conn-name:peer connection:Connected role:{peer} congested:no",
+        f"exists device name:{name} volume:0 minor:0 disk:UpToDate",
+        f"exists peer-device {volume} replication:{replication} peer-disk:UpToDate",
+    ]
+
+
+def test_a_recorded_dual_primary_is_seen_whole(replay: Replay, lines: Callable[[str], list[str]]) -> None:
+    said: list[str] = []
+    recorded = {node: lines(f"drbd84/dual-primary.{node}") for node in ("node1", "node2")}
+    dumps = {node: next(i for i, line in enumerate(of) if line.endswith(END)) + 1 for node, of in recorded.items()}
+    for node, of in recorded.items():
+        replay.begin(node, of[: dumps[node]])
+    with replay.watch(on_change=said.append) as seen:
+        for node, of in recorded.items():
+            replay.say(node, *of[dumps[node] :])
+        assert seen.wait(lambda: sum("is Primary" in words for words in said) == 3, 5)
+        assert seen.breaks() == ()
+        assert 0 < seen.dual_primary_s() < 5
+    assert "r0 on node1 is Primary (was Secondary)" in said
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd84", "r0"), ("drbd93", "r0")])
+def test_a_recorded_cut_is_a_break(replay: Replay, lines: Callable[[str], list[str]], version: str, name: str) -> None:
+    said: list[str] = []
+    for node in ("node1", "node2"):
+        recorded = lines(f"{version}/net-cut.{node}")
+        end = next(i for i, line in enumerate(recorded) if line.endswith(END)) + 1
+        replay.begin(node, recorded[:end])
+    with replay.watch(names=(name,), on_change=said.append) as seen:
+        assert seen.breaks() == ()
+        for node in ("node1", "node2"):
+            recorded = lines(f"{version}/net-cut.{node}")
+            end = next(i for i, line in enumerate(recorded) if line.endswith(END)) + 1
+            replay.say(node, *recorded[end:])
+
+        def healed() -> bool:
+            found = [seen.resource(n, name) for n in ("node1", "node2")]
+            return all(f"{name}/0 on {n} is Established to" in " ".join(said) for n in ("node1", "node2")) and all(
+                r is not None and r.in_step_with("node2" if r.node == "node1" else "node1") for r in found
+            )
+
+        assert seen.wait(healed, 5)
+        words = seen.breaks()
+        assert "not connected" in words[0]
+        assert any("SyncSource" in w for w in words)
+        assert any("SyncTarget" in w for w in words)
+        seen.forgive()
+        assert seen.breaks() == ()
+    assert any("(was Connected)" in sentence for sentence in said)
+
+
+def test_not_in_step_at_the_beginning_is_a_break_and_is_not_forgiven_while_it_lasts(replay: Replay) -> None:
+    replay.begin("node1", [*state(replication="SyncSource"), END])
+    replay.begin("node2", [*state(), END])
+    with replay.watch() as seen:
+        assert len(seen.breaks()) == 1
+        seen.forgive()
+        assert ["SyncSource" in words for words in seen.breaks()] == [True]
+        replay.say("node1", "change peer-device name:r0 peer-node-id:0 volume:0 replication:Established")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.in_step_with("node2"), 5)
+        seen.forgive()
+        assert seen.breaks() == ()
+
+
+def test_a_resource_that_a_node_does_not_have_is_a_break(replay: Replay) -> None:
+    replay.begin("node1", [*state(), END])
+    replay.begin("node2", [END])
+    with replay.watch() as seen:
+        assert seen.resource("node2", "r0") is None
+        assert ["node2 has no resource r0" in words for words in seen.breaks()] == [True]
+
+
+def test_a_stream_that_ends_is_a_gap_a_break_and_started_again(replay: Replay) -> None:
+    said: list[str] = []
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch(on_change=said.append) as seen:
+        replay.begin("node1", [*state(role="Primary"), END])
+        replay.cut("node1")
+        assert seen.wait(lambda: seen.resource("node1", "r0") is None, 5)
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
+        (words,) = seen.breaks()
+        assert "node1 is not watched: Following events failed on node1" in words
+        assert any("node1 is not watched" in sentence for sentence in said)
+        seen.forgive()
+        assert seen.breaks() == ()
+
+
+def test_lines_that_do_not_fit_make_the_world_anew(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        replay.say("node1", "change device name:r0 volume:7 disk:UpToDate")
+        assert seen.wait(lambda: bool(seen.breaks()), 5)
+        assert "was not announced" in seen.breaks()[0]
+        # The file still ends with the line that does not fit, so it comes again until the file is another one.
+        replay.begin("node1", [*state(role="Primary"), END])
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 8)
+
+
+def test_a_line_that_is_not_understood_is_a_break_and_no_end(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        replay.say("node1", "change resource name:other role:Tertiary", "\x00garbage\xff")
+        assert seen.wait(lambda: bool(seen.breaks()), 5)
+        assert ["garbage" in words for words in seen.breaks()] == [True]
+        replay.say("node1", "change resource name:r0 role:Primary")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
+
+
+def test_other_resources_are_none_of_its_business(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), *state(name="other", replication="SyncSource"), END])
+    with replay.watch() as seen:
+        assert seen.resource("node1", "other") is None
+        assert seen.breaks() == ()
+
+
+def test_dual_primary_is_counted_once_for_two_resources_and_lasts_while_unknown(replay: Replay) -> None:
+    both = [*state(role="Primary", name="r0"), *state(role="Primary", name="r1")]
+    for node in ("node1", "node2"):
+        replay.begin(node, [*both, END])
+    with replay.watch(names=("r0", "r1")) as seen:
+        begin, counted, after = time.monotonic(), seen.dual_primary_s(), time.monotonic()
+        replay.begin("node2", [])
+        replay.cut("node2")
+        time.sleep(0.5)
+        assert seen.resource("node2", "r0") is None
+        least = time.monotonic() - after
+        assert least <= seen.dual_primary_s() - counted <= time.monotonic() - begin
+        replay.say("node1", *(f"change resource name:{name} role:Secondary" for name in ("r0", "r1")))
+        assert seen.wait(lambda: (r := seen.resource("node1", "r1")) is not None and r.role is Role.SECONDARY, 5)
+        counted = seen.dual_primary_s()
+        time.sleep(0.1)
+        assert seen.dual_primary_s() == counted
+
+
+def test_waiting(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        assert seen.wait(lambda: True, 0)
+        begin = time.monotonic()
+        assert not seen.wait(lambda: False, 0.3)
+        assert 0.3 <= time.monotonic() - begin < 1
+        cancel = threading.Event()
+        threading.Timer(0.2, cancel.set).start()
+        assert not seen.wait(lambda: False, 10, cancel=cancel)
+        assert time.monotonic() - begin < 2
+        asked = 0
+
+        def asks() -> bool:
+            nonlocal asked
+            asked += 1
+            return False
+
+        assert not seen.wait(asks, 0.3)
+        assert asked == 1
+
+
+def test_a_node_that_stays_silent_is_unreachable(replay: Replay) -> None:
+    replay.begin("node1", [*state(), END])
+    replay.begin("node2", state())
+    begin = time.monotonic()
+    with pytest.raises(NodeUnreachable) as caught, replay.watch(within_s=0.5):
+        pass
+    assert caught.value.node == "node2"
+    assert time.monotonic() - begin < 5
+
+
+def test_a_node_that_fails_at_once_is_an_error_at_once(replay: Replay, tmp_path: Path) -> None:
+    replay.begin("node1", [*state(), END])
+    (tmp_path / "node2").unlink()
+    begin = time.monotonic()
+    with pytest.raises(CommandFailed), replay.watch():
+        pass
+    assert time.monotonic() - begin < 5
+
+
+def test_a_listener_that_fails_harms_nobody(replay: Replay) -> None:
+    def listener(sentence: str) -> None:
+        raise RuntimeError(sentence)
+
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch(on_change=listener) as seen:
+        replay.say("node1", "change resource name:r0 role:Primary")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
+
+
+def test_the_first_breaks_are_kept(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        for _ in range(watch.MAX_BREAKS + 20):
+            replay.say(
+                "node1",
+                "change resource name:r0 suspended:quorum",
+                "change resource name:r0 suspended:no",
+            )
+        replay.say("node1", "change resource name:r0 role:Primary")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
+        assert len(seen.breaks()) == watch.MAX_BREAKS + 1
+        assert seen.breaks()[-1] == "and 20 more"
+
+
+def test_thousands_of_lines_a_second(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    count = 10_000
+    with replay.watch() as seen:
+        begin = time.monotonic()
+        replay.say(
+            "node1",
+            *(
+                f"change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 received:0 sent:{n} out-of-sync:{n}"
+                " pending:0 unacked:0"
+                for n in range(count)
+            ),
+        )
+
+        def last() -> bool:
+            found = seen.resource("node1", "r0")
+            return found is not None and found.connections[0].volumes[0].out_of_sync_kib == count - 1
+
+        assert seen.wait(last, 20)
+        rate = count / (time.monotonic() - begin)
+    assert rate > 2_000
