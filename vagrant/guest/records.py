@@ -480,7 +480,7 @@ class Listener:
     the line that the switch cuts in two is lost, and with it one announcement.
 
     Keep it open for as long as any QEMU sends to it. A closed port is answered with ICMP errors, and these can stop a
-    whole QEMU for good (10.0, seen twice): its main loop wakes up for the error, the sending thread takes it first, and
+    whole QEMU for good (10.0, proved once in the process table): its main loop wakes up for the error, the sending thread takes it first, and
     the main loop waits in recvmsg for a datagram that never comes. Where the listener may end before the guest, let the
     host of the QEMU drop them: `iptables -A INPUT -p icmp --icmp-type port-unreachable -j DROP`.
     """
