@@ -39,8 +39,13 @@ def lvmigrate(lab: Lab, *words: str) -> None:
 
 def main() -> int:
     """Run it; 0 when every proof holds."""
+    with Lab.open() as lab:
+        return demonstrate(lab)
+
+
+def demonstrate(lab: Lab) -> int:
+    """Move the guest there and back, and print the proof."""
     begin = time.monotonic()
-    lab = Lab.open()
     faults: list[str] = []
     lines: list[str] = []
     print(f"DRBD {lab.drbd_version()} on {' and '.join(NODES)}; configuration {lab.config}")

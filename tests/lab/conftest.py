@@ -17,11 +17,11 @@ from vagrant.labkit.witness import Witness
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    lab = Lab.open()
-    lab.both("true")  # a lab that is not up fails here, and nothing is skipped
-    yield lab
-    for guest in (WEB1, DB1, LOCAL1):
-        guests.remove(lab, guest)
+    with Lab.open() as lab:
+        lab.both("true")  # a lab that is not up fails here, and nothing is skipped
+        yield lab
+        for guest in (WEB1, DB1, LOCAL1):
+            guests.remove(lab, guest)
 
 
 @pytest.fixture(scope="session")

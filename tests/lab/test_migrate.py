@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -63,8 +64,8 @@ def test_the_python_interface_moves_and_tells(
 def test_stopping_the_command_during_the_copy_aborts_it(
     running: Callable[[Guest], Running], cluster_file: os.PathLike[str], number: signal.Signals
 ) -> None:
-    it = running(WEB1)
-    # One MiB/s for two MiB that are dirtied all the time: the copy cannot end by itself.
+    # Dirties more than the one MiB a second that may be sent: the copy cannot end by itself.
+    it = running(dataclasses.replace(WEB1, dirty_mib=4, rate=400))
     slow = ("--bandwidth", "1", "--downtime-limit", "0.001")
     words = [str(LVMIGRATE), "migrate", WEB1.name, "--config", str(cluster_file), *slow]
     command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

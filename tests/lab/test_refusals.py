@@ -85,6 +85,14 @@ def test_two_primaries_left_on_and_a_device_held_on_the_target(running: Start, l
     it.whole_on(NODES[0])
 
 
+def in_step(lab: Lab, resource: str) -> None:
+    """Wait until both nodes say that the resource is connected and both copies are UpToDate."""
+    lab.both(
+        f"for i in $(seq 200); do drbdadm cstate {resource} | grep -qx Connected &&"
+        f" ! drbdadm dstate {resource} | grep -qv UpToDate/UpToDate && exit; sleep 0.3; done; exit 1"
+    )
+
+
 @contextmanager
 def disconnected(lab: Lab, resource: str) -> Iterator[None]:
     lab.run(NODES[1], f"drbdadm disconnect {resource}")
@@ -92,10 +100,7 @@ def disconnected(lab: Lab, resource: str) -> Iterator[None]:
         yield
     finally:
         lab.both(f"drbdadm adjust {resource}")
-        lab.both(
-            f"for i in $(seq 100); do drbdadm cstate {resource} | grep -qx Connected &&"
-            f" ! drbdadm dstate {resource} | grep -qv UpToDate/UpToDate && exit; sleep 0.3; done; exit 1"
-        )
+        in_step(lab, resource)
 
 
 def test_drbd_not_connected(running: Start, lab: Lab, lvmigrate: Command) -> None:
@@ -111,8 +116,7 @@ def test_a_disk_that_is_not_up_to_date(running: Start, lab: Lab, lvmigrate: Comm
     lab.run(node, "drbdadm detach web1")
     outcome = lvmigrate("migrate", "web1", "--json")
     lab.run(node, "drbdadm attach web1")
-    with disconnected(lab, "web1"):  # and once more in step
-        pass
+    in_step(lab, "web1")
     refused(outcome, "NOT_UPTODATE")
     assert "Diskless" in outcome.out
     it.whole_on(NODES[0])

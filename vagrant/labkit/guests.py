@@ -53,8 +53,8 @@ class Guest:
     port: int
     memory_mib: int = 24
     #: MiB of memory that it dirties, and pages per second.
-    dirty_mib: int = 2
-    rate: int = 150
+    dirty_mib: int = 1
+    rate: int = 200
     record_ms: int = 50
 
     def xml(self, address: str) -> str:

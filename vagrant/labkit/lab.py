@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -25,17 +27,24 @@ class Lab:
     state: Path
     #: The address at which the nodes reach the controller.
     address: str
-    _sockets: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="labkit-")
-    )
+    #: A folder for the sockets of shared ssh connections.
+    sockets: Path
 
     @classmethod
-    def open(cls) -> Self:
-        """Find out where everything is."""
+    @contextmanager
+    def open(cls) -> Iterator[Self]:
+        """Find out where everything is; the connections end with the context."""
         text = subprocess.run([HERE / "lab", "env"], check=True, capture_output=True, text=True).stdout
         env = dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines() if "=" in line)
         known = {key: shlex.split(value)[0] for key, value in env.items() if value}
-        return cls(state=Path(known["LAB_STATE"]), address=known["LAB_CONTROLLER_ADDRESS"])
+        with tempfile.TemporaryDirectory(prefix="labkit-") as sockets:
+            lab = cls(state=Path(known["LAB_STATE"]), address=known["LAB_CONTROLLER_ADDRESS"], sockets=Path(sockets))
+            try:
+                yield lab
+            finally:
+                for node in NODES:
+                    command = [*lab.ssh(node, "true")[:-3], "-O", "exit", node]
+                    subprocess.run(command, capture_output=True, check=False)
 
     @property
     def config(self) -> Path:
@@ -44,9 +53,9 @@ class Lab:
 
     def ssh(self, node: str, script: str) -> list[str]:
         """The command line that runs ``script`` on ``node``."""
-        options = ["ControlMaster=auto", f"ControlPath={self._sockets.name}/%n", "ControlPersist=120", "BatchMode=yes"]
+        options = ["ControlMaster=auto", f"ControlPath={self.sockets}/%n", "ControlPersist=120", "BatchMode=yes"]
         words = [word for option in options for word in ("-o", option)]
-        return ["ssh", "-F", str(self.state / "ssh_config"), *words, f"root@{node}", "--", script]
+        return ["ssh", "-F", str(self.state / "ssh_config"), *words, node, "--", script]
 
     def run(self, node: str, script: str, *, check: bool = True, timeout_s: float = 120) -> str:
         """Run ``script`` on ``node`` and return what it printed. Raises `LabError` when it fails, if ``check``."""

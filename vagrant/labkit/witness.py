@@ -12,7 +12,7 @@ from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import NODES, Lab
 
 #: Records that may be written while the disks are read.
-_AHEAD: Final = 2048
+_AHEAD: Final = 256
 
 
 class Witness:
