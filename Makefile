@@ -16,7 +16,7 @@ help: ## this list
 
 .PHONY: demo
 demo: ready ## two nodes, a guest, a live migration there and back, the proof
-	$(IN_LAB) $(BIN)/python -m vagrant.demo
+	@$(IN_LAB) $(BIN)/python -m vagrant.demo
 
 .PHONY: test
 test: ready ## every layer of the tests, the lab included
@@ -33,11 +33,11 @@ test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
 
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
-	$(LAB) up
+	@$(LAB) up
 
 .PHONY: lab-down
 lab-down: ## take the two nodes of this checkout down
-	$(LAB) down
+	@$(LAB) down
 
 .PHONY: format
 format: venv ## format the code
@@ -50,15 +50,16 @@ venv: $(VENV)/stamp ## the virtual environment alone
 # The environment and the nodes are made side by side, once the machine has its packages.
 .PHONY: ready
 ready: setup
-	$(MAKE) --no-print-directory -j2 venv lab-up
+	@$(MAKE) --no-print-directory -j2 venv lab-up
 
 .PHONY: setup
 setup:
-	$(LAB) setup
+	@$(LAB) setup
 
 $(VENV)/stamp: pyproject.toml | setup
-	@echo "venv: making $(VENV)"
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
-	touch $@
+	@echo "venv: making $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+	@echo "venv: made"

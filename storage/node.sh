@@ -10,6 +10,7 @@
 #   92 another command has the lock 95 no such resource
 #   96 not connected                97 something has the device open (who, on stdout)
 
+# shellcheck disable=SC2154 # root and patience stand before these lines
 set -u
 set -f
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
@@ -48,9 +49,9 @@ hundredths() {
 }
 
 read_token() {
-    id='' deadline='' holder='' lease=''
+    id='' deadline='' holder=''
     [ -e "$token" ] || return 1
-    { IFS= read -r id; IFS= read -r deadline; IFS= read -r holder; IFS= read -r lease; } <"$token"
+    { IFS= read -r id; IFS= read -r deadline; IFS= read -r holder; } <"$token"
     return 0
 }
 

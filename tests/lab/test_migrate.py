@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -57,6 +58,16 @@ def test_the_python_interface_moves_and_tells(
     percents = [step.memory.percent for step in told if step.memory]
     assert percents == sorted(percents)
     assert all(0 <= percent <= 99 for percent in percents)
+    it.whole_on(NODES[1])
+
+
+def test_of_two_commands_at_once_one_moves_and_one_is_refused(
+    running: Callable[[Guest], Running], lvmigrate: Callable[..., Outcome]
+) -> None:
+    it = running(WEB1)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda _: lvmigrate("migrate", "web1", "--to", NODES[1], "--json"), range(2)))
+    assert sorted(outcome.code for outcome in outcomes) == [ExitCode.OK, ExitCode.REFUSED], outcomes
     it.whole_on(NODES[1])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +134,30 @@ def test_a_node_that_does_not_answer(running: Start, lvmigrate: Command, tmp_pat
     status = lvmigrate("status", config=config)
     assert status.code == ExitCode.UNREACHABLE
     assert "web1" in status.out
+    it.whole_on(NODES[0])
+
+
+@contextmanager
+def cut_off(address: str) -> Iterator[None]:
+    """Nothing of this side's ssh reaches ``address``, and nobody says so: as when a host has lost its power."""
+    rule = ["OUTPUT", "-d", address, "-p", "tcp", "--dport", "22", "-j", "DROP"]
+    subprocess.run(["iptables", "-w", "-I", *rule], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["iptables", "-w", "-D", *rule], check=True)
+
+
+def test_a_node_that_is_silent(running: Start, lvmigrate: Command, tmp_path: Path, cluster_file: Path) -> None:
+    it = running(WEB1)
+    text = cluster_file.read_text()
+    address = re.findall(r'migration_address = "(.+)"', text)[1]
+    config = tmp_path / "cluster.toml"
+    config.write_text(text.replace("connect_s = 60", "connect_s = 5"))
+    with cut_off(address):
+        outcome = lvmigrate("migrate", "web1", "--json", config=config)
+    refused(outcome, "NODE_UNREACHABLE")
+    assert "node2 does not answer" in outcome.out
     it.whole_on(NODES[0])
 
 

@@ -26,6 +26,19 @@ def test_clean(command: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_shell_scripts_are_clean() -> None:
+    """Both what runs on the nodes and what makes the lab; shellcheck is among the packages of ``vagrant/lab setup``."""
+    files = [path for path in (ROOT / "vagrant").rglob("*") if path.is_file() and ".lab" not in path.parts]
+    scripts = [path for path in files if path.read_bytes().startswith((b"#!/bin/bash", b"#!/bin/sh"))]
+    assert len(scripts) > 5
+    for command in (
+        ("shellcheck", *map(str, scripts), str(ROOT / ".ci" / "run")),
+        ("shellcheck", "--shell=dash", str(ROOT / "storage" / "node.sh")),
+    ):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("blocked", ["libvirt", "sh"])
 def test_the_core_needs_neither_libvirt_nor_sh(blocked: str) -> None:
     """Everything but the assembling module can be imported where the adapters' libraries are not."""
