@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import libvirt
 import structlog
 
-from hv.border import border, words
+from hv.border import words
 from hv.statistics import progress_of
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 
 _log = structlog.get_logger()
+
+#: How long statistics and an abort may keep the caller waiting: a QEMU that does not answer its monitor keeps libvirt.
+_PATIENCE_S: Final = 2.0
 
 
 class LibvirtCopy:
@@ -31,6 +34,8 @@ class LibvirtCopy:
         self._ended = threading.Event()
         self._newest: MemoryProgress | None = None
         self._final = False
+        self._asking: threading.Thread | None = None
+        self._aborting: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, args=(call,), name=f"copy-{node}", daemon=True)
         self._thread.start()
 
@@ -41,31 +46,32 @@ class LibvirtCopy:
 
     def abort(self) -> None:
         """Ask libvirt to cancel the job. A job that has ended already is no error."""
-        try:
-            self._domain.abortJob()
-        except libvirt.libvirtError as error:
-            gone = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
-            if error.get_error_code() in gone:
-                _log.debug("abort_found_no_job", node=self._node, error=words(error))
-                return
-            with border(self._node, "Aborting the copy of memory"):
-                raise
+        self._aborting = _once(self._aborting, self._abort, f"abort-{self._node}")
 
     def progress(self) -> MemoryProgress | None:
         """The newest statistics, or the last there were once the copy has ended."""
-        if self._ended.is_set() or self._final:
-            return self._newest
-        try:
-            self._take(self._domain.jobStats())
-        except libvirt.libvirtError as error:
-            # "Gone" or "ask again": neither says how the copy ended, so neither is said to have.
-            _log.debug("job_statistics_unavailable", node=self._node, error=words(error))
+        if not (self._ended.is_set() or self._final):
+            self._asking = _once(self._asking, self._ask, f"statistics-{self._node}")
         return self._newest
 
     def completed(self, statistics: dict[str, Any]) -> None:
         """Take the final statistics, which libvirt sends as an event when the job has completed."""
         self._final = True
         self._take(statistics)
+
+    def _ask(self) -> None:
+        try:
+            self._take(self._domain.jobStats())
+        except libvirt.libvirtError as error:
+            # "Gone" or "ask again": neither says how the copy ended, so neither is said to have.
+            _log.debug("job_statistics_unavailable", node=self._node, error=words(error))
+
+    def _abort(self) -> None:
+        try:
+            self._domain.abortJob()
+        except libvirt.libvirtError as error:
+            # No job any more, or no answer: what became of the copy is seen by looking at both nodes.
+            _log.debug("abort_refused", node=self._node, error=words(error))
 
     def _take(self, statistics: dict[str, Any]) -> None:
         newest = progress_of(statistics, before=self._newest)
@@ -83,3 +89,13 @@ class LibvirtCopy:
         finally:
             _log.debug("copy_call_ended", node=self._node, end=self._end)
             self._ended.set()
+
+
+def _once(before: threading.Thread | None, call: Callable[[], None], name: str) -> threading.Thread:
+    """Have ``call`` done in a thread, given a moment; nothing new while the one ``before`` still hangs in libvirt."""
+    if before is not None and before.is_alive():
+        return before
+    thread = threading.Thread(target=call, name=name, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
+    return thread

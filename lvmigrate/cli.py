@@ -158,6 +158,19 @@ def _print(text: str, *, error: bool = False) -> None:
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
+class _Version(argparse.Action):
+    """Asks the installed distribution, and only when it is wanted: that takes longer than all the rest."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        _print(f"lvmigrate {version('lvmigrate')}")
+        sys.exit(ExitCode.OK)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other error is said."""
 
@@ -188,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
     )
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, act, parents, sentence in (
         ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),

@@ -56,46 +56,87 @@ class ExitCode(enum.IntEnum):
 class Code(enum.StrEnum):
     """Stable names of everything lvmigrate refuses or reports. Programs may compare them; sentences may change."""
 
+    #: The command line was wrong.
     USAGE = "USAGE"
+    #: There is no configuration file where it was looked for.
     CONFIG_MISSING = "CONFIG_MISSING"
+    #: The configuration file cannot be read, or says something that makes no sense.
     CONFIG_INVALID = "CONFIG_INVALID"
+    #: No node knows a guest of that name or UUID.
     INSTANCE_UNKNOWN = "INSTANCE_UNKNOWN"
+    #: The guest is defined and does not run.
     INSTANCE_STOPPED = "INSTANCE_STOPPED"
+    #: The guest is in a state in which it cannot be moved, or changed its state meanwhile.
     INSTANCE_STATE = "INSTANCE_STATE"
+    #: More than one node has a live copy.
     INSTANCE_TWICE = "INSTANCE_TWICE"
+    #: The target has another guest of that name.
     INSTANCE_ON_TARGET = "INSTANCE_ON_TARGET"
+    #: The configuration names no such node.
     NODE_UNKNOWN = "NODE_UNKNOWN"
+    #: A node, its libvirt or its ssh gave no answer.
     NODE_UNREACHABLE = "NODE_UNREACHABLE"
+    #: Several nodes could be the target, or none.
     TARGET_AMBIGUOUS = "TARGET_AMBIGUOUS"
+    #: The guest runs on the target already.
     TARGET_IS_SOURCE = "TARGET_IS_SOURCE"
+    #: libvirt has a job for the guest.
     JOB_ACTIVE = "JOB_ACTIVE"
+    #: The guest has no disk.
     NO_DISKS = "NO_DISKS"
+    #: A disk of the guest is on no DRBD resource.
     DISK_NOT_REPLICATED = "DISK_NOT_REPLICATED"
+    #: The target has no copy of a disk.
     REPLICA_MISSING = "REPLICA_MISSING"
+    #: The same device path leads to different volumes on the two nodes.
     REPLICA_DIFFERS = "REPLICA_DIFFERS"
+    #: Another guest uses the same resource.
     RESOURCE_SHARED = "RESOURCE_SHARED"
+    #: A resource has no working connection between the two nodes.
     NOT_CONNECTED = "NOT_CONNECTED"
+    #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
+    #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
+    #: The disks were not in step in time.
     SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    #: The target is Primary already.
     DUAL_PRIMARY = "DUAL_PRIMARY"
+    #: The source is not Primary although the guest is there.
     SOURCE_NOT_PRIMARY = "SOURCE_NOT_PRIMARY"
+    #: Two primaries are allowed already.
     TWO_PRIMARIES_ON = "TWO_PRIMARIES_ON"
+    #: Something has a device open that must be closed.
     DEVICE_HELD = "DEVICE_HELD"
+    #: The target has too little free memory.
     MEMORY_SHORT = "MEMORY_SHORT"
+    #: This QEMU is known to lose guest memory when it migrates without KVM (a warning).
     QEMU_TCG_LOSES_MEMORY = "QEMU_TCG_LOSES_MEMORY"
+    #: Another move has the guest's token, or another command its lock.
     LOCKED = "LOCKED"
+    #: The move's token is not ours any more, or could not be renewed.
     TOKEN_LOST = "TOKEN_LOST"  # noqa: S105 -- the name of a code, no password
+    #: A command failed on a node.
     COMMAND_FAILED = "COMMAND_FAILED"
+    #: libvirt refused or failed.
     HYPERVISOR_FAILED = "HYPERVISOR_FAILED"
+    #: DRBD refused or failed.
     STORAGE_FAILED = "STORAGE_FAILED"
+    #: Replication did not stay whole during the copy.
     REPLICATION_BROKE = "REPLICATION_BROKE"
+    #: libvirt did not move the guest.
     COPY_FAILED = "COPY_FAILED"
+    #: The copy of memory took too long.
     COPY_TIMEOUT = "COPY_TIMEOUT"
+    #: Somebody asked to stop.
     ABORTED = "ABORTED"
+    #: The guest runs on one node, and something of the move is still there.
     LEFT_BEHIND = "LEFT_BEHIND"
+    #: The guest runs nowhere.
     GUEST_LOST = "GUEST_LOST"
+    #: What happened could not be proved; nothing was undone.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 
 

@@ -90,7 +90,7 @@ class Move:
             lease_s=context.lease_s,
         )
         self.phase = _Phase.AT_SOURCE
-        self.lease: Lease
+        self.lease: Lease | None = None
         self.watch: Watch
         self.disks: Disks
         self.copy: MemoryCopy | None = None
@@ -155,7 +155,7 @@ class Move:
                 Undo(
                     leftover=f"the token of this move on {node}",
                     hint="It runs out by itself within half a minute.",
-                    act=partial(storage.drop_token, node, self.token),
+                    act=partial(self._drop_token, node),
                 )
             )
             holder = storage.take_token(node, self.token)
@@ -298,8 +298,7 @@ class Move:
                 code=Code.LEFT_BEHIND,
                 hint="Look with `drbdsetup status` on both nodes.",
             )
-        self.lease.end()
-        together([partial(self.context.storage.drop_token, node, self.token) for node in self.nodes])
+        together([partial(self._drop_token, node) for node in self.nodes])
 
     # What the steps are made of.
 
@@ -317,10 +316,7 @@ class Move:
                 deadline = self.context.clock.now() + _ABORT_S
             elif self.context.clock.now() > deadline:
                 return reason, CopyEnd(ok=False, detail="the call did not end")
-            try:
-                copy.abort()  # asked again each time: the first may have come before libvirt had a job
-            except LvmigrateError as error:
-                _log.warning("abort_unanswered", error=str(error))
+            copy.abort()  # asked again each time: the first may have come before libvirt had a job
         return reason, end
 
     def _reason_to_stop(self, deadline: float) -> MoveFailed | None:
@@ -333,7 +329,7 @@ class Move:
                 hint="Mend the DRBD connection, then try again.",
                 detail="; ".join(breaks),
             )
-        if lapsed := self.lease.lapsed():
+        if self.lease is not None and (lapsed := self.lease.lapsed()):
             return MoveFailed(
                 f"The move's token could not be kept alive ({lapsed}).",
                 code=Code.TOKEN_LOST,
@@ -376,6 +372,11 @@ class Move:
                 code=Code.INSTANCE_STATE,
                 hint="Look with `lvmigrate status`, then try again.",
             )
+
+    def _drop_token(self, node: str) -> None:
+        if self.lease is not None:
+            self.lease.end()
+        self.context.storage.drop_token(node, self.token)
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():

@@ -33,10 +33,13 @@ class MemoryCopy(Protocol):
     """A copy of memory under way."""
 
     def progress(self) -> MemoryProgress | None:
-        """The newest statistics; ``None`` while there are none. Raises `NodeUnreachable`."""
+        """The newest statistics; ``None`` while there are none. Never raises, and returns within seconds."""
 
     def abort(self) -> None:
-        """Ask the source to give up. Guaranteed afterwards: nothing; look at both nodes. May be called repeatedly."""
+        """Ask the source to give up. May be called repeatedly; never raises, and returns within seconds.
+
+        Guaranteed afterwards: nothing. Look at both nodes.
+        """
 
     def wait(self, timeout_s: float) -> CopyEnd | None:
         """How the call ended, or ``None`` if it still runs after ``timeout_s``."""

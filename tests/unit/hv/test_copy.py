@@ -1,0 +1,117 @@
+"""A copy under way: its statistics, its abort and its end, with a libvirt that answers late, wrongly or never."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+import pytest
+
+from hv import copy
+from hv.copy import LibvirtCopy
+from lvmigrate.protocols import CopyEnd
+
+TOTAL = 1 << 20
+
+
+class Domain:
+    """What the copy asks of libvirt's domain; ``hang`` makes every answer wait."""
+
+    def __init__(self) -> None:
+        self.hang = threading.Event()
+        self.hang.set()  # set: answers come
+        self.asked = 0
+        self.aborts = 0
+        self.statistics: dict[str, Any] | None = {"memory_total": TOTAL, "memory_remaining": TOTAL // 2}
+
+    def jobStats(self) -> dict[str, Any]:  # noqa: N802 -- libvirt's name
+        self.asked += 1
+        self.hang.wait()
+        if self.statistics is None:
+            raise libvirt.libvirtError("gone")
+        return self.statistics
+
+    def abortJob(self) -> None:  # noqa: N802 -- libvirt's name
+        self.aborts += 1
+        self.hang.wait()
+        raise libvirt.libvirtError("no job is active")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy, "_PATIENCE_S", 0.05)
+
+
+@pytest.fixture
+def domain() -> Iterator[Domain]:
+    domain = Domain()
+    yield domain
+    domain.hang.set()
+
+
+def eventually(holds: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_progress_and_end(domain: Domain) -> None:
+    finish = threading.Event()
+    under_way = LibvirtCopy("node1", domain, finish.wait)
+    eventually(lambda: under_way.progress() is not None)
+    progress = under_way.progress()
+    assert progress is not None
+    assert progress.percent == 50
+    assert under_way.wait(0.01) is None
+    finish.set()
+    assert under_way.wait(30) == CopyEnd(ok=True)
+    assert under_way.progress() == progress  # the last there was
+
+
+def test_a_call_that_fails_says_libvirts_words(domain: Domain) -> None:
+    def fail() -> None:
+        raise libvirt.libvirtError("operation aborted")
+
+    end = LibvirtCopy("node1", domain, fail).wait(30)
+    assert end is not None
+    assert not end.ok
+    assert "operation aborted" in end.detail
+
+
+def test_a_call_that_fails_in_any_other_way_is_heard_of_too(domain: Domain) -> None:
+    end = LibvirtCopy("node1", domain, lambda: 1 // 0).wait(30)
+    assert end is not None
+    assert "ZeroDivisionError" in end.detail
+
+
+def test_statistics_that_cannot_be_had_keep_the_last_ones(domain: Domain) -> None:
+    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    eventually(lambda: under_way.progress() is not None)
+    before = under_way.progress()
+    domain.statistics = None
+    assert under_way.progress() == before
+
+
+def test_final_statistics_are_taken_from_the_event(domain: Domain) -> None:
+    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    under_way.completed({"memory_total": TOTAL, "memory_remaining": 0, "memory_processed": TOTAL * 3})
+    progress = under_way.progress()
+    assert progress is not None
+    assert (progress.processed, progress.percent) == (TOTAL * 3, 99)
+
+
+def test_a_libvirt_that_hangs_is_asked_once(domain: Domain) -> None:
+    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    domain.hang.clear()
+    for _ in range(5):
+        assert under_way.progress() is None
+        under_way.abort()
+    assert (domain.asked, domain.aborts) == (1, 1)
+    domain.hang.set()
+    eventually(lambda: under_way.progress() is not None)
+    under_way.abort()
+    eventually(lambda: domain.aborts == 2)
