@@ -132,11 +132,9 @@ class DrbdStorage:
     ) -> AbstractContextManager[ReplicationWatch]:
         """Follow these resources on these nodes. Inside the context every node has answered once."""
         wanted = tuple(map(_name, names))
-        # events2 follows one resource or all of them.
-        words = wanted if len(wanted) == 1 else ()
 
         def follow(node: str) -> Stream:
-            return self._shell.stream(self._node(node), self._call("follow", *words))
+            return self._shell.stream(self._node(node), self._call("follow"))
 
         def why(node: str, answer: Answer) -> LvmigrateError:
             return self._shell.unreachable(self._node(node), answer) or self._failed(node, "Following events", answer)

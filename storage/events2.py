@@ -1,7 +1,8 @@
 """One line of ``drbdsetup events2 [--statistics] [--timestamps]`` as a value, for DRBD 9 and 8.4.
 
 The form is that of drbdsetup(8): ``[TIME] ACTION OBJECT KEY:VALUE...``, and ``[TIME] exists -`` after the first dump.
-A ``change`` line carries only what changed.
+A ``change`` line carries only what changed.  ``[TIME] - skipped NUMBER`` is how drbdsetup before drbd-utils 9.28, and
+that for DRBD 8.4, says that the kernel's messages are not in sequence.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Action(enum.Enum):
     DESTROY = "destroy"
     CALL = "call"
     RESPONSE = "response"
+    #: None: the line is about the lines themselves.
+    NONE = "-"
 
 
 class Kind(enum.Enum):
@@ -48,6 +51,8 @@ class Kind(enum.Enum):
     HELPER = "helper"
     #: Nothing: ``exists -`` ends the first dump.
     END = "-"
+    #: Nothing: events are missing here, or came in another order.
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,7 @@ class Event:
     kind: Kind
     #: By the node's clock.
     time: datetime | None = None
-    #: The resource's name; empty for ``exists -`` only.
+    #: The resource's name; empty for what is about no resource.
     name: str = ""
     new_name: str | None = None
     peer_node_id: int | None = None
@@ -87,6 +92,8 @@ class Event:
     helper: str | None = None
     #: How the helper ended, in a ``response``.
     status: int | None = None
+    #: How many events are missing; negative when an older one comes now.
+    skipped: int | None = None
     #: Every key that is not named above, as it was written.
     others: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -104,7 +111,7 @@ def _count(text: str) -> int:
     return int(text[:20])
 
 
-def _status(text: str) -> int:
+def _signed(text: str) -> int:
     return -_count(text[1:]) if text.startswith("-") else _count(text)
 
 
@@ -144,7 +151,7 @@ _KEYS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = MappingProxyType(
         "done": ("done_percent", _real),
         "eta": ("eta_s", _real),
         "helper": ("helper", _word),
-        "status": ("status", _status),
+        "status": ("status", _signed),
     }
 )
 
@@ -158,11 +165,12 @@ _NEEDS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
         Kind.PATH: ("name", "peer_node_id"),
         Kind.HELPER: ("name",),
         Kind.END: (),
+        Kind.SKIPPED: (),
     }
 )
 
-_ACTIONS: Final = {action.value: action for action in Action}
-_KINDS: Final = {kind.value: kind for kind in Kind}
+_ACTIONS: Final = {action.value: action for action in Action if action is not Action.NONE}
+_KINDS: Final = {kind.value: kind for kind in Kind if kind is not Kind.SKIPPED}
 
 # Colour is off in a pipe, unless the node's environment forces it.
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -180,6 +188,8 @@ def parse(line: str) -> Event:
         del words[0]
     if len(words) < 2:  # noqa: PLR2004 -- an action and an object
         raise BadLine(f"neither action nor object: {line[:200]!r}")
+    if words[:2] == [Action.NONE.value, Kind.SKIPPED.value]:
+        return _skipped(words[2:], line, time)
     action, kind = _ACTIONS.get(words[0]), _KINDS.get(words[1])
     if action is None or kind is None:
         raise BadLine(f"unknown action or object: {line[:200]!r}")
@@ -188,6 +198,14 @@ def parse(line: str) -> Event:
         if need not in facts:
             raise BadLine(f"no {need}: {line[:200]!r}")
     return Event(action=action, kind=kind, time=time, others=MappingProxyType(others), **facts)
+
+
+def _skipped(words: list[str], line: str, time: datetime | None) -> Event:
+    try:
+        (number,) = map(_signed, words)
+    except ValueError as error:
+        raise BadLine(f"no number of events: {line[:200]!r}") from error
+    return Event(action=Action.NONE, kind=Kind.SKIPPED, time=time, skipped=number)
 
 
 def _facts(words: list[str], line: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -352,10 +352,12 @@ locate() {
 
 # ---- streams
 
-# follow WORD...: events as they happen, of one resource or of all.
+# follow: the events of all resources as they happen.  With a resource's name drbdsetup drops those of the others before
+# it looks at the sequence of the kernel's messages: until drbd-utils 9.28 it then tells of events that are not missing
+# ("- skipped 4"), and since then it waits for them for ever.
 follow() {
     need_drbd
-    until_eof drbdsetup events2 --statistics --timestamps "$@"
+    until_eof drbdsetup events2 --statistics --timestamps
 }
 
 # until_eof COMMAND...: run it until it ends by itself or standard input does.  8.4's events2 does not notice that

@@ -227,7 +227,7 @@ class ReplicationWatch:
                     self._break(f"{node} said something that was not understood: {error}")
                     self._wake()
             return
-        if event.kind is not events2.Kind.END and event.name not in self._names:
+        if event.name and event.name not in self._names:
             return
         first = not world.complete
         world.apply(event)

@@ -39,7 +39,7 @@ _UNNAMED: Final = "peer"
 
 
 class Gap(ValueError):
-    """A line changes something that was never announced, so lines are missing: the world must be built anew."""
+    """Lines are missing, or came in another order: the world must be built anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +79,8 @@ class World:
         if event.kind is Kind.END:
             self.complete = True
             return
+        if event.kind is Kind.SKIPPED:
+            raise Gap(f"its events are not in sequence (skipped {event.skipped})")
         self._made.pop(event.name, None)
         match event.kind:
             case Kind.RESOURCE:

@@ -18,6 +18,7 @@ import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
 from lvmigrate.node import Node
+from lvmigrate.protocols import Watch
 from lvmigrate.replication import ConnectionOptions, Place, Role, Token
 from storage import DrbdStorage
 from storage.shell import Shell
@@ -109,6 +110,11 @@ def at_rest(storage: DrbdStorage, hand: Hand) -> Iterator[None]:
 
 def in_step(storage: DrbdStorage, name: str) -> bool:
     return all(storage.observe(n, [name])[name].in_step_with(PEER[n]) for n in BOTH)
+
+
+def seen_as(watch: Watch, node: str, name: str, role: Role) -> bool:
+    resource = watch.resource(node, name)
+    return resource is not None and resource.role is role
 
 
 def eventually(holds: Callable[[], bool], within_s: float) -> bool:
@@ -211,6 +217,16 @@ def test_the_watch_follows_two_resources(storage: DrbdStorage, hand: Hand) -> No
         assert watch.breaks() == ()
 
 
+def test_the_watch_is_not_disturbed_by_other_resources(storage: DrbdStorage, hand: Hand) -> None:
+    with storage.watch(BOTH, ["web1"]) as watch:
+        for name in ("web1", "db1", "web1"):
+            for command, role in (("primary", Role.PRIMARY), ("secondary", Role.SECONDARY)):
+                hand("node1", f"drbdadm {command} {name}")
+                if name == "web1":
+                    assert watch.wait(partial(seen_as, watch, "node1", "web1", role), 5)
+        assert watch.breaks() == ()
+
+
 def test_a_cut_is_a_break_and_two_primaries_stay_during_it(storage: DrbdStorage, hand: Hand, held: Token) -> None:
     before = {n: storage.options(n, "web1", PEER[n]) for n in BOTH}
     for node in BOTH:
@@ -258,7 +274,7 @@ def test_a_killed_ssh_client_is_a_gap_and_leaves_nothing_there(storage: DrbdStor
     before = followers(hand, "node1")
     with storage.watch(["node1"], ["web1"]) as watch:
         (first,) = followers(hand, "node1") - before
-        (client,) = children("follow web1")
+        (client,) = children("\nfollow\n")
         os.kill(client, signal.SIGKILL)
         assert watch.wait(lambda: any("node1 is not watched" in words for words in watch.breaks()), 5)
         assert eventually(lambda: first not in followers(hand, "node1"), 5)

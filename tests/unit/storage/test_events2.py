@@ -64,6 +64,14 @@ def test_colour_is_removed() -> None:
     assert (event.name, event.role) == ("r0", Role.PRIMARY)
 
 
+@pytest.mark.parametrize(
+    ("line", "number"), [("- skipped 4", 4), ("2026-11-23T09:24:56.884624+00:00 - skipped -2", -2)]
+)
+def test_events_that_were_skipped(line: str, number: int) -> None:
+    event = events2.parse(line)
+    assert (event.action, event.kind, event.name, event.skipped) == (Action.NONE, Kind.SKIPPED, "", number)
+
+
 def test_an_unknown_key_is_kept_and_an_unknown_value_of_a_known_key_is_not() -> None:
     assert events2.parse("change resource name:r0 mood:good a:b:c").others == {"mood": "good", "a": "b:c"}
     with pytest.raises(BadLine, match="role: 'Tertiary'"):
@@ -76,6 +84,11 @@ def test_an_unknown_key_is_kept_and_an_unknown_value_of_a_known_key_is_not() -> 
         "",
         "exists",
         "exists nothing name:r0",
+        "exists skipped name:r0",
+        "- resource name:r0",
+        "- skipped",
+        "- skipped many",
+        "- skipped 4 5",
         "explode resource name:r0",
         "exists resource role:Primary",
         "exists device name:r0 minor:0",

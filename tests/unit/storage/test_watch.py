@@ -192,6 +192,17 @@ def test_a_line_that_is_not_understood_is_a_break_and_no_end(replay: Replay) -> 
         assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
 
 
+def test_events_that_were_skipped_make_the_world_anew(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        replay.say("node1", "2026-11-23T09:24:56.884624+00:00 - skipped 4")
+        assert seen.wait(lambda: bool(seen.breaks()), 5)
+        assert "node1 is not watched: its events are not in sequence" in seen.breaks()[0]
+        replay.begin("node1", [*state(role="Primary"), END])
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 8)
+
+
 def test_other_resources_are_none_of_its_business(replay: Replay) -> None:
     for node in ("node1", "node2"):
         replay.begin(node, [*state(), *state(name="other", replication="SyncSource"), END])

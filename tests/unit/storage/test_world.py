@@ -156,6 +156,11 @@ def test_a_change_of_a_part_that_was_never_announced_is_a_gap(kind: str) -> None
         world.apply(events2.parse(f"change {kind} name:r0 peer-node-id:0 volume:0"))
 
 
+def test_events_that_were_skipped_are_a_gap() -> None:
+    with pytest.raises(Gap, match="skipped 4"):
+        build(["exists resource name:r0 role:Primary suspended:no", "exists -", "- skipped 4"])
+
+
 def test_lines_lost_or_in_disorder_never_crash(lines: Callable[[str], list[str]]) -> None:
     draw = random.Random(9)
     for name in FILES:
