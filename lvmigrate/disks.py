@@ -47,7 +47,12 @@ class Disks:
         return tuple(str(d) for resource, peer in self.ends() if resource is not None for d in resource.doubts(peer))
 
     def doubts_now(self) -> list[str]:
-        """Every doubt since the watch last forgave, by the events, and now, by both kernels' own word."""
+        """Every break since the watch last forgave, and every doubt now, by both kernels' own word.
+
+        A gap of the watch is no doubt if both kernels now say Connected, Established and UpToDate: with two Primaries,
+        copies that had parted would not have found together again (the target, Primary, refuses to become SyncTarget),
+        and with one, a resynchronisation that is over has made them equal.
+        """
         doubts = list(self.watch.breaks())
         nodes = (self.plan.source, self.plan.target)
         calls = [partial(self.storage.observe, node, self.names) for node in nodes]

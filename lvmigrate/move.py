@@ -51,6 +51,8 @@ _STILL_S: Final = 0.3
 _RESUME_TRIES: Final = 5
 
 
+#: How long a stream of events that ended may take to come back before the copy is given up.
+_UNWATCHED_S: Final = 15.0
 #: How long what must be so by now may take to be seen.
 _SEEN_S: Final = 30.0
 
@@ -94,6 +96,8 @@ class Move:
         self.watch: Watch
         self.disks: Disks
         self.copy: MemoryCopy | None = None
+        #: When both nodes were last seen to be watched.
+        self.watched_at = context.clock.now()
 
     def run(self) -> Report:
         """Do every step; what `MigrateInstance.exec` guarantees and raises."""
@@ -191,6 +195,7 @@ class Move:
                 )
         self._check_again()
         self.watch.forgive()
+        self.watched_at = self.context.clock.now()
 
     def open(self) -> None:
         """Allow two primaries on the guest's connections and promote the target; the undo of each comes first."""
@@ -329,6 +334,13 @@ class Move:
                 hint="Mend the DRBD connection, then try again.",
                 detail="; ".join(breaks),
             )
+        if unwatched := self._unwatched():
+            return MoveFailed(
+                f"Replication could not be watched during the copy ({unwatched}).",
+                code=Code.REPLICATION_BROKE,
+                hint="Mend the way to that node, then try again.",
+                detail="; ".join(self.watch.gaps()),
+            )
         if self.lease is not None and (lapsed := self.lease.lapsed()):
             return MoveFailed(
                 f"The move's token could not be kept alive ({lapsed}).",
@@ -343,6 +355,14 @@ class Move:
                 " or give it longer with --copy-timeout.",
             )
         return None
+
+    def _unwatched(self) -> str | None:
+        """Why a gap of the watch has lasted too long, ``None`` while none has."""
+        if all(resource is not None for resource, _ in self.disks.ends()):
+            self.watched_at = self.context.clock.now()
+            return None
+        for_s = self.context.clock.now() - self.watched_at
+        return f"not for {for_s:.0f} s: {(self.watch.gaps() or ('unknown',))[-1]}" if for_s > _UNWATCHED_S else None
 
     def _resume(self) -> None:
         """Never leave the guest paused: try again while the target's word is that it waits."""

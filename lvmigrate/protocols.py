@@ -107,14 +107,20 @@ class Watch(Protocol):
         """Wait until ``holds()``, asked anew after each change; false after ``timeout_s`` or when ``cancel`` is set."""
 
     def breaks(self) -> tuple[str, ...]:
-        """Every time since the watch began, or since `forgive`, that a resource was not in step, or not watched.
+        """Every time since the watch began, or since `forgive`, that a resource was seen not in step.
 
-        In words, oldest first.  Empty is the proof that replication never left Established (as far as the
-        events say so; see `Storage.observe` for the kernel's own word at one moment).
+        In words, oldest first.
+        """
+
+    def gaps(self) -> tuple[str, ...]:
+        """Every time since then that a node was not watched, or said what was not understood. In words, oldest first.
+
+        A gap is no break: its streams end and begin for reasons of their own, and after it the state is read anew.
+        Neither breaks nor gaps is the proof that replication never left Established.
         """
 
     def forgive(self) -> None:
-        """Forget the breaks seen so far: from here on replication is to stay whole."""
+        """Forget the breaks and gaps seen so far: from here on replication is to stay whole."""
 
     def dual_primary_s(self) -> float:
         """Seconds since the watch began during which two nodes were Primary for the same resource."""

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds before a stream that ended is started again; the last one for ever.
 BACK_OFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-#: How many breaks are kept in words. The first ones tell the cause.
+#: How many breaks, and how many gaps, are kept in words. The first ones tell the cause.
 MAX_BREAKS: Final = 100
 #: How often a waiting thread looks at its ``cancel`` flag, in seconds.
 CANCEL_S: Final = 0.1
@@ -32,6 +32,23 @@ CANCEL_S: Final = 0.1
 _NOT_YET: Final = "it has not answered yet"
 
 _NAME: Final = re.compile(r"(?:^|\s)name:(\S+)")
+
+
+class _Notes:
+    """The first sentences of possibly very many."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._more = 0
+
+    def add(self, sentence: str) -> None:
+        if len(self._first) < MAX_BREAKS:
+            self._first.append(sentence)
+        else:
+            self._more += 1
+
+    def words(self) -> tuple[str, ...]:
+        return (*self._first, *((f"and {self._more} more",) if self._more else ()))
 
 
 class ReplicationWatch:
@@ -64,8 +81,8 @@ class ReplicationWatch:
         self._unknown: dict[str, str] = dict.fromkeys(self._nodes, _NOT_YET)
         self._first_error: dict[str, LvmigrateError] = {}
         self._doubts: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._breaks: list[str] = []
-        self._more_breaks = 0
+        self._breaks = _Notes()
+        self._gaps = _Notes()
         self._dual: set[str] = set()
         self._dual_since: float | None = None
         self._dual_s = 0.0
@@ -133,19 +150,22 @@ class ReplicationWatch:
                     self._changed.wait(left if cancel is None else min(left, CANCEL_S))
 
     def breaks(self) -> tuple[str, ...]:
-        """Every time since the watch began, or since `forgive`, that a resource was not in step, or not watched."""
+        """Every time since the watch began, or since `forgive`, that a resource was seen not in step."""
         with self._changed:
-            more = (f"and {self._more_breaks} more",) if self._more_breaks else ()
-            return (*self._breaks, *more)
+            return self._breaks.words()
+
+    def gaps(self) -> tuple[str, ...]:
+        """Every time since then that a node was not watched, or said what was not understood."""
+        with self._changed:
+            return self._gaps.words()
 
     def forgive(self) -> None:
-        """Forget the breaks seen so far. What is not in step, or not known, at this moment is a break at once."""
+        """Forget what was seen so far. What is not in step now is a break at once, what is not known a gap."""
         with self._changed:
-            self._breaks = []
-            self._more_breaks = 0
+            self._breaks, self._gaps = _Notes(), _Notes()
             for node in self._nodes:
                 if node in self._unknown:
-                    self._break(f"{node} is not watched: {self._unknown[node]}")
+                    self._gap(f"{node} is not watched: {self._unknown[node]}")
                     continue
                 for name in self._names:
                     doubts = self._doubts.get((node, name), ())
@@ -208,7 +228,7 @@ class ReplicationWatch:
     def _forget(self, node: str, reason: str) -> None:
         with self._changed:
             if node not in self._unknown:
-                self._break(f"{node} is not watched: {reason}")
+                self._gap(f"{node} is not watched: {reason}")
             self._unknown[node] = reason
             for name in self._names:
                 self._now.pop((node, name), None)
@@ -224,7 +244,7 @@ class ReplicationWatch:
             named = _NAME.search(line)
             if named is None or named[1] in self._names:
                 with self._changed:
-                    self._break(f"{node} said something that was not understood: {error}")
+                    self._gap(f"{node} said something that was not understood: {error}")
                     self._wake()
             return
         if event.name and event.name not in self._names:
@@ -271,10 +291,10 @@ class ReplicationWatch:
     # ---- with the lock held
 
     def _break(self, words: str) -> None:
-        if len(self._breaks) >= MAX_BREAKS:
-            self._more_breaks += 1
-            return
-        self._breaks.append(f"after {time.monotonic() - self._begin:.3f} s: {words}")
+        self._breaks.add(f"after {time.monotonic() - self._begin:.3f} s: {words}")
+
+    def _gap(self, words: str) -> None:
+        self._gaps.add(f"after {time.monotonic() - self._begin:.3f} s: {words}")
 
     def _wake(self) -> None:
         self._count_dual()

@@ -276,7 +276,7 @@ def test_a_killed_ssh_client_is_a_gap_and_leaves_nothing_there(storage: DrbdStor
         (first,) = followers(hand, "node1") - before
         (client,) = children("\nfollow\n")
         os.kill(client, signal.SIGKILL)
-        assert watch.wait(lambda: any("node1 is not watched" in words for words in watch.breaks()), 5)
+        assert watch.wait(lambda: any("node1 is not watched" in words for words in watch.gaps()), 5)
         assert eventually(lambda: first not in followers(hand, "node1"), 5)
         assert watch.wait(lambda: watch.resource("node1", "web1") is not None, 10)
         watch.forgive()
@@ -296,7 +296,7 @@ def test_a_killed_shared_connection_is_opened_again(nodes: dict[str, Node], ssh_
         ]
         assert len(masters) == 1
         os.kill(masters[0], signal.SIGKILL)
-        assert watch.wait(lambda: bool(watch.breaks()), 10)
+        assert watch.wait(lambda: bool(watch.gaps()), 10)
         assert storage.observe("node1", ["web1"])
         assert watch.wait(lambda: watch.resource("node1", "web1") is not None, 10)
     storage.close()

@@ -68,6 +68,11 @@ class World:
     abort_asked: bool = False
     #: What the events have told of breaks.
     broke: list[str] = field(default_factory=list)
+    #: The events of node2 do not come.
+    unwatched: bool = False
+    #: How often the copy is asked whether it has ended before it has, and what happens each time.
+    looks: int = 2
+    on_look: Callable[[int], None] = lambda _left: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -176,8 +181,7 @@ def refusing(node: str) -> Callable[[], None]:
 class FakeCopy:
     world: World
     ends: Callable[[], CopyEnd]
-    #: How often `wait` says "not yet".
-    looks: int = 2
+    looks: int
     end: CopyEnd | None = None
 
     def progress(self) -> MemoryProgress | None:
@@ -186,10 +190,12 @@ class FakeCopy:
     def abort(self) -> None:
         self.world.abort_asked = True
         self.looks = 0
+        self.world.on_look(0)
 
     def wait(self, timeout_s: float) -> CopyEnd | None:
         if self.looks > 0:
             self.looks -= 1
+            self.world.on_look(self.looks)
             self.world.time += timeout_s
             return None
         if self.end is None:
@@ -201,7 +207,6 @@ class FakeCopy:
 @dataclass
 class FakeHypervisor:
     world: World
-    looks: int = 2
 
     def domain(self, node: str, name: str) -> Domain | None:
         with self.world.call("domain", node):
@@ -219,7 +224,7 @@ class FakeHypervisor:
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
         with self.world.call("copy_memory", domain.node):
-            return FakeCopy(self.world, lambda: self.world.ending(self.world))
+            return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
 
     def resume(self, node: str, uuid: str) -> None:
         with self.world.call("resume", node):
@@ -259,7 +264,7 @@ class FakeWatch:
     storage: FakeStorage
 
     def resource(self, node: str, name: str) -> Resource | None:
-        return self.storage.seen(node)
+        return None if self.world.unwatched and node == "node2" else self.storage.seen(node)
 
     def wait(self, holds: Callable[[], bool], timeout_s: float, *, cancel: threading.Event | None = None) -> bool:
         if holds():
@@ -269,6 +274,9 @@ class FakeWatch:
 
     def breaks(self) -> tuple[str, ...]:
         return tuple(self.world.broke)
+
+    def gaps(self) -> tuple[str, ...]:
+        return ("node2 is not watched: made for the test",) if self.world.unwatched else ()
 
     def forgive(self) -> None:
         self.world.broke.clear()

@@ -286,6 +286,32 @@ def test_replication_that_breaks_during_the_copy_ends_it() -> None:
     assert list(world.violations()) == []
 
 
+def test_a_watch_that_does_not_come_back_during_the_copy_ends_it() -> None:
+    world = World(looks=100)
+
+    def on_look(_left: int) -> None:
+        world.unwatched = not world.abort_asked  # it comes back in the end, so that what was opened can be closed
+
+    world.on_look = on_look
+    world.ending = stayed
+    with pytest.raises(MoveFailed) as caught:
+        migrate(world)
+    assert caught.value.code is Code.REPLICATION_BROKE
+    assert "not watched" in str(caught.value)
+    assert list(world.violations()) == []
+
+
+def test_a_gap_of_the_watch_that_ends_does_not_end_the_copy() -> None:
+    world = World(looks=6)
+
+    def on_look(left: int) -> None:
+        world.unwatched = left > 3
+
+    world.on_look = on_look
+    assert migrate(world).target == "node2"
+    assert list(world.violations()) == []
+
+
 def test_a_copy_that_takes_too_long_is_aborted() -> None:
     world = World()
     with pytest.raises(MoveFailed) as caught:

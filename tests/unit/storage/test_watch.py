@@ -153,7 +153,7 @@ def test_a_resource_that_a_node_does_not_have_is_a_break(replay: Replay) -> None
         assert ["node2 has no resource r0" in words for words in seen.breaks()] == [True]
 
 
-def test_a_stream_that_ends_is_a_gap_a_break_and_started_again(replay: Replay) -> None:
+def test_a_stream_that_ends_is_a_gap_and_started_again(replay: Replay) -> None:
     said: list[str] = []
     for node in ("node1", "node2"):
         replay.begin(node, [*state(), END])
@@ -162,11 +162,12 @@ def test_a_stream_that_ends_is_a_gap_a_break_and_started_again(replay: Replay) -
         replay.cut("node1")
         assert seen.wait(lambda: seen.resource("node1", "r0") is None, 5)
         assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
-        (words,) = seen.breaks()
+        (words,) = seen.gaps()
         assert "node1 is not watched: Following events failed on node1" in words
         assert any("node1 is not watched" in sentence for sentence in said)
-        seen.forgive()
         assert seen.breaks() == ()
+        seen.forgive()
+        assert seen.gaps() == ()
 
 
 def test_lines_that_do_not_fit_make_the_world_anew(replay: Replay) -> None:
@@ -174,20 +175,20 @@ def test_lines_that_do_not_fit_make_the_world_anew(replay: Replay) -> None:
         replay.begin(node, [*state(), END])
     with replay.watch() as seen:
         replay.say("node1", "change device name:r0 volume:7 disk:UpToDate")
-        assert seen.wait(lambda: bool(seen.breaks()), 5)
-        assert "was not announced" in seen.breaks()[0]
+        assert seen.wait(lambda: bool(seen.gaps()), 5)
+        assert "was not announced" in seen.gaps()[0]
         # The file still ends with the line that does not fit, so it comes again until the file is another one.
         replay.begin("node1", [*state(role="Primary"), END])
         assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 8)
 
 
-def test_a_line_that_is_not_understood_is_a_break_and_no_end(replay: Replay) -> None:
+def test_a_line_that_is_not_understood_is_a_gap_and_no_end(replay: Replay) -> None:
     for node in ("node1", "node2"):
         replay.begin(node, [*state(), END])
     with replay.watch() as seen:
         replay.say("node1", "change resource name:other role:Tertiary", "\x00garbage\xff")
-        assert seen.wait(lambda: bool(seen.breaks()), 5)
-        assert ["garbage" in words for words in seen.breaks()] == [True]
+        assert seen.wait(lambda: bool(seen.gaps()), 5)
+        assert ["garbage" in words for words in seen.gaps()] == [True]
         replay.say("node1", "change resource name:r0 role:Primary")
         assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
 
@@ -197,8 +198,8 @@ def test_events_that_were_skipped_make_the_world_anew(replay: Replay) -> None:
         replay.begin(node, [*state(), END])
     with replay.watch() as seen:
         replay.say("node1", "2026-11-23T09:24:56.884624+00:00 - skipped 4")
-        assert seen.wait(lambda: bool(seen.breaks()), 5)
-        assert "node1 is not watched: its events are not in sequence" in seen.breaks()[0]
+        assert seen.wait(lambda: bool(seen.gaps()), 5)
+        assert "node1 is not watched: its events are not in sequence" in seen.gaps()[0]
         replay.begin("node1", [*state(role="Primary"), END])
         assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 8)
 
