@@ -261,13 +261,16 @@ def test_nothing_is_left_on_the_nodes(storage: DrbdStorage, hand: Hand) -> None:
 
 def children(command: str) -> list[int]:
     """Our own living children whose command line has ``command``."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        for word in (task / "children").read_text().split():
-            with contextlib.suppress(FileNotFoundError):
-                if command in Path(f"/proc/{word}/cmdline").read_text().replace("\0", " "):
-                    found.append(int(word))
-    return found
+    ours = (word for task in Path("/proc/self/task").iterdir() for word in said(task / "children").split())
+    return [int(word) for word in ours if command in said(Path(f"/proc/{word}/cmdline"))]
+
+
+def said(file: Path) -> str:
+    """What a file of /proc says, with spaces for zeros; nothing if its process is gone by now."""
+    try:
+        return file.read_text(errors="replace").replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_a_killed_ssh_client_is_a_gap_and_leaves_nothing_there(storage: DrbdStorage, hand: Hand) -> None:
@@ -292,7 +295,7 @@ def test_a_killed_shared_connection_is_opened_again(nodes: dict[str, Node], ssh_
         masters = [
             int(entry.name)
             for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and f"{socket} [mux]" in (entry / "cmdline").read_text().replace("\0", " ")
+            if entry.name.isdigit() and f"{socket} [mux]" in said(entry / "cmdline")
         ]
         assert len(masters) == 1
         os.kill(masters[0], signal.SIGKILL)
@@ -313,9 +316,7 @@ def test_closing_ends_the_shared_connections(nodes: dict[str, Node], ssh_config:
     storage.close()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_text(errors="replace")
-                assert not any(str(socket) in line for socket in sockets)
+            assert not any(str(socket) in said(entry / "cmdline") for socket in sockets)
     assert not sockets[0].parent.exists()
 
 
