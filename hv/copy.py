@@ -27,7 +27,14 @@ class LibvirtCopy:
     that dies leaves a job that somebody has to adopt.
     """
 
-    def __init__(self, node: str, domain: libvirt.virDomain, call: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        node: str,
+        domain: libvirt.virDomain,
+        call: Callable[[], Any],
+        *,
+        prepare: Callable[[], Any] = lambda: None,
+    ) -> None:
         self._node = node
         self._domain = domain
         self._end: CopyEnd | None = None
@@ -36,7 +43,9 @@ class LibvirtCopy:
         self._final = False
         self._asking: threading.Thread | None = None
         self._aborting: threading.Thread | None = None
-        self._thread = threading.Thread(target=self._run, args=(call,), name=f"copy-{node}", daemon=True)
+        self._gate = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, args=(prepare, call), name=f"copy-{node}", daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> CopyEnd | None:
@@ -45,7 +54,9 @@ class LibvirtCopy:
         return self._end
 
     def abort(self) -> None:
-        """Ask libvirt to cancel the job. A job that has ended already is no error."""
+        """Ask libvirt to cancel the job, and never start one that has not begun."""
+        with self._gate:
+            self._stopped = True
         self._aborting = _once(self._aborting, self._abort, f"abort-{self._node}")
 
     def progress(self) -> MemoryProgress | None:
@@ -78,8 +89,15 @@ class LibvirtCopy:
         if newest is not None:
             self._newest = newest
 
-    def _run(self, call: Callable[[], Any]) -> None:
+    def _run(self, prepare: Callable[[], Any], call: Callable[[], Any]) -> None:
         try:
+            prepare()
+            # A QEMU that did not answer for minutes must not begin to move when nobody waits for it any more.
+            with self._gate:
+                stopped = self._stopped
+            if stopped:
+                self._end = CopyEnd(ok=False, detail="stopped before it began")
+                return
             call()
             self._end = CopyEnd(ok=True)
         except libvirt.libvirtError as error:

@@ -30,7 +30,6 @@ _STATES: Final = {
     libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.IN_SHUTDOWN,
     libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.SUSPENDED,
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.OFF,
-    libvirt.VIR_DOMAIN_CRASHED: DomainState.OFF,
 }
 
 #: virDomainPausedReason, the one set of reasons that tells a migration something.
@@ -76,7 +75,9 @@ class LibvirtHypervisor:
     def domain(self, node: str, name: str) -> Domain | None:
         """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
         try:
-            return self._observed(node, self._lookup(node, name))
+            domain = self._lookup(node, name)
+            # The job first: one that ends in between is then seen as still there, or its outcome in the state.
+            return self._observed(node, domain, _job(domain))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -84,11 +85,11 @@ class LibvirtHypervisor:
 
     @bounded("Listing the guests")
     def domains(self, node: str) -> tuple[Domain, ...]:
-        """Every guest that ``node`` knows now, running or not. One that ends meanwhile is left out."""
+        """Every guest that ``node`` knows now, running or not, without its job. One that ends meanwhile is left out."""
         found = []
         for domain in self._connections.to(node).listAllDomains():
             try:
-                found.append(self._observed(node, domain))
+                found.append(self._observed(node, domain, JobKind.NONE))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
@@ -121,14 +122,16 @@ class LibvirtHypervisor:
         )
         if domain.persistent:
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
-        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{peer.migration_address}"}
+        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{_host(peer.migration_address)}"}
         if options.bandwidth_mib_s is not None:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = options.bandwidth_mib_s
         handle = self._handle(domain.node, domain.uuid)
         log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
 
-        def call() -> None:
+        def prepare() -> None:
             handle.migrateSetMaxDowntime(max(1, round(options.downtime_limit_s * 1000)))
+
+        def call() -> None:
             log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=flags)
             with self._connections.listening(lambda *_: None, completed):
                 handle.migrateToURI3(peer.peer_uri, parameters, flags)
@@ -137,8 +140,17 @@ class LibvirtHypervisor:
             if (node, uuid) == (domain.node, domain.uuid):
                 copy.completed(statistics)
 
-        copy = LibvirtCopy(domain.node, handle, call)
+        copy = LibvirtCopy(domain.node, handle, call, prepare=prepare)
         return copy
+
+    @bounded("Aborting the guest's migration")
+    def abort_job(self, node: str, uuid: str) -> None:
+        """Cancel whatever migration job ``node`` has for the guest. Nothing if it has none."""
+        try:
+            self._lookup(node, uuid).abortJob()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+                raise
 
     @bounded("Resuming the guest")
     def resume(self, node: str, uuid: str) -> None:
@@ -208,17 +220,17 @@ class LibvirtHypervisor:
             return connection.lookupByUUIDString(name)
         return connection.lookupByName(name)
 
-    def _observed(self, node: str, domain: libvirt.virDomain) -> Domain:
-        state, reason = domain.state()
+    def _observed(self, node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
         text = domain.XMLDesc()
         persistent = bool(domain.isPersistent())
+        state, reason = domain.state()
         return Domain(
             node=node,
             name=domain.name(),
             uuid=domain.UUIDString(),
             state=_STATES.get(state, DomainState.OFF if not domain.isActive() else DomainState.IN_SHUTDOWN),
             reason=_PAUSED[reason] if state == libvirt.VIR_DOMAIN_PAUSED and reason < len(_PAUSED) else str(reason),
-            job=_job(domain, state),
+            job=job,
             persistent=persistent,
             autostart=persistent and bool(domain.autostart()),
             virt_type=xml.virt_type(text),
@@ -238,8 +250,13 @@ def _refusal(node: str, what: str) -> CommandFailed:
     )
 
 
-def _job(domain: libvirt.virDomain, state: int) -> JobKind:
-    if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+def _host(address: str) -> str:
+    """An address for a URI: IPv6 wants brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _job(domain: libvirt.virDomain) -> JobKind:
+    if not domain.isActive():
         return JobKind.NONE
     try:
         statistics = domain.jobStats()
@@ -249,6 +266,8 @@ def _job(domain: libvirt.virDomain, state: int) -> JobKind:
             return JobKind.INCOMING  # "migration statistics are available only on the source host"
         if code in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
             return JobKind.NONE  # it stopped meanwhile, or this driver has no jobs at all
+        if code == libvirt.VIR_ERR_INTERNAL_ERROR and "no RAM info" in str(error):
+            return JobKind.OUTGOING  # "migration was active, but no RAM info was set"
         raise
     if statistics.get("type", 0) not in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
         return JobKind.NONE

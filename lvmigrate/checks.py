@@ -21,12 +21,16 @@ def where(sightings: Sightings) -> Iterator[Finding]:
         # It may run there too: that node's word is needed to know that there is one copy.
         yield Finding(code=Code.NODE_UNREACHABLE, sentence=silent.sentence, hint=silent.hint)
     active = sightings.active
-    if len({d.uuid for d in active}) > 1 or len(active) > 1:
+    moving = [d for d in active if d.job in (JobKind.INCOMING, JobKind.OUTGOING)]
+    if moving:
+        yield from (_busy(domain) for domain in moving)
+    elif len(active) > 1:
         nodes = " and ".join(d.node for d in active)
         yield Finding(
             code=Code.INSTANCE_TWICE,
             sentence=f"{name} has a live copy on {nodes} at once.",
-            hint=f"Look with `virsh domstate --reason {name}` on each; end the copy that is not the guest, by hand.",
+            hint=f"Look with `virsh domstate --reason {name}` on each. If both run: `virsh suspend {name}` on both,"
+            " and compare the generations of its disks (`drbdadm get-gi`) before either is ended.",
         )
     elif not sightings.domains and not sightings.silent:
         yield Finding(
@@ -63,11 +67,29 @@ def _state(survey: Survey) -> Iterator[Finding]:
 def _job(survey: Survey) -> Iterator[Finding]:
     for domain in (survey.domain, survey.target.domain):
         if domain is not None and domain.job is not JobKind.NONE:
-            yield Finding(
-                code=Code.JOB_ACTIVE,
-                sentence=f"libvirt has a job for {domain.name} on {domain.node} ({domain.job.value}).",
-                hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}.",
-            )
+            yield _busy(domain)
+
+
+def _busy(domain: Domain) -> Finding:
+    return Finding(
+        code=Code.JOB_ACTIVE,
+        sentence=f"libvirt has a job for {domain.name} on {domain.node} ({domain.job.value}).",
+        hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}.",
+    )
+
+
+def _unfinished(survey: Survey) -> Iterator[Finding]:
+    """The guest waits where a move has brought it that was not finished: it is to run before anything is mended."""
+    primaries = [r.name for r in survey.target.resources.values() if r.role is Role.PRIMARY]
+    if survey.domain.state is DomainState.PAUSED and primaries:
+        name, node = survey.domain.name, survey.domain.node
+        yield Finding(
+            code=Code.INSTANCE_STATE,
+            sentence=f"{name} waits paused on {node} while {survey.target.node} is Primary too,"
+            " as after a move that was not finished.",
+            hint=f"If `drbdsetup status` on both nodes says Connected and UpToDate: `virsh resume {name}` on {node}"
+            " first, then mend the rest.",
+        )
 
 
 def _taken_on_target(survey: Survey) -> Iterator[Finding]:
@@ -80,7 +102,7 @@ def _taken_on_target(survey: Survey) -> Iterator[Finding]:
             )
 
 
-LOCKED_HINT: Final = "Wait for that move; the token of one that died runs out by itself within half a minute."
+LOCKED_HINT: Final = "Wait for that move; the token of one that died runs out by itself."
 
 
 def locked(instance: str, node: str, holder: str) -> str:
@@ -220,12 +242,15 @@ def _two_primaries(survey: Survey) -> Iterator[Finding]:
 
 
 def _openers(survey: Survey) -> Iterator[Finding]:
-    for opener in survey.target.openers:
-        yield Finding(
-            code=Code.DEVICE_HELD,
-            sentence=f"{opener.resource}/{opener.volume} is open on {survey.target.node}: {opener.what}.",
-            hint="End what uses it there first.",
-        )
+    # At the source the guest's own process holds them; what is no process would keep the source Primary for ever.
+    foreign = [opener for opener in survey.source.openers if not opener.process]
+    for node, openers in ((survey.source.node, foreign), (survey.target.node, survey.target.openers)):
+        for opener in openers:
+            yield Finding(
+                code=Code.DEVICE_HELD,
+                sentence=f"{opener.resource}/{opener.volume} is open on {node}: {opener.what}.",
+                hint="End what uses it there first.",
+            )
 
 
 def _memory(survey: Survey) -> Iterator[Finding]:
@@ -254,6 +279,7 @@ def _tcg(survey: Survey) -> Iterator[Finding]:
 Check = Callable[[Survey], Iterator[Finding]]
 
 REFUSALS: Final[tuple[Check, ...]] = (
+    _unfinished,
     _state,
     _job,
     _taken_on_target,

@@ -20,7 +20,7 @@ _MOST_MOMENTS: Final = 10_000
 
 
 class Chronicle:
-    """Takes notes, and passes progress on. `note` may be called from any thread, the rest from the tasklet's own."""
+    """Takes notes, and passes progress on. `note` and `mark` may be called from any thread."""
 
     def __init__(self, plan: Plan, *, clock: Clock, on_progress: Callable[[StepProgress], None]) -> None:
         self._plan = plan
@@ -58,6 +58,10 @@ class Chronicle:
     def mark(self, name: str) -> None:
         """Remember when ``name`` happened first."""
         self._marks.setdefault(name, self.elapsed_s)
+
+    def happened(self, name: str) -> bool:
+        """Whether ``name`` was marked."""
+        return name in self._marks
 
     def between(self, begin: str, end: str) -> float:
         """Seconds between two marks, 0 when one of them never happened."""

@@ -39,7 +39,7 @@ class Action(enum.Enum):
     DISCARD_AND_RESUME = "end the copy that waits on the target, which never ran; resume the source; undo the rest"
     RESUME_SOURCE = "nothing arrived: resume the source; undo the rest"
     ARRIVED = "the guest already runs on the target, and only there"
-    LOST = "the guest runs nowhere: say so, undo nothing"
+    LOST = "the guest runs nowhere: close what was opened, and say so"
     TWICE = "two running copies: suspend both, which can be undone; a person must decide"
     HOLD = "proof cannot be had: undo nothing, force nothing; a person must decide"
 
@@ -63,7 +63,7 @@ TABLE: Final[dict[tuple[Sight, Sight], Action]] = {
 
 #: Pairs that time may change by itself: asked again until the deadline before they are acted upon.
 PASSING: Final[frozenset[tuple[Sight, Sight]]] = frozenset(
-    {(_S.WAITS, _S.WAITS), (_S.WAITS, _S.GONE), (_S.WAITS, _S.RUNS), (_S.RUNS, _S.WAITS)}
+    {(_S.WAITS, _S.WAITS), (_S.WAITS, _S.RUNS), (_S.RUNS, _S.WAITS)}
 )
 
 

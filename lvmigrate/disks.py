@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from lvmigrate.errors import LvmigrateError
+from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.plan import Plan
 from lvmigrate.progress import SyncProgress
 from lvmigrate.protocols import Storage, Watch
@@ -44,7 +45,13 @@ class Disks:
 
     def doubts(self) -> tuple[str, ...]:
         """What was last heard to be wrong, in words."""
-        return tuple(str(d) for resource, peer in self.ends() if resource is not None for d in resource.doubts(peer))
+        words = [str(d) for resource, peer in self.ends() if resource is not None for d in resource.doubts(peer)]
+        nodes = {self.plan.source: self.plan.target, self.plan.target: self.plan.source}
+        return (*words, *(f"{nodes[peer]} is not watched" for resource, peer in self.ends() if resource is None))
+
+    def roles(self) -> tuple[str, ...]:
+        """What each end was last heard to be, in words."""
+        return tuple(f"{r.name} is {r.role.value} on {r.node}" for r, _ in self.ends() if r is not None)
 
     def doubts_now(self) -> list[str]:
         """Every break since the watch last forgave, and every doubt now, by both kernels' own word.
@@ -55,7 +62,7 @@ class Disks:
         """
         doubts = list(self.watch.breaks())
         nodes = (self.plan.source, self.plan.target)
-        calls = [partial(self.storage.observe, node, self.names) for node in nodes]
+        calls = [partial(self._observed, node) for node in nodes]
         for node, peer, seen in zip(nodes, reversed(nodes), outcomes_of(calls), strict=True):
             if isinstance(seen, LvmigrateError):
                 doubts.append(str(seen))
@@ -63,6 +70,13 @@ class Disks:
             doubts += [f"{node} has no {name}" for name in self.names if name not in seen]
             doubts += [str(doubt) for resource in seen.values() for doubt in resource.doubts(peer)]
         return doubts
+
+    def _observed(self, node: str) -> Mapping[str, Resource]:
+        """What the kernel says, asked once more if there is no answer: one lost reply must not hold a guest."""
+        try:
+            return self.storage.observe(node, self.names)
+        except NodeUnreachable:
+            return self.storage.observe(node, self.names)
 
     def progress_now(self) -> SyncProgress:
         """What they still lack. DRBD 8.4 sends no progress of a resynchronisation, so the kernel is asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ class LiveDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.get_renderable = lambda: self._draw(ended=True, failed=kind is not None)  # type: ignore[method-assign]
-        self._live.__exit__(kind, error, traceback)
+        with contextlib.suppress(OSError, ValueError):  # a terminal that went away must not hide the outcome
+            self._live.__exit__(kind, error, traceback)
 
     def plan(self, plan: Plan) -> None:
         """The checks have passed."""
@@ -153,7 +155,7 @@ class PlainDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stream.flush()
+        """Every line was flushed as it was said."""
 
     def plan(self, plan: Plan) -> None:
         """The checks have passed."""
@@ -171,7 +173,8 @@ class PlainDisplay:
             self._say(f"{head}: {words or (sync_words(progress.sync) if progress.sync else '')}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # as above
+            print(line, file=self._stream, flush=True)
 
 
 class NoDisplay:

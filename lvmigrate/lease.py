@@ -20,15 +20,15 @@ class Lease:
     """Renews one token on its nodes, in a thread, until it is ended.
 
     A renewal counts when the node acknowledged it.  `lapsed` says in words why the move may no longer go on: a node
-    that did not acknowledge for two thirds of the lease, or one whose token is somebody else's.
+    that did not acknowledge for two thirds of the lease.  ``since``: when the tokens began to be taken.
     """
 
-    def __init__(self, storage: Storage, nodes: Sequence[str], token: Token, *, clock: Clock) -> None:
+    def __init__(self, storage: Storage, nodes: Sequence[str], token: Token, *, since: float, clock: Clock) -> None:
         self._storage = storage
         self._nodes = tuple(nodes)
         self._token = token
         self._clock = clock
-        self._acknowledged = dict.fromkeys(self._nodes, clock.now())
+        self._acknowledged = dict.fromkeys(self._nodes, since)
         self._trouble: dict[str, LvmigrateError] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease-{token.instance}", daemon=True)

@@ -40,7 +40,7 @@ from lvmigrate.report import Report
 from lvmigrate.rollback import Rollback, Undo
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context, Step
-from lvmigrate.together import together
+from lvmigrate.together import outcomes_of, together
 
 _log = structlog.get_logger()
 
@@ -96,6 +96,8 @@ class Move:
         self.watch: Watch
         self.disks: Disks
         self.copy: MemoryCopy | None = None
+        #: What kept the move from being finished, past the point of no return.
+        self.troubles: list[LvmigrateError] = []
         #: When both nodes were last seen to be watched.
         self.watched_at = context.clock.now()
 
@@ -105,9 +107,6 @@ class Move:
             for step in STEPS:
                 with self.chronicle.step(step.name, step.sentence):
                     step.act(self)
-        except (OutcomeUnknown, GuestLost) as unproved:
-            self.chronicle.note(str(unproved))
-            raise
         except Exception as caught:  # a defect must not leave the disks dual-primary either
             error = caught if isinstance(caught, LvmigrateError) else outcome.defect(caught)
             self.chronicle.note(str(error))
@@ -116,21 +115,37 @@ class Move:
 
     def _failed(self, error: LvmigrateError) -> LvmigrateError:
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
+        if isinstance(error, OutcomeUnknown):
+            return self._with_open_state(error)
+        if isinstance(error, GuestLost):
+            doubts = self.disks.doubts_now()
+            return outcome.lost(error, self.rollback.run(), doubts, self.plan.source)
         if self.phase is _Phase.MOVED:
-            return outcome.unfinished(self.plan, error)
+            sights = self.settlement.look_until_known()
+            if sights == (Sight.RUNS, Sight.RUNS):
+                return self._with_open_state(self.settlement.twice())
+            return outcome.unfinished(self.plan, self.troubles or [error], sights)
         if self.phase is _Phase.BETWEEN and not self._stayed():
-            return OutcomeUnknown(
-                f"{self.plan.instance} may have arrived on {self.plan.target} when the move failed"
-                f" ({error.sentence.rstrip('.')}); nothing was undone.",
-                known=[
-                    f"{node}: {sight.value}" for node, sight in zip(self.nodes, self.settlement.look(), strict=True)
-                ],
-                hint=f"`virsh domstate --reason {self.plan.instance}` on both nodes; resume a copy that waits only when"
-                " the other node has none.",
-                detail=error.detail,
+            return self._with_open_state(
+                OutcomeUnknown(
+                    f"{self.plan.instance} may have arrived on {self.plan.target} when the move failed"
+                    f" ({error.sentence.rstrip('.')}); nothing was undone.",
+                    known=self._seen(),
+                    hint=f"`virsh domstate --reason {self.plan.instance}` on both nodes; resume a copy that waits only"
+                    " when the other node has none.",
+                    detail=error.detail,
+                )
             )
         leftovers = self.rollback.run()
-        return outcome.failed(self.plan, error, leftovers, self.settlement.look()[0])
+        return outcome.failed(self.plan, error, leftovers, self.settlement.look_until_known())
+
+    def _with_open_state(self, error: OutcomeUnknown) -> OutcomeUnknown:
+        """The same error, with what is left open beside the guest itself."""
+        opened = "two primaries allowed" if self.chronicle.happened("two primaries allowed") else None
+        if opened is None or self.chronicle.happened("two primaries forbidden"):
+            return error
+        known = [*error.known, *self.disks.roles(), f"{opened} on {', '.join(self.disks.names)}"]
+        return OutcomeUnknown(error.sentence, known=known, hint=error.hint, detail=error.detail)
 
     def _seen(self) -> list[str]:
         """Both nodes' word about the guest, for people."""
@@ -144,7 +159,7 @@ class Move:
                 self.copy.abort()
                 if self.context.clock.now() > deadline:
                     return False
-            return not self.settlement.settle()
+            return not self.settlement.settle(end_jobs=True)
         except Exception:  # noqa: BLE001 -- no proof, whatever the reason
             _log.exception("stay_not_proved")
             return False
@@ -153,12 +168,12 @@ class Move:
 
     def lock(self) -> None:
         """Take the token on both nodes, in sorted order, so that two controllers cannot hold one each."""
-        storage = self.context.storage
+        storage, since = self.context.storage, self.context.clock.now()
         for node in sorted(self.nodes):
             self.rollback.register(
                 Undo(
                     leftover=f"the token of this move on {node}",
-                    hint="It runs out by itself within half a minute.",
+                    hint="The token runs out by itself.",
                     act=partial(self._drop_token, node),
                 )
             )
@@ -170,7 +185,7 @@ class Move:
                     hint=checks.LOCKED_HINT,
                 )
                 raise Refused(self.plan.instance, [finding])
-        self.lease = Lease(storage, self.nodes, self.token, clock=self.context.clock)
+        self.lease = Lease(storage, self.nodes, self.token, since=since, clock=self.context.clock)
         self.stack.callback(self.lease.end)
 
     def sync(self) -> None:
@@ -229,8 +244,16 @@ class Move:
         self.phase = _Phase.BETWEEN
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
         reason, end = self._follow(self.copy)
+        if end is None:
+            raise OutcomeUnknown(
+                f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
+                known=self._seen(),
+                hint=f"See on {self.plan.source} whether libvirtd and the guest's QEMU still live (`virsh domjobinfo"
+                f" {self.plan.instance}`); `virsh domjobabort {self.plan.instance}` ends the job.",
+                detail="" if reason is None else str(reason),
+            )
         self.chronicle.mark("source stopped")  # if no event told of it earlier
-        if self.settlement.settle():
+        if self.settlement.settle(end_jobs=not end.ok):
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
             return
@@ -246,13 +269,13 @@ class Move:
 
     def switch(self) -> None:
         """Resume the guest on the target: its source is gone, and both kernels must say now that all is in step."""
-        name = self.plan.instance
+        name, expected = self.plan.instance, Sight.RUNS if self.settlement.ran_before else Sight.WAITS
         doubts = self.disks.doubts_now()
         if doubts:
             raise OutcomeUnknown(
-                f"{name} has arrived on {self.plan.target} and waits paused: replication was not seen whole,"
+                f"{name} has arrived on {self.plan.target}, but replication was not seen whole,"
                 f" so {self.plan.source} may have the newer disk.",
-                known=doubts,
+                known=[*doubts, *self._seen()],
                 hint="Nothing was undone. When both nodes say Connected and UpToDate, `virsh resume"
                 f" {name}` on {self.plan.target}; otherwise mend the link first (`drbdsetup status` on both).",
             )
@@ -260,32 +283,35 @@ class Move:
             self._resume()
         self.chronicle.mark("target runs")
         self.context.clock.sleep(_STILL_S)
-        source, target = self.settlement.look()
-        expected = Sight.RUNS if self.settlement.ran_before else Sight.WAITS
-        if target is Sight.GONE and source is Sight.GONE:
-            raise GuestLost(
-                f"{name} arrived on {self.plan.target} and died there.",
-                hint=f"See /var/log/libvirt/qemu/{name}.log there; its disks are whole on both nodes:"
-                f" `virsh start {name}` on one of them.",
-            )
-        if (source, target) != (Sight.GONE, expected):
-            raise OutcomeUnknown(
-                f"{name} arrived on {self.plan.target}, but it is not proved that it {expected.value} there alone.",
-                known=[f"{self.plan.source}: {source.value}", f"{self.plan.target}: {target.value}"],
-                hint=f"`virsh domstate --reason {name}` on both nodes. Nothing was undone.",
-            )
+        self._alone_on_target(expected)
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED
         self.rollback.forget()
 
     def close(self) -> None:
         """Demote the source, and forbid two primaries once it is seen Secondary."""
-        together([partial(dual.close, self.plan.source) for dual in self._dual_primaries()])
+        domain = self.plan.domain
+        if domain.persistent and domain.autostart:
+            try:  # from here on a reboot of the source must not start what runs elsewhere, whatever else fails
+                self.context.hypervisor.set_autostart(self.plan.source, domain.uuid, on=False)
+            except LvmigrateError as error:
+                self.troubles.append(error)
+        outcomes = outcomes_of([partial(dual.close, self.plan.source) for dual in self._dual_primaries()])
+        self.troubles += [error for error in outcomes if isinstance(error, LvmigrateError)]
+        if self.troubles:
+            raise self.troubles[0]
         self.chronicle.mark("two primaries forbidden")
 
     def verify(self) -> None:
         """Look at everything once more; only now forget the source's definition; autostart last."""
         hypervisor, domain = self.context.hypervisor, self.plan.domain
+        if not self.watch.wait(lambda: self.disks.in_step() and self.disks.single_primary(self.plan.target), _SEEN_S):
+            doubts = "; ".join([*self.disks.doubts(), *self.disks.roles()])
+            raise MoveFailed(
+                f"The disks are not in step and Primary on {self.plan.target} alone ({doubts}).",
+                code=Code.LEFT_BEHIND,
+                hint="Look with `drbdsetup status` on both nodes.",
+            )
         arrived = hypervisor.domain(self.plan.target, domain.uuid)
         if arrived is None or arrived.persistent != domain.persistent:
             raise MoveFailed(
@@ -293,22 +319,34 @@ class Move:
                 code=Code.LEFT_BEHIND,
                 hint=f"`virsh dumpxml {domain.name}` there; the definition on {self.plan.source} was kept.",
             )
+        self._alone_on_target(Sight.RUNS if self.settlement.ran_before else Sight.WAITS)
         if domain.persistent:
             hypervisor.undefine(self.plan.source, domain.uuid)
             hypervisor.set_autostart(self.plan.target, domain.uuid, on=domain.autostart)
-        if not self.watch.wait(lambda: self.disks.in_step() and self.disks.single_primary(self.plan.target), _SEEN_S):
-            doubts = "; ".join(self.disks.doubts()) or "roles"
-            raise MoveFailed(
-                f"The disks are not in step and Primary on {self.plan.target} alone ({doubts}).",
-                code=Code.LEFT_BEHIND,
-                hint="Look with `drbdsetup status` on both nodes.",
-            )
         together([partial(self._drop_token, node) for node in self.nodes])
 
     # What the steps are made of.
 
-    def _follow(self, copy: MemoryCopy) -> tuple[MoveFailed | None, CopyEnd]:
-        """Wait for the call to end; why it was told to give up, if it was, and how it ended."""
+    def _alone_on_target(self, expected: Sight) -> None:
+        """Both nodes say that the guest is on the target as ``expected`` and gone at the source; raises otherwise."""
+        name, (source, target) = self.plan.instance, self.settlement.look_until_known()
+        if (source, target) == (Sight.GONE, expected):
+            return
+        if (source, target) == (Sight.RUNS, Sight.RUNS):
+            raise self.settlement.twice()
+        if (source, target) == (Sight.GONE, Sight.GONE):
+            raise GuestLost(
+                f"{name} arrived on {self.plan.target} and died there.",
+                hint=f"See /var/log/libvirt/qemu/{name}.log on {self.plan.target}.",
+            )
+        raise OutcomeUnknown(
+            f"{name} arrived on {self.plan.target}, but it is not proved that it {expected.value} there alone.",
+            known=[f"{self.plan.source}: {source.value}", f"{self.plan.target}: {target.value}"],
+            hint=f"`virsh domstate --reason {name}` on both nodes. Nothing was undone.",
+        )
+
+    def _follow(self, copy: MemoryCopy) -> tuple[MoveFailed | None, CopyEnd | None]:
+        """Wait for the call to end; why it was told to give up, if it was, and how it ended, if it did."""
         deadline = self.context.clock.now() + self.options.copy_timeout_s
         reason: MoveFailed | None = None
         while (end := copy.wait(self.options.poll_s)) is None:
@@ -320,7 +358,7 @@ class Move:
                 self.chronicle.note(f"stopping the copy: {reason}")
                 deadline = self.context.clock.now() + _ABORT_S
             elif self.context.clock.now() > deadline:
-                return reason, CopyEnd(ok=False, detail="the call did not end")
+                return reason, None
             copy.abort()  # asked again each time: the first may have come before libvirt had a job
         return reason, end
 
@@ -446,7 +484,7 @@ class Move:
 
 
 def _aborted() -> MoveAborted:
-    return MoveAborted("Aborted as asked.", hint="Nothing is left to do.")
+    return MoveAborted("Aborted as asked.", hint=outcome.NOTHING_LEFT)
 
 
 #: The plan, the display, the report and the documentation read this list.

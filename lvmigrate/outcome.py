@@ -14,42 +14,66 @@ from lvmigrate.rollback import Leftover
 
 _log = structlog.get_logger()
 
-_WHERE: Final = {
-    Sight.RUNS: "{0} goes on at {1}",
-    Sight.WAITS: "{0} waits paused at {1}",
-    Sight.GONE: "{0} does not run on {1} any more",
-}
+#: The hint of an error after which everything is as it was.
+NOTHING_LEFT: Final = "Nothing is left to do."
 
 
-def failed(plan: Plan, error: LvmigrateError, leftovers: Sequence[Leftover], source: Sight) -> LvmigrateError:
-    """The error to raise for ``error`` when the rollback left ``leftovers`` and the source's word is ``source``."""
+def where(plan: Plan, source: Sight, target: Sight) -> str:
+    """Both nodes' word about the guest, as a clause."""
+    if target is not Sight.GONE:
+        return f"{plan.instance} on {plan.source}: {source.value}, on {plan.target}: {target.value}"
+    words = {Sight.RUNS: "goes on at", Sight.WAITS: "waits paused at", Sight.GONE: "does not run any more at"}
+    return f"{plan.instance} {words.get(source, 'was not seen (no answer) at')} {plan.source}"
+
+
+def failed(
+    plan: Plan, error: LvmigrateError, leftovers: Sequence[Leftover], sights: tuple[Sight, Sight]
+) -> LvmigrateError:
+    """The error to raise for ``error`` when the rollback left ``leftovers`` and both nodes' word is ``sights``."""
     if isinstance(error, Refused) and not leftovers:
         return error
     what = error.sentence.rstrip(".")
-    where = _WHERE.get(source, "{1} did not say how {0} is").format(plan.instance, plan.source)
-    if leftovers or isinstance(error, LeftBehind):
+    if leftovers or (isinstance(error, LeftBehind) and sights[0] is not Sight.RUNS):
+        hints = [] if error.hint == NOTHING_LEFT else [error.hint]
         return LeftBehind(
-            f"The move failed ({what}) and could not be undone completely; {where}.",
+            f"The move failed ({what}) and could not be undone completely; {where(plan, *sights)}.",
             leftovers=[
                 *(error.leftovers if isinstance(error, LeftBehind) else ()),
                 *(f"{leftover.undo.leftover}: {leftover.error}" for leftover in leftovers),
             ],
-            hint=" ".join(dict.fromkeys([error.hint, *(leftover.undo.hint for leftover in leftovers)])),
+            hint=" ".join(dict.fromkeys([*hints, *(leftover.undo.hint for leftover in leftovers)])),
             detail=error.detail,
         )
-    if source is Sight.GONE:
-        return GuestLost(f"{what}; {where}.", hint=f"Its disks are whole: `virsh start {plan.instance}` there.")
+    if isinstance(error, GuestLost):
+        return error
+    if sights == (Sight.GONE, Sight.GONE):
+        return GuestLost(f"{what}; {where(plan, *sights)}.", hint=f"`virsh start {plan.instance}` on {plan.source}.")
     kind = type(error) if isinstance(error, MoveFailed) else MoveFailed
-    return kind(f"{what}; {where}.", code=error.code, hint=error.hint, detail=error.detail)
+    return kind(f"{what}; {where(plan, *sights)}.", code=error.code, hint=error.hint, detail=error.detail)
 
 
-def unfinished(plan: Plan, error: LvmigrateError) -> LeftBehind:
-    """The error to raise for ``error`` past the point of no return."""
+def lost(error: GuestLost, leftovers: Sequence[Leftover], doubts: Sequence[str], source: str) -> GuestLost:
+    """A lost guest, with what its disks are worth and what could not be closed."""
+    disks = (
+        f"Its disks were not in step ({'; '.join(doubts)}): start it on {source} only."
+        if doubts
+        else (f"Its disks are in step on both nodes; start it on {source}.")
+    )
+    left = [f"Left open: {leftover.undo.leftover} ({leftover.error}). {leftover.undo.hint}" for leftover in leftovers]
+    return GuestLost(error.sentence, hint=" ".join([error.hint, disks, *left]), detail=error.detail)
+
+
+def unfinished(plan: Plan, errors: Sequence[LvmigrateError], sights: tuple[Sight, Sight]) -> LvmigrateError:
+    """The error to raise when the guest was moved and ``errors`` kept the move from being finished."""
     return LeftBehind(
-        f"{plan.instance} runs on {plan.target}, but the move could not be finished.",
-        leftovers=[str(error)],
-        hint=error.hint,
-        detail=error.detail,
+        f"{plan.instance} was moved to {plan.target}, but the move could not be finished"
+        f" (on {plan.source}: {sights[0].value}, on {plan.target}: {sights[1].value}).",
+        leftovers=[
+            *map(str, errors),
+            *([f"the definition of {plan.instance} may still be on {plan.source}"] if plan.domain.persistent else []),
+        ],
+        hint=" ".join(dict.fromkeys(error.hint for error in errors)),
+        detail="; ".join(error.detail for error in errors if error.detail),
     )
 
 

@@ -52,7 +52,7 @@ class Hypervisor(Protocol):
         """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
 
     def domains(self, node: str) -> tuple[Domain, ...]:
-        """Every guest that ``node`` knows now, running or not."""
+        """Every guest that ``node`` knows now, running or not; their jobs are not asked for."""
 
     def host(self, node: str) -> Host:
         """What the node itself offers now."""
@@ -63,6 +63,9 @@ class Hypervisor(Protocol):
         Returns at once; if it raises, no copy was started.  The source's definition is never removed; a persistent
         guest becomes persistent on the target.
         """
+
+    def abort_job(self, node: str, uuid: str) -> None:
+        """Ask ``node`` to cancel whatever migration job it has for the guest. Guaranteed afterwards: nothing; look."""
 
     def resume(self, node: str, uuid: str) -> None:
         """Let the guest's CPUs run. Guaranteed afterwards: libvirt said that they do."""

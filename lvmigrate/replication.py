@@ -242,6 +242,8 @@ class Opener:
     volume: int
     #: Such as ``qemu-system-x86 (pid 288)`` or ``mounted on /srv``.
     what: str
+    #: Whether it is a process; else a mount, a swap space, or a device on top.
+    process: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
     return Side(
         node=node,
         host=hypervisor.host(node),
-        domain=next((d for d in all_here if d.uuid == domain.uuid), None),
+        domain=hypervisor.domain(node, domain.uuid),
         others=others,
         places={path: place for path, place in places.items() if path in own},
         places_of_others={path: place for path, place in places.items() if path in foreign},

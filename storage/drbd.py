@@ -333,7 +333,9 @@ def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:
 def _openers(text: str) -> tuple[Opener, ...]:
     # A process may have a device open more than once, and several mount namespaces show one mount.
     lines = (line.split(" ", 2) for line in dict.fromkeys(text.splitlines()))
-    return tuple(Opener(resource=name, volume=int(volume), what=what) for name, volume, what in lines)
+    return tuple(
+        Opener(resource=name, volume=int(volume), what=what, process=" (pid " in what) for name, volume, what in lines
+    )
 
 
 def _hundredths(seconds: float) -> str:

@@ -243,9 +243,7 @@ class ReplicationWatch:
             log.warning("bad_events2_line", node=node, reason=str(error))
             named = _NAME.search(line)
             if named is None or named[1] in self._names:
-                with self._changed:
-                    self._gap(f"{node} said something that was not understood: {error}")
-                    self._wake()
+                raise Gap(f"something was not understood: {error}") from error
             return
         if event.name and event.name not in self._names:
             return

@@ -57,6 +57,7 @@ class World:
     auto_promote: bool = False
     tokens: dict[str, Token] = field(default_factory=dict)
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
+    mounted_on: str = ""
     replicated: bool = True
     shared_with: Domain | None = None
     #: How the call that copies memory ends; may change the world.
@@ -70,6 +71,8 @@ class World:
     broke: list[str] = field(default_factory=list)
     #: The events of node2 do not come.
     unwatched: bool = False
+    #: libvirt does not abort its job.
+    stubborn: bool = False
     #: How often the copy is asked whether it has ended before it has, and what happens each time.
     looks: int = 2
     on_look: Callable[[int], None] = lambda _left: None
@@ -189,7 +192,7 @@ class FakeCopy:
 
     def abort(self) -> None:
         self.world.abort_asked = True
-        self.looks = 0
+        self.looks = self.looks if self.world.stubborn else 0
         self.world.on_look(0)
 
     def wait(self, timeout_s: float) -> CopyEnd | None:
@@ -226,8 +229,14 @@ class FakeHypervisor:
         with self.world.call("copy_memory", domain.node):
             return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
 
+    def abort_job(self, node: str, uuid: str) -> None:
+        with self.world.call("abort_job", node):
+            if self.world.domains[node].job is JobKind.OUTGOING and not self.world.stubborn:
+                self.world.set(node, job=JobKind.NONE)
+
     def resume(self, node: str, uuid: str) -> None:
         with self.world.call("resume", node):
+            assert self.world.domains[node].state is DomainState.PAUSED, "only what waits can be resumed"
             self.world.set(node, state=DomainState.RUNNING)
 
     def suspend(self, node: str, uuid: str) -> None:
@@ -370,8 +379,9 @@ class FakeStorage:
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         with self.world.call("openers", node):
-            held = Opener(resource=self.world.resource, volume=0, what="a test (pid 1)")
-            return (held,) * self.world.openers[node]
+            held = Opener(resource=self.world.resource, volume=0, what="a test (pid 1)", process=True)
+            mount = Opener(resource=self.world.resource, volume=0, what="mounted on /srv", process=False)
+            return (held,) * self.world.openers[node] + (mount,) * (self.world.mounted_on == node)
 
     def take_token(self, node: str, token: Token) -> str | None:
         with self.world.call("take_token", node):

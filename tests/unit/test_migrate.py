@@ -60,10 +60,10 @@ def test_the_order_of_what_is_changed_is_the_design() -> None:
         "promote",
         "copy_memory",
         "resume",
+        "set_autostart",  # off at the source
         "demote",
         "restore_options",
         "undefine",
-        "set_autostart",
         "drop_token",
     ]
     assert list(dict.fromkeys(acts)) == order
@@ -144,17 +144,32 @@ def test_a_call_that_failed_after_the_guest_had_arrived_is_a_success() -> None:
     assert list(world.violations()) == []
 
 
-def test_a_guest_that_runs_nowhere_is_said_to_be_lost_and_nothing_is_undone() -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["disks in step", "disks apart"])
+def test_a_guest_that_ends_during_the_copy_is_said_to_be_lost_and_what_was_opened_is_closed(whole: bool) -> None:  # noqa: FBT001
     def lost(world: World) -> CopyEnd:
         world.set("node1", state=DomainState.OFF)
+        if not whole:
+            world.disks["node2"] = DiskState.OUTDATED
         return CopyEnd(ok=True)
 
     world = World(ending=lost)
     with pytest.raises(GuestLost) as caught:
         migrate(world)
-    assert caught.value.hint
-    assert world.roles == dict.fromkeys(NODES, Role.PRIMARY)
-    assert world.two_primaries
+    assert ("start it on node1 only" in caught.value.hint) is not whole
+    assert "start it on node1" in caught.value.hint
+    assert (world.roles["node2"], world.two_primaries, world.tokens) == (Role.SECONDARY, False, {})
+    assert set(world.domains) == {"node1"}
+
+
+def test_what_cannot_be_closed_for_a_lost_guest_is_said() -> None:
+    def lost(world: World) -> CopyEnd:
+        world.set("node1", state=DomainState.OFF)
+        world.faults["demote", "node2"] = unreachable("node2")
+        return FAILED
+
+    with pytest.raises(GuestLost) as caught:
+        migrate(World(ending=lost))
+    assert "Left open: two primaries allowed for r0" in caught.value.hint
 
 
 def test_two_running_copies_are_both_suspended() -> None:
@@ -191,9 +206,34 @@ def test_a_job_that_never_ends_is_held() -> None:
         world.set("node1", job=JobKind.OUTGOING)
         return FAILED
 
-    world = World(ending=busy)
-    with pytest.raises(OutcomeUnknown):
+    world = World(ending=busy, stubborn=True)
+    with pytest.raises(OutcomeUnknown) as caught:
         migrate(world)
+    assert world.two_primaries
+    assert "two primaries allowed on r0" in caught.value.known
+    assert "domjobabort" in caught.value.hint
+
+
+def test_a_job_that_outlives_the_call_is_aborted() -> None:
+    """Our connection to the source broke: the job goes on in its daemon, and nobody would meet the guest."""
+
+    def busy(world: World) -> CopyEnd:
+        world.set("node1", job=JobKind.OUTGOING)
+        return FAILED
+
+    world = World(ending=busy)
+    with pytest.raises(MoveFailed):
+        migrate(world)
+    assert ("abort_job", "node1") in world.calls
+    assert list(world.violations()) == []
+
+
+def test_a_call_that_never_ends_is_held_whatever_the_nodes_say() -> None:
+    """It may still begin to move the guest when its QEMU answers again."""
+    world = World(looks=10_000, stubborn=True)
+    with pytest.raises(OutcomeUnknown, match="does not end the copy"):
+        migrate(world, options=Options(copy_timeout_s=1))
+    assert world.running() == ["node1"]
     assert world.two_primaries
 
 
@@ -203,6 +243,67 @@ def test_a_guest_that_dies_right_after_it_arrived_is_lost_not_moved() -> None:
     with pytest.raises(GuestLost, match="died"):
         migrate(world)
     assert "node1" in world.domains  # its definition is kept
+
+
+def test_a_guest_that_dies_while_the_disks_are_closed_is_no_success() -> None:
+    world = World()
+    world.late_faults["restore_options", "node2"] = lambda: (
+        world.set("node2", state=DomainState.OFF) if world.domains["node2"].state is DomainState.RUNNING else None
+    )
+    with pytest.raises(GuestLost, match="died"):
+        migrate(world)
+    assert "node1" in world.domains  # its definition is kept
+    assert not world.two_primaries
+
+
+def test_a_second_copy_that_somebody_starts_at_the_source_is_noticed() -> None:
+    world = World()
+
+    def start() -> None:
+        world.set("node1", state=DomainState.RUNNING)
+        world.late_faults.clear()
+
+    world.late_faults["resume", "node2"] = start
+    with pytest.raises(OutcomeUnknown, match="suspended on both") as caught:
+        migrate(world)
+    assert world.running() == []
+    assert "r0 is Primary on node1" in caught.value.known
+
+
+def test_a_second_copy_that_keeps_the_source_primary_is_noticed() -> None:
+    world = World()
+
+    def start() -> None:
+        world.set("node1", state=DomainState.RUNNING)
+        refusing("node1")()
+
+    world.faults["demote", "node1"] = start
+    with pytest.raises(OutcomeUnknown, match="suspended on both"):
+        migrate(world)
+    assert world.running() == []
+
+
+def test_two_copies_that_cannot_be_suspended_are_not_said_to_be() -> None:
+    world = World()
+    world.faults["suspend", "node1"] = unreachable("node1")
+
+    def both(world: World) -> CopyEnd:
+        world.arrive(DomainState.RUNNING)
+        world.set("node1", state=DomainState.RUNNING)
+        return FAILED
+
+    world.ending = both
+    with pytest.raises(OutcomeUnknown, match="could not be suspended there"):
+        migrate(world)
+
+
+def test_a_guest_that_was_moved_by_somebody_else_meanwhile_is_not_lost() -> None:
+    world = World()
+    tasklet = MigrateInstance(world.context(), "web1")
+    tasklet.check_prereq()
+    world.arrive(DomainState.RUNNING)
+    with pytest.raises(MoveFailed, match=r"changed between.*on node2: runs"):
+        tasklet.exec()
 
 
 @pytest.mark.parametrize(
@@ -359,8 +460,10 @@ def test_what_cannot_be_closed_after_the_move_is_said(method: str) -> None:
     with pytest.raises(LeftBehind) as caught:
         migrate(world)
     assert "node1" in caught.value.leftovers[0]
-    assert "runs on node2" in str(caught.value)
+    assert "on node2: runs" in str(caught.value)
+    assert any("definition of web1" in leftover for leftover in caught.value.leftovers)
     assert world.running() == ["node2"]
+    assert not world.domains["node1"].autostart  # a reboot of the source starts no second copy
 
 
 def test_an_undo_that_fails_never_hides_the_first_error_nor_the_other_undos() -> None:
@@ -423,7 +526,7 @@ def test_a_defect_of_ours_after_the_arrival_undoes_nothing() -> None:
     world = World(ending=arrive)
     with pytest.raises(OutcomeUnknown, match="may have arrived on node2") as caught:
         migrate(world)
-    assert caught.value.known == ("node1: gone", "node2: waits paused")
+    assert caught.value.known[:2] == ("node1: gone", "node2: waits paused")
     assert world.two_primaries
     assert world.domains["node2"].state is DomainState.PAUSED
 
@@ -433,7 +536,7 @@ def test_a_copy_on_the_target_that_cannot_be_ended_undoes_nothing() -> None:
     world.faults["discard", "node2"] = refusing("node2")
     with pytest.raises(OutcomeUnknown) as caught:
         migrate(world)
-    assert caught.value.known == ("node1: runs", "node2: waits paused")
+    assert caught.value.known[:2] == ("node1: runs", "node2: waits paused")
     assert world.two_primaries
 
 
@@ -505,6 +608,23 @@ NAMESAKE = guest("node2", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0012", state=Dom
         (broken(roles=dict.fromkeys(NODES, Role.SECONDARY)), Code.SOURCE_NOT_PRIMARY),
         (broken(two_primaries=True), Code.TWO_PRIMARIES_ON),
         (broken(openers={"node1": 1, "node2": 1}), Code.DEVICE_HELD),
+        (broken(mounted_on="node1"), Code.DEVICE_HELD),
+        (
+            broken(
+                domains={
+                    "node1": guest("node1", job=JobKind.OUTGOING),
+                    "node2": guest("node2", job=JobKind.INCOMING, state=DomainState.PAUSED),
+                }
+            ),
+            Code.JOB_ACTIVE,
+        ),
+        (
+            broken(
+                domains={"node1": guest("node1", state=DomainState.PAUSED, reason="user")},
+                roles=dict.fromkeys(NODES, Role.PRIMARY),
+            ),
+            Code.INSTANCE_STATE,
+        ),
         (broken(shared_with=SHARED), Code.RESOURCE_SHARED),
         (broken(shared_with=NAMESAKE), Code.INSTANCE_ON_TARGET),
         (broken(faults={("domain", "node2"): unreachable("node2")}), Code.NODE_UNREACHABLE),

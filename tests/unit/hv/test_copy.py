@@ -115,3 +115,13 @@ def test_a_libvirt_that_hangs_is_asked_once(domain: Domain) -> None:
     eventually(lambda: under_way.progress() is not None)
     under_way.abort()
     eventually(lambda: domain.aborts == 2)
+
+
+def test_what_was_stopped_before_it_began_never_begins(domain: Domain) -> None:
+    """A QEMU that hangs while the copy is prepared may answer long after everybody has gone."""
+    prepared, begun = threading.Event(), threading.Event()
+    under_way = LibvirtCopy("node1", domain, begun.set, prepare=prepared.wait)
+    under_way.abort()
+    prepared.set()
+    assert under_way.wait(30) == CopyEnd(ok=False, detail="stopped before it began")
+    assert not begun.is_set()
