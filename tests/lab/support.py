@@ -38,6 +38,8 @@ class Running:
 
     def whole_on(self, node: str) -> None:
         """Every audit and every record holds, with the guest on ``node``."""
-        assert self.witness.memory_verified().bad == 0
-        assert self.witness.faults() == []
-        assert list(audit.violations(self.lab, self.guest, node, self.before)) == []
+        # With words of their own: pytest explains the assertions of tests and of conftest.py only.
+        heard = self.witness.memory_verified()
+        assert heard.bad == 0, heard
+        faults = self.witness.faults() + list(audit.violations(self.lab, self.guest, node, self.before))
+        assert not faults, "; ".join(faults)
