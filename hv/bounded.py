@@ -30,7 +30,8 @@ def bounded(
 ) -> Callable[[Callable[Concatenate[S, str, P], R]], Callable[Concatenate[S, str, P], R]]:
     """For a method whose first argument is a node and which does ``what`` (a noun phrase) there.
 
-    Afterwards the method raises only `NodeUnreachable` or `CommandFailed`, the former also when libvirt gave no answer
+    The method must be idempotent: it is called once more, on a new connection, when the old one broke under it.
+    Afterwards it raises only `NodeUnreachable` or `CommandFailed`, the former also when libvirt gave no answer
     within ``call_timeout_s``: then the call may still act, later.
     """
 
@@ -41,7 +42,17 @@ def bounded(
                 with border(node, what):
                     return method(self, node, *args, **kwargs)
 
-            return within(self.call_timeout_s, work, node, what)
+            def work_again() -> R:
+                try:
+                    return work()
+                except NodeUnreachable as error:
+                    if error.__cause__ is None:  # no connection within its deadline: once is enough
+                        raise
+                    # Every method is idempotent, and the connection may just have been lost: Ctrl-C in a terminal, for
+                    # one, ends the ssh that libvirt started.
+                    return work()
+
+            return within(self.call_timeout_s, work_again, node, what)
 
         return call
 

@@ -169,7 +169,12 @@ class LibvirtHypervisor:
     @bounded("Ending the paused copy of the guest")
     def discard(self, node: str, uuid: str) -> None:
         """End a copy that waits paused on ``node``; raises `CommandFailed` unless it is seen paused right before."""
-        domain = self._lookup(node, uuid)
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
         state = domain.state()[0]
         if state == libvirt.VIR_DOMAIN_SHUTOFF:
             return

@@ -360,6 +360,8 @@ class Move:
             elif self.context.clock.now() > deadline:
                 return reason, None
             copy.abort()  # asked again each time: the first may have come before libvirt had a job
+        if reason is None and self.context.cancel.is_set():
+            reason = _aborted()  # what asked us to stop may have ended the call as well
         return reason, end
 
     def _reason_to_stop(self, deadline: float) -> MoveFailed | None:

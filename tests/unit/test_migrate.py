@@ -358,6 +358,22 @@ def test_asked_to_stop_during_the_copy_it_aborts_and_puts_everything_back() -> N
     assert list(world.violations()) == []
 
 
+def test_asked_to_stop_by_what_ends_the_call_too_it_says_aborted() -> None:
+    """Ctrl-C in a terminal reaches the ssh under libvirt's connection as well."""
+    cancel = threading.Event()
+
+    def ending(world: World) -> CopyEnd:
+        cancel.set()
+        world.set("node1", job=JobKind.OUTGOING)
+        return CopyEnd(ok=False, detail="End of file while reading data")
+
+    world = World(ending=ending)
+    with pytest.raises(MoveAborted):
+        migrate(world, cancel=cancel)
+    assert ("abort_job", "node1") in world.calls
+    assert list(world.violations()) == []
+
+
 @pytest.mark.parametrize("method", ["take_token", "watch", "allow_two_primaries", "promote"])
 def test_asked_to_stop_before_the_copy_it_puts_everything_back(method: str) -> None:
     world, cancel = World(), threading.Event()
