@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+
+
+@contextmanager
+def _every(seconds: float, call: Callable[[], None], name: str) -> Iterator[None]:
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(seconds):
+            call()
+
+    # Context variables (the log's bound values) do not follow into threads by themselves.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Monotonic seconds, and a way to let them pass."""
+    """Monotonic seconds, and ways to let them pass."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    #: ``every(seconds, call, name)``: while in the context, ``call`` is called that often, beside everything else.
+    every: Callable[[float, Callable[[], None], str], AbstractContextManager[None]] = _every

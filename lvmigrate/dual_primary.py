@@ -10,7 +10,8 @@ from lvmigrate.clock import Clock
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionState, Resource, Role, Token
+from lvmigrate.replication import ConnectionState, Resource, Role
+from lvmigrate.token import Token
 from lvmigrate.together import together
 
 #: How long a confirmation may take, in seconds: a node that lost its peer needs some for noticing.

@@ -116,6 +116,12 @@ class Code(enum.StrEnum):
     LOCKED = "LOCKED"
     #: The move's token is not ours any more, or could not be renewed.
     TOKEN_LOST = "TOKEN_LOST"  # noqa: S105 -- the name of a code, no password
+    #: No dead-man's guard can be armed on a node.
+    GUARD_UNAVAILABLE = "GUARD_UNAVAILABLE"
+    #: The guard on a node does not run, or does not acknowledge a renewal.
+    GUARD_LOST = "GUARD_LOST"
+    #: The fast switch was asked for, and libvirt's keepalive on the source is too short for it.
+    KEEPALIVE_SHORT = "KEEPALIVE_SHORT"
     #: A command failed on a node.
     COMMAND_FAILED = "COMMAND_FAILED"
     #: libvirt refused or failed.

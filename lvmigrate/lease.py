@@ -10,7 +10,7 @@ import structlog
 from lvmigrate.clock import Clock
 from lvmigrate.errors import LvmigrateError
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import Token
+from lvmigrate.token import Token
 from lvmigrate.together import outcomes_of
 
 _log = structlog.get_logger()

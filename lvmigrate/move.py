@@ -35,7 +35,7 @@ from lvmigrate.errors import (
 from lvmigrate.lease import Lease
 from lvmigrate.plan import Options, Plan
 from lvmigrate.protocols import CopyEnd, MemoryCopy, Watch
-from lvmigrate.replication import Token
+from lvmigrate.token import Token
 from lvmigrate.report import Report
 from lvmigrate.rollback import Rollback, Undo
 from lvmigrate.settle import Settlement

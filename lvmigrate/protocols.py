@@ -17,7 +17,8 @@ from typing import Protocol
 from lvmigrate.domain import Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Token
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.token import Guarded, Held, Token, Traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +59,18 @@ class Hypervisor(Protocol):
         """What the node itself offers now."""
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
-        """Start to copy the running guest's memory, peer-to-peer, to ``target``, where it arrives paused.
+        """Start to copy the running guest's memory, peer-to-peer, to ``target``.
 
+        It arrives paused, unless ``options.switch`` is `Switch.FAST`: then it is started there by the target's libvirt.
         Returns at once; if it raises, no copy was started.  The source's definition is never removed; a persistent
         guest becomes persistent on the target.
+        """
+
+    def adopt(self, node: str, uuid: str) -> MemoryCopy:
+        """Follow the outgoing job that ``node`` has for the guest, whoever started it.
+
+        Its ``wait`` tells an end when the node answered that there is no such job any more; `CopyEnd.ok` says only
+        that the guest is gone from ``node``.
         """
 
     def abort_job(self, node: str, uuid: str) -> None:
@@ -135,8 +144,8 @@ class Storage(Protocol):
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
 
-    def observe(self, node: str, names: Collection[str]) -> Mapping[str, Resource]:
-        """What the node's kernel says now of these resources. One that it does not have is left out."""
+    def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
+        """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
@@ -149,6 +158,9 @@ class Storage(Protocol):
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
+
+    def two_primaries(self, node: str) -> frozenset[str]:
+        """The resources of ``node`` with a connection on which two primaries are allowed now."""
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
         """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
@@ -168,20 +180,50 @@ class Storage(Protocol):
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
 
-    def take_token(self, node: str, token: Token) -> str | None:
-        """Leave the token on ``node``. ``None``: it is ours; otherwise the words of the holder who was there first.
+    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+        """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is.
 
-        One that ran out by the node's own clock is taken over.  Our own is taken again and renewed.
+        One that ran out by the node's own clock is taken over, and so is the living one whose id is ``replaces``: from
+        then on every command with that id is refused, those that are still on their way too.  Our own is taken again
+        and renewed.
         """
 
     def renew_token(self, node: str, token: Token) -> None:
-        """Put the deadline ``token.lease_s`` ahead of the node's clock. Raises `TokenLost` if it is not ours."""
+        """Put the deadline ``token.lease_s`` ahead of the node's clock. Raises `TokenLost` if it is not ours.
+
+        Guaranteed afterwards, if ``token.guarded``: the guard there has acknowledged the new deadline.  Raises
+        `CommandFailed` (`Code.GUARD_LOST`) when it does not.
+        """
 
     def drop_token(self, node: str, token: Token) -> None:
         """Remove our token from ``node``. Nothing if it is not ours."""
 
-    def holder(self, node: str, uuid: str) -> str | None:
-        """Who holds this guest's token on ``node`` now, in words; ``None``: nobody, or it ran out."""
+    def guard_trouble(self, node: str) -> str | None:
+        """Why no guard can be armed on ``node`` (a clause), ``None`` when one can."""
+
+    def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
+        """Start the dead-man's guard of this guest on ``node``; it outlives the controller. Idempotent.
+
+        It does nothing while the token lives, whoever holds it.  Once the token ran out or is gone, and libvirt there
+        has no job and no incoming copy of the guest, it demotes its own node if no process holds a device; restores
+        ``guarded`` while Connected with the peer seen Secondary; and, if ``resume``, resumes a guest that waits paused
+        there, once the peer is seen Secondary over a connection that never left Established.  It tries until all
+        holds, then removes the token and itself.
+
+        Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`.
+        """
+
+    def disarm_guard(self, node: str, token: Token) -> None:
+        """End this guest's guard on ``node``. Nothing if there is none. Raises also `TokenLost`.
+
+        Guaranteed afterwards: it does not run, and will do nothing more.
+        """
+
+    def traces(self, node: str) -> Traces:
+        """Every token and every guard that is on ``node`` now."""
+
+    def keepalive_s(self, node: str) -> float:
+        """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
 
     def close(self) -> None:
         """End every connection and process of the adapter."""

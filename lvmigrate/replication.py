@@ -244,21 +244,3 @@ class Opener:
     what: str
     #: Whether it is a process; else a mount, a swap space, or a device on top.
     process: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """The right to act on one guest, left as a file on every node concerned.
-
-    It is ours as long as the node's file carries our ``id``; it may be taken over by another command once the node's
-    own clock (``/proc/uptime``) has passed the deadline of the last renewal.
-    """
-
-    #: The guest's UUID: it names the file, and is safe in one.
-    uuid: str
-    instance: str
-    id: str
-    #: For people: who holds it (``root@controller pid 4711``).
-    holder: str
-    #: Seconds that one renewal lasts.
-    lease_s: float

@@ -11,6 +11,9 @@ from lvmigrate.errors import LvmigrateError
 
 T = TypeVar("T")
 
+#: One call after the other, in their order and in the caller's thread: for a world in which time is under control.
+in_turn: contextvars.ContextVar[bool] = contextvars.ContextVar("in_turn", default=False)
+
 
 def together(calls: Sequence[Callable[[], T]]) -> tuple[T, ...]:
     """Run all calls at once, each in a thread; the results in the order of the calls.
@@ -35,6 +38,8 @@ def outcomes_of(calls: Sequence[Callable[[], T]]) -> tuple[T | LvmigrateError, .
         except LvmigrateError as error:
             return error
 
+    if in_turn.get():
+        return tuple(guarded(call) for call in calls)
     with ThreadPoolExecutor(max_workers=len(calls), thread_name_prefix="together") as pool:
         # Context variables (the log's bound values) do not follow into threads by themselves.
         futures = [pool.submit(contextvars.copy_context().run, guarded, call) for call in calls]
