@@ -1,4 +1,4 @@
-"""What leaked: everything on the nodes that no move under way accounts for. One look at all nodes; nothing is changed."""
+"""What leaked: everything on the nodes that no move under way accounts for. One look; nothing is changed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _guests(nodes: tuple[Seen, ...], living: frozenset[str]) -> Iterator[Finding
             if domain.state is DomainState.PAUSED and left is not None and not left.alive:
                 yield Finding(
                     code=Code.INSTANCE_STATE,
-                    sentence=f"{domain.name} waits paused on {node.node} ({domain.reason}), left by an unfinished move.",
+                    sentence=f"{domain.name} waits paused on {node.node} ({domain.reason}): a move was not finished.",
                     hint=_cleanup(domain.name),
                 )
             elsewhere = [copy.node for copy in active.get(domain.uuid, ()) if copy.node != node.node]
@@ -174,7 +174,7 @@ def _seen(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
     places = storage.locate(node, {disk.source for domain in domains for disk in domain.disks if disk.source})
     resources = storage.observe(node)
     used = {
-        domain.uuid: frozenset(places[disk.source].resource for disk in domain.disks if disk.source in places)
+        domain.uuid: frozenset(places[d.source].resource for d in domain.disks if d.source and d.source in places)
         for domain in domains
     }
     return Seen(

@@ -13,6 +13,7 @@ from lvmigrate.errors import Code, Finding
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Role
 from lvmigrate.survey import Sightings, Survey
+from lvmigrate.token import Errand
 
 
 def where(sightings: Sightings) -> Iterator[Finding]:
@@ -130,6 +131,13 @@ def _guard(survey: Survey) -> Iterator[Finding]:
                 sentence=f"The guard of an earlier move of {name} is still at work on {side.node}.",
                 hint=f"`lvmigrate cleanup {name}` finishes or undoes that move.",
             )
+        left = side.traces.token(survey.domain.uuid)
+        if left is not None and not left.alive and left.errand is not None and _unsettled(survey, left.errand):
+            yield Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"An earlier move of {name} was not finished ({side.node} has the token of {left.holder}).",
+                hint=f"`lvmigrate cleanup {name}` finishes or undoes that move.",
+            )
         if side.guard_trouble and survey.options.guard and side.resources:
             yield Finding(
                 code=Code.GUARD_UNAVAILABLE,
@@ -137,6 +145,15 @@ def _guard(survey: Survey) -> Iterator[Finding]:
                 hint="Without one, a controller that dies in mid-move leaves two primaries allowed until somebody runs"
                 " `lvmigrate cleanup`. Accept that with --no-guard, or run systemd there.",
             )
+
+
+def _unsettled(survey: Survey, errand: Errand) -> bool:
+    """Whether definitions are still where that move has left them."""
+    if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
+        return False
+    if survey.domain.node == errand.target:
+        return True
+    return survey.target.domain is not None and not errand.target_had_definition
 
 
 #: A fast switch needs this long to end the source's copy before the source's libvirt lets it run again.
