@@ -24,7 +24,6 @@ from lvmigrate.status import NodeStatus, status
 from lvmigrate.tasklet import Context
 from storage import DrbdStorage
 
-
 T = TypeVar("T")
 
 
