@@ -144,6 +144,9 @@ class Storage(Protocol):
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
 
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of ``paths`` that every node reaches alike, so that nothing must be replicated."""
+
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""
 

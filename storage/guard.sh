@@ -1,0 +1,1 @@
+# What a guard runs, behind node.sh.
