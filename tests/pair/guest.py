@@ -7,10 +7,11 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.pair.host import PATIENCE_S
+from tests.pair.host import PATIENCE_S, Host
 from vagrant.guest import records
 from vagrant.guest.records import Heard, Listener, Verdict
 
@@ -18,7 +19,7 @@ _XML = """\
 <domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
-  <memory unit='MiB'>{memory_mib}</memory>
+  <memory unit='MiB'>32</memory>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
@@ -59,27 +60,39 @@ SLOW_MIB_S = 8
 
 
 class Disk:
-    """A raw file as a block device of the machine, and so of both hosts.
+    """A raw file as a block device that both hosts have.
 
     Not the file itself: libvirt refuses a live migration of a local file as unsafe, whatever its cache mode.  A loop
     device is a block device as DRBD's are, opened by QEMU with O_DIRECT (cache=none), and as both hosts are on one
     kernel it is coherent between them.  ``--direct-io``: what was acknowledged is in the file.  It is detached as soon
     as nobody has it open any more, so that even a killed test leaves none.
+
+    Each host has a device node of its own for it, under the same path.  QEMU locks what it opens; a lock belongs to
+    the node's inode, and with one inode for both hosts it would keep the second copy of a guest from running, which
+    nothing does between two real hosts.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, hosts: Iterable[Host]) -> None:
         """Make it from an empty file; the device lives as long as somebody has it open, as this object has."""
+        self.path = f"/run/disks/{file.stem}"
         self.file = file
         file.write_bytes(bytes(DISK_BYTES))
         done = subprocess.run(
             ["losetup", "--find", "--show", "--direct-io=on", str(file)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"no loop device for the guest's disk: {done.stderr}"
-        self.path = done.stdout.strip()
+        device = done.stdout.strip()
         try:
-            self._open = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            subprocess.run(["losetup", "--detach", self.path], check=True)  # in truth when the last one closes it
+            subprocess.run(["losetup", "--detach", device], check=True)  # in truth when the last one closes it
+        try:
+            minor = os.minor(os.fstat(self._open).st_rdev)
+            for host in hosts:
+                host.run(f"mkdir -p /run/disks && mknod {self.path} b 7 {minor}")
+        except BaseException:
+            self.close()
+            raise
 
     def read(self) -> bytes:
         """What is on it."""
@@ -127,16 +140,15 @@ class Guest:
         self.disk.close()
 
 
-def make(name: str, ear: Listener, folder: Path, load: Load, *, memory_mib: int = 32) -> Guest:
-    """A guest that no host knows yet. Takes the ear over."""
+def make(name: str, ear: Listener, folder: Path, load: Load, hosts: Iterable[Host]) -> Guest:
+    """A guest that can run on these hosts, and that none knows yet. Takes the ear over."""
     with contextlib.ExitStack() as undo:
         undo.callback(ear.close)
-        disk = Disk(folder / f"{name}.raw")
+        disk = Disk(folder / f"{name}.raw", hosts)
         identity = str(uuid.uuid4())
         xml = _XML.format(
             name=name,
             uuid=identity,
-            memory_mib=memory_mib,
             elf=folder / "guest.elf",
             load=load,
             disk=disk.path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import libvirt
 
 from lvmigrate.node import Node
 
@@ -184,14 +183,12 @@ class Host:
     def daemon_ready(self) -> None:
         """Wait until the daemon answers."""
 
-        def answers() -> bool:
-            try:
-                libvirt.open(self.uri).close()
-            except libvirt.libvirtError:
-                return False
-            return True
+        def listens() -> bool:
+            with socket.socket(socket.AF_UNIX) as connection:
+                return connection.connect_ex(f"{self.folder}/run/libvirt-sock") == 0
 
-        wait_until(answers, f"the daemon of {self.name} answers; see {self.folder}/libvirtd.out")
+        wait_until(listens, f"the daemon of {self.name} listens; see {self.folder}/libvirtd.out")
+        self.virsh("uri")
 
     def kill_daemon(self) -> None:
         """End the daemon at once (SIGKILL); the guests go on."""

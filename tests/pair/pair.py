@@ -115,7 +115,7 @@ class Pair:
     def guest(self, name: str, *, on: Host, load: Load = guests.BUSY, persistent: bool = True) -> Guest:
         """A guest that runs on this host and was heard there."""
         ear = self.network.inside(lambda: Listener(WITNESS))
-        guest = guests.make(name, ear, self.folder, load)
+        guest = guests.make(name, ear, self.folder, load, self.hosts)
         self._guests.append(guest)
         file = self.folder / f"{name}.xml"
         file.write_text(guest.xml)
