@@ -79,9 +79,7 @@ class Host:
         (folder / "etc/libvirtd.conf").write_text(
             _LIBVIRTD.format(uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}", address=address)
         )
-        (folder / "etc/qemu.conf").write_text(
-            _QEMU.format(address=address, interval=keepalive[0], count=keepalive[1])
-        )
+        (folder / "etc/qemu.conf").write_text(_QEMU.format(address=address, interval=keepalive[0], count=keepalive[1]))
         # A process group of its own: Ctrl-C in a terminal is the test's to handle.
         self._unshare = subprocess.Popen(
             ["unshare", "--net", "--uts", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -165,7 +163,9 @@ class Host:
 
     def daemons(self) -> tuple[int, ...]:
         """The processes of its libvirt daemon: one, or none."""
-        return tuple(p.pid for p in self.processes() if Path(p.command[0]).name == "libvirtd" and "--listen" in p.command)
+        return tuple(
+            p.pid for p in self.processes() if Path(p.command[0]).name == "libvirtd" and "--listen" in p.command
+        )
 
     def qemus(self, guest: str) -> tuple[int, ...]:
         """The QEMU processes of this guest; one that only probes the emulator is none."""
@@ -223,7 +223,7 @@ class Host:
         self.run(f"ip link set eth0 {'up' if up else 'down'}")
 
     def drop_long_replies(self, *, on: bool) -> None:
-        """Lose what the daemon sends to the other one in packets of 200 bytes and more: keepalive messages still pass."""
+        """Lose what the daemon answers the other in packets of 200 bytes and more: keepalive messages still pass."""
         what = "-p tcp --sport 16509 -m length --length 200:65535 -j DROP"
         self.run(f"iptables {'-I' if on else '-D'} OUTPUT {what}")
 
