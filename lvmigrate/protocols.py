@@ -156,9 +156,6 @@ class Storage(Protocol):
         It is another one as soon as a Primary has written without its peer; a role alone does not change it.
         """
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        """Those of ``paths`` that every node reaches alike, so that nothing needs to be replicated."""
-
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> AbstractContextManager[Watch]:
