@@ -148,8 +148,9 @@ def _unlisted(pair: tuple[Sight, Sight], *, last_chance: bool) -> Ruling:
     return Ruling(action=_A.HOLD, why="libvirt's words about the two copies do not fit together")
 
 
-#: Reasons with which a copy stands that is whole and free to go on.
-_PAUSED_BY_SOMEBODY: Final = frozenset({"user", "unknown", "starting up"})
+#: libvirt's reasons with which a copy stands for a migration's sake: being received, being handed over, or its daemon
+#: was restarted in the last phase, or could not let it run again after a move that failed (measured: libvirt 11.3).
+_STOPPED_BY_LIBVIRT: Final = frozenset({"migration", "starting up", "api error"})
 
 
 def sight_of(domain: Domain | None) -> Sight:  # noqa: PLR0911 -- one line for each
@@ -168,9 +169,10 @@ def sight_of(domain: Domain | None) -> Sight:  # noqa: PLR0911 -- one line for e
             return Sight.BUSY
     if not paused:
         return Sight.RUNS
-    if domain.reason in _PAUSED_BY_SOMEBODY:
+    # A copy that arrived paused waits for "user", as one that an operator has suspended.
+    if domain.reason == "user":
         return Sight.WAITS
-    return Sight.STALLED if domain.reason == "migration" else Sight.HELD
+    return Sight.STALLED if domain.reason in _STOPPED_BY_LIBVIRT else Sight.HELD
 
 
 class Link(enum.Enum):

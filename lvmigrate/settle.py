@@ -36,6 +36,7 @@ _LOOK_TWICE: Final = frozenset(
         Action.DISCARD_AND_RESUME,
         Action.RESUME_SOURCE,
         Action.NOWHERE,
+        Action.SUSPEND_BOTH,
     }
 )
 
