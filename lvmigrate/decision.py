@@ -131,6 +131,8 @@ def decide(source: Sight, target: Sight, *, ran: bool | None, last_chance: bool)
             return Ruling(action=_A.ASK_AGAIN, why="libvirt may still end one of the two by itself")
         if ran is None:
             return Ruling(action=_A.HOLD, why="both copies stand, and nobody knows which node was the source")
+        if not ran:
+            return Ruling(action=_A.DISCARD_TARGET, why="both stand as the guest did before; the source's is whole")
     if ruling.action is _A.RESUME_SOURCE and ran is False:
         return Ruling(action=_A.STAYED, why="one copy, at the source, which stood before the move as well")
     return ruling

@@ -61,7 +61,7 @@ def test_a_copy_is_ended_only_when_it_stands_and_another_is_newer(source: Sight,
         match ruled(source, target, ran=ran, last=last).action:
             case A.DISCARD_TARGET:
                 assert target in STANDS
-                assert source is S.RUNS or (ran is False and source is S.WAITS)
+                assert source is S.RUNS or (ran is False and source in STANDS)
             case A.DISCARD_SOURCE:
                 assert source in STANDS | {S.HANDING_OVER}
                 assert target is S.RUNS
