@@ -124,16 +124,18 @@ def decide(source: Sight, target: Sight, *, ran: bool | None, last_chance: bool)
     ruling = GUEST.get(pair)
     if ruling is None:
         return _unlisted(pair, last_chance=last_chance)
-    if pair == (_S.WAITS, _S.WAITS) and ran is False:
-        return Ruling(action=_A.DISCARD_TARGET, why="both stand as the guest did before the move; neither ever ran")
-    if ruling.action is _A.DISCARD_AND_RESUME:
-        if not last_chance:
-            return Ruling(action=_A.ASK_AGAIN, why="libvirt may still end one of the two by itself")
-        if ran is None:
-            return Ruling(action=_A.HOLD, why="both copies stand, and nobody knows which node was the source")
-        if not ran:
-            return Ruling(action=_A.DISCARD_TARGET, why="both stand as the guest did before; the source's is whole")
-    if ruling.action is _A.RESUME_SOURCE and ran is False:
+    if ruling.action is _A.DISCARD_AND_RESUME and not last_chance:
+        return Ruling(action=_A.ASK_AGAIN, why="libvirt may still end one of the two by itself")
+    if ruling.action is _A.DISCARD_AND_RESUME and ran is None:
+        return Ruling(action=_A.HOLD, why="both copies stand, and nobody knows which node was the source")
+    return _of_a_paused_guest(pair, ruling) if ran is False else ruling
+
+
+def _of_a_paused_guest(pair: tuple[Sight, Sight], ruling: Ruling) -> Ruling:
+    """The same for a guest that stood before the move began: it is to stand after it, and neither copy ever ran."""
+    if ruling.action is _A.DISCARD_AND_RESUME or pair == (_S.WAITS, _S.WAITS):
+        return Ruling(action=_A.DISCARD_TARGET, why="both stand as the guest did before; the source's is whole")
+    if ruling.action is _A.RESUME_SOURCE:
         return Ruling(action=_A.STAYED, why="one copy, at the source, which stood before the move as well")
     return ruling
 
