@@ -9,7 +9,7 @@
 #   91 the token is not ours        94 the node could not be looked at
 #   92 another command has the lock 95 no such resource
 #   96 not connected                97 something has the device open (who, on stdout)
-#   98 the guard does not answer
+#   98 the guard does not answer    99 a guard could not be started
 
 # shellcheck disable=SC2154 # root and patience stand before these lines
 set -u
@@ -48,11 +48,11 @@ locked() {
     "$@"
 }
 
-# hundredths of a second
+# hundredths SECONDS: into $hundredths.  Without a process of its own, as all that a guard does while the token lives.
 hundredths() {
     case $1 in
         *[!0-9.]* | '' | *.*.*) return 1 ;;
-        *.??) say "${1%.*}${1#*.}" ;;
+        *.??) hundredths=${1%.*}${1#*.} ;;
         *) return 1 ;;
     esac
 }
@@ -71,23 +71,23 @@ read_token() {
     return 0
 }
 
-# left: hundredths of a second until the deadline that was read.  One that cannot be read never comes: better a person
-# looks.
+# left: hundredths of a second until the deadline that was read, into $left.  One that cannot be read never comes: better
+# a person looks.
 left() {
     IFS=' ' read -r up _idle </proc/uptime
-    end=$(hundredths "$deadline") || return 1
-    say "$((end - $(hundredths "$up")))"
+    hundredths "$deadline" || return 1
+    left=$hundredths
+    hundredths "$up"
+    left=$((left - hundredths))
 }
 
-expired() {
-    remains=$(left) || return 1
-    [ "$remains" -le 0 ]
-}
+expired() { left && [ "$left" -le 0 ]; }
 
 # write_token ID HOLDER LEASE (hundredths) ERRAND INSTANCE
 write_token() {
     IFS=' ' read -r up _idle </proc/uptime
-    end=$(($(hundredths "$up") + $3))
+    hundredths "$up"
+    end=$((hundredths + $3))
     frac=$((end % 100))
     [ "$frac" -ge 10 ] || frac=0$frac
     deadline=$((end / 100)).$frac
@@ -109,10 +109,10 @@ take_token() {
 
 # tell_token: what read_token found, a line each.
 tell_token() {
-    remains=$(left) || remains=never
+    left || left=never
     say "token $uuid"
     say "id $id"
-    say "left $remains"
+    say "left $left"
     say "holder ${holder:-unknown (see $token)}"
     say "errand $errand"
     say "instance $instance"
@@ -248,7 +248,7 @@ checked() {
 
 need_drbd() {
     version=''
-    [ -r "$root/sys/module/drbd/version" ] || fail 90 "the drbd module is not loaded"
+    loaded || fail 90 "the drbd module is not loaded"
     read -r version <"$root/sys/module/drbd/version"
 }
 
@@ -259,16 +259,23 @@ dump_all() {
 
 # Every resource there is; on a node without DRBD there is none.
 dump_any() {
-    [ ! -r "$root/sys/module/drbd/version" ] || drbdsetup events2 --now --statistics
+    ! loaded || drbdsetup events2 --now --statistics
 }
 
 show_any() {
-    [ ! -r "$root/sys/module/drbd/version" ] || drbdsetup show
+    ! loaded || drbdsetup show
 }
 
-# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).  An unknown
-# one is no error to drbdsetup: it prints nothing and exits 0.
+loaded() { [ -r "$root/sys/module/drbd/version" ]; }
+
+# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).
 look() {
+    look_at "$1" || fail 95 "there is no resource $1"
+}
+
+# look_at RESOURCE: as look, and whether there is such a resource.  An unknown one is no error to drbdsetup: it prints
+# nothing and exits 0.
+look_at() {
     need_drbd
     dump=$(drbdsetup events2 --now "$1") || exit
     role='' devices='' connected=''
@@ -287,7 +294,7 @@ look() {
     done <<END
 $dump
 END
-    [ -n "$role" ] || fail 95 "there is no resource $1"
+    [ -n "$role" ]
 }
 
 show() {
@@ -479,9 +486,7 @@ locate() {
         index=$((index + 1))
     done
     say .
-    if [ -r "$root/sys/module/drbd/version" ]; then
-        drbdsetup events2 --now
-    fi
+    ! loaded || drbdsetup events2 --now
 }
 
 # ---- streams

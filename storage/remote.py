@@ -30,6 +30,7 @@ NO_RESOURCE: Final = 95
 NOT_CONNECTED: Final = 96
 HELD: Final = 97
 NO_GUARD: Final = 98
+NOT_ARMED: Final = 99
 _NO_SUCH_COMMAND: Final = 127
 
 _HINTS: Final[Mapping[int, str]] = {
@@ -39,12 +40,14 @@ _HINTS: Final[Mapping[int, str]] = {
     NO_RESOURCE: "Bring it up on the node (drbdadm up), or correct the guest's disks.",
     NOT_CONNECTED: "Wait until drbdadm status shows the connection on both nodes, then run the same command again.",
     NO_GUARD: "Look at the node's journal: journalctl -u 'lvmigrate-guard-*'",
+    NOT_ARMED: "Look at the node's journal: journalctl -b -g lvmigrate-guard",
     _NO_SUCH_COMMAND: "Install drbd-utils on the node.",
 }
 _CODES: Final[Mapping[int, Code]] = {
     BUSY: Code.LOCKED,
     NOT_CONNECTED: Code.NOT_CONNECTED,
     NO_GUARD: Code.GUARD_LOST,
+    NOT_ARMED: Code.GUARD_UNAVAILABLE,
 }
 
 #: The number in drbdsetup's words -> the next thing to do.
