@@ -53,10 +53,12 @@ class Load:
     record_ms: int = 20
 
 
-#: With `SLOW_MIB_S`, a copy that takes several seconds and ends.
-BUSY = Load(mib=8, rate=1000)
-#: MiB/s for a copy that lasts long enough to do something to it.
-SLOW_MIB_S = 8
+#: A little.
+CALM = Load(mib=1, rate=200)
+#: With `SLOW_MIB_S`, a copy that does not end until it is given more (`Pair.hurry`).
+BUSY = Load(mib=8, rate=2000)
+#: MiB/s.
+SLOW_MIB_S = 4
 
 
 class Disk:

@@ -49,11 +49,11 @@ keepalive_count = {count}
 """
 
 
-def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until ``holds()``; AssertionError after the deadline."""
+def wait_until(holds: Callable[[], bool], what: str | Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
+    """Wait until ``holds()``; AssertionError after the deadline, with ``what`` as it is then."""
     deadline = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}"
         time.sleep(0.01)
 
 
