@@ -107,6 +107,19 @@ class DrbdStorage(Marks):
         what = f"Reading the options of {name}"
         return _options(*self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name))))
 
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
+
+        Its lowest bit tells a role and is left out.  DRBD 9 begins a new one at the first write without the peer, 8.4
+        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).
+        """
+        if not names:
+            return {}
+        what = f"Reading the generations of {_enough(names)}"
+        answer = self._remote.ask(node, what, "generations", *map(_name, names))
+        lines = (line.split() for line in answer.out.splitlines())
+        return {f"{name}/{volume}": generation for name, volume, generation in lines}
+
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
         if not names:

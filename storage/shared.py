@@ -62,6 +62,11 @@ class SharedStorage(Marks):
         self._remote.node(node)
         return {}
 
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:  # noqa: ARG002
+        """There are no resources."""
+        self._remote.node(node)
+        return {}
+
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:  # noqa: ARG002
         """There are no resources."""
         self._remote.node(node)
