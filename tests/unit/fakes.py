@@ -111,6 +111,11 @@ class World:
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
 
+    def lost_a_write(self) -> None:
+        """The source wrote while the link was cut; it is back."""
+        self.broke.append("node1: Connecting for a moment")
+        self.generation += 1
+
     def where(self) -> str:
         return next(node for node, domain in self.domains.items() if domain.state.active)
 
@@ -397,6 +402,11 @@ class FakeStorage:
             assert list(self.world.roles.values()).count(Role.PRIMARY) < 2, "the kernel refuses (164)"
             assert self.world.connected, "turning it off during a cut ends in StandAlone"
             self.world.two_primaries, self.world.protocol = options.allow_two_primaries, options.protocol
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        with self.world.call("reconnect", node):
+            self._need(node, token)
+            self.world.connected = True
 
     def promote(self, node: str, name: str, token: Token) -> None:
         with self.world.call("promote", node):
