@@ -58,6 +58,8 @@ class World:
     tokens: dict[str, Token] = field(default_factory=dict)
     #: node -> what its guard was told.
     guards: dict[str, tuple[Guarded, ...]] = field(default_factory=dict)
+    #: How long the tokens last that are there; below 0: they ran out.
+    left_s: float = 30.0
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
@@ -436,13 +438,14 @@ class FakeStorage:
             instance=token.instance,
             id=token.id,
             holder=token.holder,
-            left_s=token.lease_s,
+            left_s=self.world.left_s,
             errand=token.errand,
         )
 
     def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
         with self.world.call("take_token", node):
-            if node in self.world.tokens and self.world.tokens[node].id not in (token.id, replaces):
+            there = self.world.tokens.get(node)
+            if there is not None and there.id not in (token.id, replaces) and self.world.left_s > 0:
                 return self._held(node)
             self.world.tokens[node] = token
             return None
