@@ -27,6 +27,7 @@ from lvmigrate.errors import (
     GuestLost,
     LeftBehind,
     LvmigrateError,
+    MoveAborted,
     Refused,
     TokenLost,
     UsageError,
@@ -152,6 +153,8 @@ class _Cleanup:
         plan = plan_of(self.seen, abort=self.abort)
         if plan.acts:
             self._lock()
+            # Whoever held the token may have gone on, and the guards may have acted, until it was ours.
+            self.seen = scene.observe(self.context, self.seen.uuid)
             self._prepare()
             try:
                 home = self._settle()
@@ -210,9 +213,7 @@ class _Cleanup:
             least = min(least, held.left_s)
             if self.context.cancel.is_set():
                 self._drop_ours(node)
-                raise LeftBehind(
-                    "Aborted as asked.", leftovers=["whatever was left before"], hint="Run it again.", detail=""
-                )
+                raise MoveAborted("Aborted as asked, before anything was done.", hint="Run it again.")
             self.context.clock.sleep(min(_LOOK_S, max(0.1, held.left_s + _SLACK_S)))
 
     def _drop_ours(self, up_to: str) -> None:
