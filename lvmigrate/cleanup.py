@@ -40,7 +40,7 @@ from lvmigrate.scene import Scene
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
-from lvmigrate.token import Errand, Guarded, Token
+from lvmigrate.token import Guarded, Token
 
 _log = structlog.get_logger()
 
@@ -190,7 +190,7 @@ class _Cleanup:
                 id=uuid.uuid4().hex,
                 holder=holder(),
                 lease_s=self.context.lease_s,
-                errand=self.seen.errand or self._errand_of_ours(),
+                errand=self.seen.errand,
             ),
             clock=self.context.clock,
         )
@@ -221,17 +221,6 @@ class _Cleanup:
             if node == up_to:
                 return
             self.context.storage.drop_token(node, self.lease.token)
-
-    def _errand_of_ours(self) -> Errand:
-        """What is known when no token tells: nothing of the past, so what is seen is what is kept."""
-        source = self.seen.domains.get(self.seen.source)
-        return Errand(
-            source=self.seen.source,
-            target=self.seen.target,
-            ran=self.seen.ran is not False,
-            autostart=source is not None and source.autostart,
-            target_had_definition=True,
-        )
 
     def _prepare(self) -> None:
         names = tuple(sorted(self.seen.options))
