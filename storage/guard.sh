@@ -69,7 +69,7 @@ guard() {
     orders=$tokens/$uuid.guard
     acknowledged='' said=''
     while [ -e "$orders" ]; do
-        if read_token 2>/dev/null && ! expired; then
+        if read_token 2>/dev/null && lives; then
             tell "$deadline" ''
             sleep 0.5
             continue
@@ -89,8 +89,18 @@ guard() {
 rest() {
     for _half in 1 2 3 4; do
         sleep 0.5
-        if read_token 2>/dev/null && ! expired; then return; fi
+        if read_token 2>/dev/null && lives; then return; fi
     done
+}
+
+# lives: after read_token; the same as ! expired, but while whole seconds are left no process is started to find out.
+lives() {
+    IFS=' ' read -r up _idle </proc/uptime
+    case ${deadline%.*}/${up%.*} in
+        */ | /* | *[!0-9/]*) ;;
+        *) [ "${up%.*}" -ge "${deadline%.*}" ] || return 0 ;;
+    esac
+    ! expired
 }
 
 # tell DEADLINE WORDS: what the guard has seen, and what it says.
