@@ -29,9 +29,11 @@ auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+keepalive_interval = {interval}
+keepalive_count = {count}
 """
 #: stdio_handler: there is no virtlogd. user and group: post-copy's userfaultfd is root's. keepalive_*: how long the
-#: source's daemon waits for a target's that does not answer. max_queued: nothing here may wait for a neighbour.
+#: source's daemon waits for a target's that does not answer; in libvirtd.conf, how long a daemon waits for its client.
 _QEMU: Final = """\
 stdio_handler = "file"
 user = "root"
@@ -77,7 +79,12 @@ class Host:
             (folder / part).mkdir(parents=True)
         number = address.rpartition(".")[2]
         (folder / "etc/libvirtd.conf").write_text(
-            _LIBVIRTD.format(uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}", address=address)
+            _LIBVIRTD.format(
+                uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}",
+                address=address,
+                interval=keepalive[0],
+                count=keepalive[1],
+            )
         )
         (folder / "etc/qemu.conf").write_text(_QEMU.format(address=address, interval=keepalive[0], count=keepalive[1]))
         # A process group of its own: Ctrl-C in a terminal is the test's to handle.
