@@ -200,8 +200,7 @@ class Host:
     def kill_daemon(self) -> None:
         """End the daemon at once (SIGKILL); the guests go on."""
         (pid,) = self.daemons()
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.daemons(), f"the daemon of {self.name} has ended")
+        _kill(pid)
 
     def restart_daemon(self) -> None:
         """Start the daemon that was killed, and wait until it answers."""
@@ -222,8 +221,7 @@ class Host:
     def kill_qemu(self, guest: str) -> None:
         """End the guest's process at once (SIGKILL)."""
         (pid,) = self.qemus(guest)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.qemus(guest), f"the QEMU of {guest} on {self.name} has ended")
+        _kill(pid)
 
     def link(self, *, up: bool) -> None:
         """Cut the link to the other host, or mend it. The guests' serial ports have another one."""
@@ -233,6 +231,12 @@ class Host:
         """Lose what the daemon answers the other in packets of 200 bytes and more: keepalive messages still pass."""
         what = "-p tcp --sport 16509 -m length --length 200:65535 -j DROP"
         self.run(f"iptables {'-I' if on else '-D'} OUTPUT {what}")
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    # Until it is reaped: a zombie's other threads may still hold its sockets.
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"process {pid} has ended")
 
 
 def _children(pid: int) -> tuple[int, ...]:
