@@ -1,6 +1,6 @@
 """What a dead-man's guard does on its node, decided from what it sees there. Pure: no I/O, no clock.
 
-The guard itself is a shell script (storage/node.sh), because nothing is installed on a node; its decision is this one,
+The guard itself is a shell script (storage/guard.sh), because nothing is installed on a node; its decision is this one,
 and a test compares the two for every combination.  The simulator and the documentation use this one.
 
 The invariant: a guard acts on its own node only; never while the token lives; never while libvirt has a job or an

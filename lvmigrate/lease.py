@@ -117,7 +117,9 @@ class Lease:
 
         Raises `TokenLost`.
         """
-        for outcome in outcomes_of([partial(self._renew, node) for node in self._nodes]):
+        # A guest may be standing still meanwhile: whether the guards acknowledge in time is not waited for.
+        token = replace(self._token, guarded=False)
+        for outcome in outcomes_of([partial(self._storage.renew_token, node, token) for node in self._nodes]):
             if isinstance(outcome, TokenLost):
                 raise outcome
 

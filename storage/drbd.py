@@ -160,6 +160,21 @@ class DrbdStorage(Marks):
         """
         self._set_options(node, name, peer, token, allow=options.allow_two_primaries, protocol=options.protocol)
 
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing.
+
+        DRBD 8.4 forgets the options of a connection that is StandAlone: there the configuration's are taken.
+        """
+        what = f"Connecting {name} to {peer} again"
+        here = self.observe(node, (name,)).get(name)
+        connection = None if here is None else here.towards(peer)
+        number = "0" if connection is None else f"{connection.peer_node_id}"
+        words = (
+            f"--protocol={options.protocol or 'C'}",
+            f"--allow-two-primaries={'yes' if options.allow_two_primaries else 'no'}",
+        )
+        self._remote.act(node, what, token, "reconnect", _name(name), number, *words)
+
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.
 

@@ -78,10 +78,18 @@ guard() {
         words=$(try)
         case $? in
             "$is_over") exit 0 ;;
-            0) tell "$acknowledged" "$words"; sleep 2 ;;
+            0) tell "$acknowledged" "$words"; rest ;;
             "$goes_on") tell "$acknowledged" "$words"; sleep 0.2 ;;
-            *) tell "$acknowledged" "looking or acting failed, see the journal"; sleep 2 ;;
+            *) tell "$acknowledged" "looking or acting failed, see the journal"; rest ;;
         esac
+    done
+}
+
+# rest: about two seconds; less if the token lives again, which is to be acknowledged soon.
+rest() {
+    for _half in 1 2 3 4; do
+        sleep 0.5
+        if read_token 2>/dev/null && ! expired; then return; fi
     done
 }
 

@@ -352,6 +352,21 @@ net_options_connected() {
     drbdsetup net-options "$@"
 }
 
+# reconnect RESOURCE PEER_NODE_ID WORD...: connect again what is StandAlone, with the options WORD... where the module keeps
+# them (9).  8.4 forgets a connection that is StandAlone, so there the configuration's are taken.  Nothing is discarded:
+# the kernel refuses copies that have both changed.
+reconnect() {
+    look "$1"
+    name=$1 peer=$2
+    shift 2
+    case $version in
+        8.*) case $dump in *' connection:StandAlone'* ) ;; *' connection:'*) return 0 ;; esac
+            drbdadm connect "$name" ;;
+        *) case $(say "$dump" | grep " peer-node-id:$peer ") in *' connection:StandAlone'*) ;; *) return 0 ;; esac
+            drbdsetup net-options "$name" "$peer" "$@" && drbdsetup connect "$name" "$peer" ;;
+    esac
+}
+
 # generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
 # node is Primary, and is no part of it.
 generation_now() {

@@ -101,6 +101,10 @@ class SharedStorage(Marks):
         """There are no connections: `CommandFailed`."""
         self._refuse(node, f"Restoring the options of {name}")
 
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:  # noqa: ARG002
+        """There are no connections: `CommandFailed`."""
+        self._refuse(node, f"Connecting {name} again")
+
     def promote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
         """There are no resources: `CommandFailed`."""
         self._refuse(node, f"Promoting {name}")

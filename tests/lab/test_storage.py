@@ -19,7 +19,8 @@ import pytest
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
 from lvmigrate.node import Node
 from lvmigrate.protocols import Watch
-from lvmigrate.replication import ConnectionOptions, Place, Role, Token
+from lvmigrate.replication import ConnectionOptions, Place, Role
+from lvmigrate.token import Errand, Token
 from storage import DrbdStorage
 from storage.shell import Shell
 
@@ -76,7 +77,20 @@ def hand(nodes: dict[str, Node], ssh_config: Path) -> Iterator[Hand]:
 
 @pytest.fixture
 def token() -> Token:
-    return Token(uuid=str(uuid.uuid4()), instance="web1", id=uuid.uuid4().hex, holder="the lab's test", lease_s=120)
+    return Token(
+        uuid=str(uuid.uuid4()),
+        instance="web1",
+        id=uuid.uuid4().hex,
+        holder="the lab's test",
+        lease_s=120,
+        errand=Errand(source="node1", target="node2", ran=True, autostart=False, target_had_definition=False),
+    )
+
+
+def holder(storage: DrbdStorage, node: str, token: Token) -> str | None:
+    """Who holds the token of this guest, if anybody does."""
+    held = storage.traces(node).token(token.uuid)
+    return None if held is None else held.holder
 
 
 @pytest.fixture
@@ -87,14 +101,16 @@ def held(storage: DrbdStorage, token: Token) -> Iterator[Token]:
     yield token
     for node in BOTH:
         storage.drop_token(node, token)
-        assert storage.holder(node, token.uuid) is None
+        assert holder(storage, node, token) is None
 
 
 @pytest.fixture(autouse=True)
 def at_rest(storage: DrbdStorage, hand: Hand) -> Iterator[None]:
     """Both resources are Secondary on both nodes, in step, with two primaries off, before and after each test."""
     for node in BOTH:
-        for resource in storage.observe(node, PORT).values():
+        assert set(storage.observe(node)) == set(PORT)
+        assert storage.two_primaries(node) == frozenset()
+        for resource in storage.observe(node).values():
             assert resource.role is Role.SECONDARY, f"{resource.name} is in use on {node}: stop its guest first"
     yield
     for node in BOTH:
@@ -291,7 +307,7 @@ def test_a_killed_shared_connection_is_opened_again(nodes: dict[str, Node], ssh_
     before = followers(hand, "node1")
     storage = open_storage(nodes, ssh_config)
     with storage.watch(["node1"], ["web1"]) as watch:
-        (socket,) = storage._shell._sockets.iterdir()
+        (socket,) = storage._remote._shell._sockets.iterdir()
         masters = [
             int(entry.name)
             for entry in Path("/proc").iterdir()
@@ -311,7 +327,7 @@ def test_closing_ends_the_shared_connections(nodes: dict[str, Node], ssh_config:
     storage = open_storage(nodes, ssh_config)
     for node in BOTH:
         storage.observe(node, ["web1"])
-    sockets = list(storage._shell._sockets.iterdir())
+    sockets = list(storage._remote._shell._sockets.iterdir())
     assert len(sockets) == 2
     storage.close()
     for entry in Path("/proc").iterdir():
@@ -331,6 +347,7 @@ def test_two_primaries_there_and_back(storage: DrbdStorage, hand: Hand, held: To
     for node in BOTH:
         found = storage.options(node, name, PEER[node])
         assert (found.allow_two_primaries, found.protocol or "C") == (True, "C")
+        assert storage.two_primaries(node) == {name}
         storage.promote(node, name, held)
     assert all(storage.observe(n, [name])[name].role is Role.PRIMARY for n in BOTH)
     with pytest.raises(CommandFailed) as caught:
@@ -382,7 +399,9 @@ def test_a_token_that_was_taken_over_acts_no_more(storage: DrbdStorage, token: T
     short = replace(token, lease_s=1.0)
     other = replace(token, id="other", holder="another test")
     assert storage.take_token("node1", short) is None
-    assert storage.take_token("node1", other) == "the lab's test"
+    there = storage.take_token("node1", other)
+    assert there is not None
+    assert (there.id, there.holder, there.errand) == (token.id, "the lab's test", token.errand)
     time.sleep(1.5)
     assert storage.take_token("node1", other) is None
     options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
@@ -397,9 +416,9 @@ def test_a_token_that_was_taken_over_acts_no_more(storage: DrbdStorage, token: T
         with pytest.raises(TokenLost):
             act()
     storage.drop_token("node1", short)
-    assert storage.holder("node1", token.uuid) == "another test"
+    assert holder(storage, "node1", token) == "another test"
     storage.drop_token("node1", other)
-    assert storage.holder("node1", token.uuid) is None
+    assert holder(storage, "node1", token) is None
 
 
 @pytest.mark.parametrize(("name", "device"), [("web1", "/dev/drbd0"), ("db1", "/dev/drbd11")])

@@ -58,6 +58,8 @@ class World:
     tokens: dict[str, Token] = field(default_factory=dict)
     #: node -> what its guard was told.
     guards: dict[str, tuple[Guarded, ...]] = field(default_factory=dict)
+    #: How long the tokens last that are there; below 0: they ran out.
+    left_s: float = 30.0
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
@@ -110,6 +112,11 @@ class World:
         self.set(here, state=DomainState.OFF)
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
+
+    def lost_a_write(self) -> None:
+        """The source wrote while the link was cut; it is back."""
+        self.broke.append("node1: Connecting for a moment")
+        self.generation += 1
 
     def where(self) -> str:
         return next(node for node, domain in self.domains.items() if domain.state.active)
@@ -398,6 +405,11 @@ class FakeStorage:
             assert self.world.connected, "turning it off during a cut ends in StandAlone"
             self.world.two_primaries, self.world.protocol = options.allow_two_primaries, options.protocol
 
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        with self.world.call("reconnect", node):
+            self._need(node, token)
+            self.world.connected = True
+
     def promote(self, node: str, name: str, token: Token) -> None:
         with self.world.call("promote", node):
             self._need(node, token)
@@ -426,13 +438,14 @@ class FakeStorage:
             instance=token.instance,
             id=token.id,
             holder=token.holder,
-            left_s=token.lease_s,
+            left_s=self.world.left_s,
             errand=token.errand,
         )
 
     def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
         with self.world.call("take_token", node):
-            if node in self.world.tokens and self.world.tokens[node].id not in (token.id, replaces):
+            there = self.world.tokens.get(node)
+            if there is not None and there.id not in (token.id, replaces) and self.world.left_s > 0:
                 return self._held(node)
             self.world.tokens[node] = token
             return None

@@ -25,9 +25,9 @@ from lvmigrate.plan import Options
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, Role
-from lvmigrate.token import Errand, Token
 from lvmigrate.report import Report
-from tests.unit.fakes import UUID, NODES, FakeCopy, World, guest, refusing, unreachable
+from lvmigrate.token import Errand, Token
+from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, refusing, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words (libvirt error 9)")
 
@@ -323,7 +323,7 @@ def test_a_guest_that_was_moved_by_somebody_else_meanwhile_is_not_lost() -> None
         lambda world: setattr(world, "connected", False),
         lambda world: setattr(world, "replication", ReplicationState.SYNC_SOURCE),
         lambda world: world.disks.update(node2=DiskState.OUTDATED),
-        lambda world: (world.broke.append("node1: StandAlone for a moment"), setattr(world, "generation", 2)),
+        lambda world: world.lost_a_write(),
         lambda world: world.faults.update({("observe", "node1"): unreachable("node1")}),
     ],
     ids=["cut", "resync", "outdated", "once broken", "source silent"],

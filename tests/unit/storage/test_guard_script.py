@@ -149,7 +149,7 @@ case "$*" in
 esac
 """
 _SLEEP = """#!/bin/sh
-case $1 in 2) exec /bin/sleep 0.3 ;; *) exec /bin/sleep 0.1 ;; esac
+exec /bin/sleep 0.1
 """
 #: The kernel does what it is told.
 _REACT = """#!/bin/sh
