@@ -18,9 +18,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(cache: Path) -> Iterator[Pair]:
+def keepalive() -> tuple[int, int]:
+    """How long the daemons wait for each other: seconds, and how often. Short, as many tests wait for it."""
+    return 2, 2
+
+
+@pytest.fixture
+def pair(cache: Path, keepalive: tuple[int, int]) -> Iterator[Pair]:
     """A new pair for each test: a fault of one test is never met by another."""
-    with Pair(cache=cache) as pair:
+    with Pair(cache=cache, keepalive=keepalive) as pair:
         yield pair
         pair.remember()
 

@@ -29,9 +29,11 @@ auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+keepalive_interval = {interval}
+keepalive_count = {count}
 """
 #: stdio_handler: there is no virtlogd. user and group: post-copy's userfaultfd is root's. keepalive_*: how long the
-#: source's daemon waits for a target's that does not answer. max_queued: nothing here may wait for a neighbour.
+#: source's daemon waits for a target's that does not answer; in libvirtd.conf, how long a daemon waits for its client.
 _QEMU: Final = """\
 stdio_handler = "file"
 user = "root"
@@ -77,7 +79,12 @@ class Host:
             (folder / part).mkdir(parents=True)
         number = address.rpartition(".")[2]
         (folder / "etc/libvirtd.conf").write_text(
-            _LIBVIRTD.format(uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}", address=address)
+            _LIBVIRTD.format(
+                uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}",
+                address=address,
+                interval=keepalive[0],
+                count=keepalive[1],
+            )
         )
         (folder / "etc/qemu.conf").write_text(_QEMU.format(address=address, interval=keepalive[0], count=keepalive[1]))
         # A process group of its own: Ctrl-C in a terminal is the test's to handle.
@@ -193,8 +200,7 @@ class Host:
     def kill_daemon(self) -> None:
         """End the daemon at once (SIGKILL); the guests go on."""
         (pid,) = self.daemons()
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.daemons(), f"the daemon of {self.name} has ended")
+        _kill(pid)
 
     def restart_daemon(self) -> None:
         """Start the daemon that was killed, and wait until it answers."""
@@ -215,8 +221,7 @@ class Host:
     def kill_qemu(self, guest: str) -> None:
         """End the guest's process at once (SIGKILL)."""
         (pid,) = self.qemus(guest)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.qemus(guest), f"the QEMU of {guest} on {self.name} has ended")
+        _kill(pid)
 
     def link(self, *, up: bool) -> None:
         """Cut the link to the other host, or mend it. The guests' serial ports have another one."""
@@ -226,6 +231,12 @@ class Host:
         """Lose what the daemon answers the other in packets of 200 bytes and more: keepalive messages still pass."""
         what = "-p tcp --sport 16509 -m length --length 200:65535 -j DROP"
         self.run(f"iptables {'-I' if on else '-D'} OUTPUT {what}")
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    # Until it is reaped: a zombie's other threads may still hold its sockets.
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"process {pid} has ended")
 
 
 def _children(pid: int) -> tuple[int, ...]:
