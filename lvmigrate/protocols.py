@@ -150,6 +150,12 @@ class Storage(Protocol):
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""
 
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        """The generation of the data of each volume (``RESOURCE/NUMBER``) as the node's kernel has it now.
+
+        It is another one as soon as a Primary has written without its peer; a role alone does not change it.
+        """
+
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> AbstractContextManager[Watch]:
@@ -170,6 +176,13 @@ class Storage(Protocol):
 
     def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`."""
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone; else nothing.
+
+        It takes both ends.  Nothing is discarded: DRBD refuses copies that have both changed, or to bring a Primary up
+        to date, and is StandAlone again then.  Raises also `TokenLost`.
+        """
 
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
@@ -211,7 +224,7 @@ class Storage(Protocol):
         has no job and no incoming copy of the guest, it demotes its own node if no process holds a device; restores
         ``guarded`` while Connected with the peer seen Secondary; and, if ``resume``, resumes a guest that waits paused
         there, once the peer is seen Secondary over a connection that never left Established.  It tries until all
-        holds, then removes the token and itself.
+        holds, then removes itself; the token, run out, stays as the record that a cleanup reads.
 
         Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`.
         """

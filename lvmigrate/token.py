@@ -40,7 +40,8 @@ class Token:
     holder: str
     #: Seconds that one renewal lasts.
     lease_s: float
-    errand: Errand
+    #: ``None``: a cleanup that found no token does not know.
+    errand: Errand | None
     #: A guard was armed on the nodes: a renewal counts only when the guard there has acknowledged it.
     guarded: bool = False
 

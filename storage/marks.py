@@ -128,15 +128,18 @@ def no_guard(node: str, why: str) -> CommandFailed:
 
 def _written(token: Token) -> tuple[str, ...]:
     """The words of node.sh's write_token."""
-    errand = token.errand
-    flags = (errand.ran, errand.autostart, errand.target_had_definition)
     return (
         token.id,
         _line(token.holder) or "unknown",
         str(max(1, math.ceil(token.lease_s * 100))),
-        " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags))),
+        "unknown" if token.errand is None else _words_of(token.errand),
         _line(token.instance),
     )
+
+
+def _words_of(errand: Errand) -> str:
+    flags = (errand.ran, errand.autostart, errand.target_had_definition)
+    return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags)))
 
 
 def _line(words: str) -> str:

@@ -133,9 +133,9 @@ class Move:
         return "" if guard is None else guard.says
 
     def over(self, *nodes: str) -> bool:
-        """Whether nothing is left on these nodes."""
+        """Whether nothing is left on these nodes but the record of a token that ran out."""
         found = [self.storage.traces(node) for node in nodes or NODES]
-        return not any(traces.tokens or traces.guards for traces in found)
+        return not any(traces.guards or any(token.alive for token in traces.tokens) for traces in found)
 
     def closed(self) -> bool:
         """Whether the options are what they were."""
@@ -148,6 +148,8 @@ class Move:
     def nothing_left(self) -> None:
         assert eventually(self.over), [self.says(node) for node in NODES]
         assert self.closed()
+        for node in NODES:
+            self.storage.drop_token(node, self.token)
         left = "ls -A /run/lvmigrate; systemctl list-units --plain --no-legend --all 'lvmigrate-*'"
         assert eventually(lambda: self.lab.both(left) == dict.fromkeys(NODES, ""))
 
