@@ -58,6 +58,7 @@ def as_found(lab: Lab) -> Iterator[None]:
         " iptables -S | grep 'tcp.*DROP' | sed 's/^-A/-D/' | while read -r rule; do iptables $rule; done; true"
     )
     for resource in PORT:
+        lab.both(f"drbdadm connect {resource}", check=False)  # where they stood alone
         lab.both(
             f"drbdsetup wait-connect-resource --wfc-timeout=30 {resource};"
             f" for i in $(seq 50); do drbdadm secondary {resource} && break; sleep 0.2; done; drbdadm adjust {resource}"
@@ -345,14 +346,24 @@ def test_a_guest_whose_disk_fell_behind_is_not_resumed(
     move = Move(storage, lab, WEB1)
     move.begin()
     with cut(lab, "web1"):
-        # The source writes on alone, so its data begin a new generation.
+        # The source writes on alone, so its data begin a new generation; the target is Primary of the old one.
         time.sleep(2)
         migrate(lab, WEB1)
         assert where(lab, WEB1)[TARGET] == "paused"
         move.abandon()
         assert eventually(lambda: move.role(SOURCE) is Role.SECONDARY), move.says(SOURCE)
         assert eventually(lambda: "not connected" in move.says(TARGET)), move.says(TARGET)
-    time.sleep(20)
-    assert where(lab, WEB1)[TARGET] == "paused", move.says(TARGET)
-    print(move.says(SOURCE), "|", move.says(TARGET), lab.both("drbdadm status web1; drbdsetup get-gi 0"))
-    lab.run(TARGET, f"virsh -q destroy {WEB1.name}")
+    try:
+        for _ in range(2):
+            # DRBD refuses to bring a Primary up to date, and they stand alone; asked again, they do again.
+            time.sleep(10)
+            assert where(lab, WEB1)[TARGET] == "paused"
+            assert move.role(TARGET) is Role.PRIMARY
+            assert "web1 is not in step" in move.says(TARGET), move.says(TARGET)
+            lab.both("drbdadm connect web1", check=False)
+    finally:
+        lab.run(TARGET, f"virsh -q destroy {WEB1.name}")
+        lab.run(TARGET, "drbdadm disconnect web1; drbdadm secondary web1; drbdadm connect --discard-my-data web1")
+        lab.run(SOURCE, "drbdadm connect web1", check=False)
+    assert eventually(lambda: storage.observe(SOURCE)["web1"].in_step_with(TARGET))
+    move.nothing_left()
