@@ -153,7 +153,11 @@ look_and_act() {
             return "$goes_on"
             ;;
         DISARM)
-            # The token that ran out stays: it says what the move set out to do, and a cleanup reads it.
+            # The token that ran out stays: it says what the move set out to do, and a cleanup reads it.  Under another id,
+            # so that a command of the old holder that wakes up now is refused: nobody would close after it.
+            if read_token; then
+                { say "over-${id#over-}"; sed 1d "$token"; } >"$token.new" && mv -f "$token.new" "$token" || exit 94
+            fi
             rm -f "$orders" "$tokens/$uuid.seen" "$tokens/$uuid.sh" "$lock"
             return "$is_over"
             ;;

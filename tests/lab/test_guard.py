@@ -149,6 +149,7 @@ class Move:
         assert eventually(self.over), [self.says(node) for node in NODES]
         assert self.closed()
         for node in NODES:
+            self.storage.drop_token(node, replace(self.token, id=f"over-{self.token.id}"))
             self.storage.drop_token(node, self.token)
         left = "ls -A /run/lvmigrate; systemctl list-units --plain --no-legend --all 'lvmigrate-*'"
         assert eventually(lambda: self.lab.both(left) == dict.fromkeys(NODES, ""))
