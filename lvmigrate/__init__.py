@@ -29,14 +29,15 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     Refused,
 )
-from lvmigrate.plan import Mode, Options, Plan
+from lvmigrate.plan import Mode, Options, Plan, Switch
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
-from lvmigrate.report import Report
+from lvmigrate.report import CleanupReport, Report
 
 if TYPE_CHECKING:
     from lvmigrate.cluster import Cluster
 
 __all__ = [
+    "CleanupReport",
     "Cluster",
     "Code",
     "ConfigurationError",
@@ -56,6 +57,7 @@ __all__ = [
     "Refused",
     "Report",
     "StepProgress",
+    "Switch",
     "SyncProgress",
 ]
 

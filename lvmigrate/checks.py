@@ -10,8 +10,10 @@ from typing import Final
 
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.errors import Code, Finding
+from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Role
 from lvmigrate.survey import Sightings, Survey
+from lvmigrate.token import Errand
 
 
 def where(sightings: Sightings) -> Iterator[Finding]:
@@ -29,8 +31,7 @@ def where(sightings: Sightings) -> Iterator[Finding]:
         yield Finding(
             code=Code.INSTANCE_TWICE,
             sentence=f"{name} has a live copy on {nodes} at once.",
-            hint=f"Look with `virsh domstate --reason {name}` on each. If both run: `virsh suspend {name}` on both,"
-            " and compare the generations of its disks (`drbdadm get-gi`) before either is ended.",
+            hint=f"`lvmigrate cleanup --dry-run {name}` says what follows from it.",
         )
     elif not sightings.domains and not sightings.silent:
         yield Finding(
@@ -74,7 +75,8 @@ def _busy(domain: Domain) -> Finding:
     return Finding(
         code=Code.JOB_ACTIVE,
         sentence=f"libvirt has a job for {domain.name} on {domain.node} ({domain.job.value}).",
-        hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}.",
+        hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}. `lvmigrate cleanup"
+        f" {domain.name}` adopts the job of a controller that died.",
     )
 
 
@@ -87,8 +89,7 @@ def _unfinished(survey: Survey) -> Iterator[Finding]:
             code=Code.INSTANCE_STATE,
             sentence=f"{name} waits paused on {node} while {survey.target.node} is Primary too,"
             " as after a move that was not finished.",
-            hint=f"If `drbdsetup status` on both nodes says Connected and UpToDate: `virsh resume {name}` on {node}"
-            " first, then mend the rest.",
+            hint=f"`lvmigrate cleanup {name}` finishes that move.",
         )
 
 
@@ -112,12 +113,62 @@ def locked(instance: str, node: str, holder: str) -> str:
 
 def _locked(survey: Survey) -> Iterator[Finding]:
     for side in (survey.source, survey.target):
-        if side.holder is not None:
+        held = side.traces.token(survey.domain.uuid)
+        if held is not None and held.alive:
             yield Finding(
                 code=Code.LOCKED,
-                sentence=locked(survey.domain.name, side.node, side.holder),
+                sentence=locked(survey.domain.name, side.node, held.holder),
                 hint=LOCKED_HINT,
             )
+
+
+def _guard(survey: Survey) -> Iterator[Finding]:
+    name = survey.domain.name
+    for side in (survey.source, survey.target):
+        if side.traces.guard(survey.domain.uuid) is not None:
+            yield Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"The guard of an earlier move of {name} is still at work on {side.node}.",
+                hint=f"`lvmigrate cleanup {name}` finishes or undoes that move.",
+            )
+        left = side.traces.token(survey.domain.uuid)
+        if left is not None and not left.alive and left.errand is not None and _unsettled(survey, left.errand):
+            yield Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"An earlier move of {name} was not finished ({side.node} has the token of {left.holder}).",
+                hint=f"`lvmigrate cleanup {name}` finishes or undoes that move.",
+            )
+        if side.guard_trouble and survey.options.guard and side.resources:
+            yield Finding(
+                code=Code.GUARD_UNAVAILABLE,
+                sentence=f"No guard can be armed on {side.node}: {side.guard_trouble}.",
+                hint="Without one, a controller that dies in mid-move leaves two primaries allowed until somebody runs"
+                " `lvmigrate cleanup`. Accept that with --no-guard, or run systemd there.",
+            )
+
+
+def _unsettled(survey: Survey, errand: Errand) -> bool:
+    """Whether definitions are still where that move has left them."""
+    if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
+        return False
+    if survey.domain.node == errand.target:
+        return True
+    return survey.target.domain is not None and not errand.target_had_definition
+
+
+#: A fast switch needs this long to end the source's copy before the source's libvirt lets it run again.
+_KEEPALIVE_S: Final = 20.0
+
+
+def _fast(survey: Survey) -> Iterator[Finding]:
+    seconds = survey.source.keepalive_s
+    if survey.options.switch is Switch.FAST and seconds < _KEEPALIVE_S:
+        yield Finding(
+            code=Code.KEEPALIVE_SHORT,
+            sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; the fast switch"
+            f" needs {_KEEPALIVE_S:g} s.",
+            hint="Use the strict switch, or raise keepalive_interval and keepalive_count in its qemu.conf.",
+        )
 
 
 def replicated_disks(domain: Domain) -> tuple[DomainDisk, ...]:
@@ -135,6 +186,8 @@ def _disks(survey: Survey) -> Iterator[Finding]:
         )
     for disk in disks:
         place = survey.source.places.get(disk.source or "")
+        if disk.source in survey.source.shared and disk.source in survey.target.shared:
+            continue
         if place is None:
             yield Finding(
                 code=Code.DISK_NOT_REPLICATED,
@@ -220,8 +273,7 @@ def _roles(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 code=Code.DUAL_PRIMARY,
                 sentence=f"{resource.name} is Primary on {survey.target.node}, where the guest does not run.",
-                hint=f"If nothing uses it there: `drbdsetup secondary {resource.name}` on {survey.target.node}"
-                " (DRBD 8.4: `drbdadm secondary`).",
+                hint=f"`lvmigrate cleanup {survey.domain.name}` makes it Secondary if nothing uses it there.",
             )
 
 
@@ -236,8 +288,8 @@ def _two_primaries(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 code=Code.TWO_PRIMARIES_ON,
                 sentence=f"allow-two-primaries is on already for {name} (on {' and '.join(on)}).",
-                hint="An earlier move left it, or the configuration sets it. With one Primary:"
-                f" `drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+                hint=f"An earlier move left it (`lvmigrate cleanup {survey.domain.name}`), or the configuration sets"
+                " it: then take it out there, and `drbdadm adjust` on both nodes.",
             )
 
 
@@ -284,6 +336,8 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _job,
     _taken_on_target,
     _locked,
+    _guard,
+    _fast,
     _disks,
     _shared,
     _in_step,

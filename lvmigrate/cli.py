@@ -83,6 +83,37 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _cleanup(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+
+    if asked.dry_run:
+        plan = cluster.check_cleanup(asked.instance, abort=asked.abort)
+        _show(plan, display.cleanup_plan_lines, as_json=asked.json)
+        return ExitCode.OK
+    cancel = threading.Event()
+    with _signals_set(cancel):
+        report = cluster.cleanup(
+            asked.instance,
+            abort=asked.abort,
+            on_plan=lambda plan: (
+                None if asked.json else _print("\n".join(display.cleanup_plan_lines(plan)), error=True)
+            ),
+            cancel=cancel,
+        )
+    _show(report, display.cleanup_report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _audit(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+
+    found = cluster.audit()
+    _show(found, display.audit_lines, as_json=asked.json)
+    if found.silent:
+        return found.silent[0].exit_code
+    return ExitCode.LEFT_BEHIND if found.findings else ExitCode.OK
+
+
 def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
@@ -109,11 +140,15 @@ def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
 
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
     """The configuration's defaults with what the command line says."""
+    from lvmigrate.plan import Switch  # noqa: PLC0415
+
     chosen = {
         "bandwidth_mib_s": asked.bandwidth,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
         "copy_timeout_s": asked.copy_timeout,
+        "switch": Switch.FAST if asked.fast else None,
+        "guard": False if asked.no_guard else None,
     }
     return dataclasses.replace(cluster.config.defaults, **{k: v for k, v in chosen.items() if v is not None})
 
@@ -198,6 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument(
         "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
     )
+    moving.add_argument(
+        "--fast", action="store_true", help="the target starts the guest by itself: sooner, with less proof (README)"
+    )
+    moving.add_argument(
+        "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
+    )
     parser = _Parser(
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
     )
@@ -207,9 +248,17 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),
         ("migrate", _migrate, [common, moving], "move a running guest; Ctrl-C aborts, the guest goes on"),
         ("status", _status, [common], "show every guest, its nodes, its disks"),
+        ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
+        ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
         command.set_defaults(act=act)
+        if act is _cleanup:
+            command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
+            command.add_argument(
+                "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
+            )
+            command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
         if act is _status:
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser

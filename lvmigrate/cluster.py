@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from hv import LibvirtHypervisor
 from lvmigrate import config
+from lvmigrate.audit import Audit, audit
+from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
 from lvmigrate.errors import MoveAborted
 from lvmigrate.log import quiet_by_default
@@ -17,10 +19,12 @@ from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
-from lvmigrate.report import Report
+from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import NodeStatus, status
 from lvmigrate.tasklet import Context
 from storage import DrbdStorage
+
+T = TypeVar("T")
 
 
 class Cluster:
@@ -94,6 +98,38 @@ class Cluster:
 
         return _in_thread(work, stop, name=f"move-{instance}")
 
+    def check_cleanup(self, instance: str, *, abort: bool = False) -> CleanupPlan:
+        """What `cleanup` sees, and would do. Changes nothing; raises `Refused` when a node does not answer."""
+        return CleanupInstance(self._context(threading.Event(), None), instance, abort=abort).check_prereq()
+
+    def cleanup(
+        self,
+        instance: str,
+        *,
+        abort: bool = False,
+        on_plan: Callable[[CleanupPlan], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> CleanupReport:
+        """Finish or undo what a move of ``instance`` has left, by what the nodes say now; safe to repeat.
+
+        A copy that is still under way is watched to its end and finished, or ended if ``abort`` or ``cancel`` is set.
+        Raises what `CleanupInstance.exec` raises.
+        """
+        stop = cancel or threading.Event()
+        tasklet = CleanupInstance(self._context(stop, None), instance, abort=abort)
+
+        def work() -> CleanupReport:
+            plan = tasklet.check_prereq()
+            if on_plan is not None:
+                on_plan(plan)
+            return tasklet.exec()
+
+        return _in_thread(work, stop, name=f"cleanup-{instance}")
+
+    def audit(self) -> Audit:
+        """Everything that no move under way accounts for, on every node."""
+        return audit(self._context(threading.Event(), None))
+
     def status(self, instance: str | None = None) -> tuple[NodeStatus, ...]:
         """What every node says of its guests, or of ``instance`` alone, and of their disks."""
         return status(self._hypervisor, self._storage, self.config.nodes, instance)
@@ -122,9 +158,9 @@ class Cluster:
         )
 
 
-def _in_thread(work: Callable[[], Report], stop: threading.Event, *, name: str) -> Report:
+def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str) -> T:
     """Run ``work`` where no KeyboardInterrupt can strike in the middle of a step; one that comes here sets ``stop``."""
-    result: list[Report] = []
+    result: list[T] = []
     failure: list[BaseException] = []
 
     def run() -> None:

@@ -16,10 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lvmigrate.audit import Audit
+from lvmigrate.cleanup import CleanupPlan
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
-from lvmigrate.report import Report
+from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import GuestOnNode, NodeStatus
 
 _MIB: Final = 1024 * 1024
@@ -238,6 +240,63 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"  step {number}        {name}: {sentence}"
     for warning in plan.warnings:
         yield from finding_lines(warning, mark="warning ")
+
+
+def cleanup_plan_lines(plan: CleanupPlan) -> Iterator[str]:
+    """What a cleanup sees, which rows that is, what it would do, for people."""
+    scene = plan.scene
+    known = "by its token" if scene.errand else "as it looks: no token tells"
+    yield f"{plan.instance}: {scene.source} -> {scene.target} ({known})"
+    for node, sight in scene.sights.items():
+        yield f"  {node:<13} {sight.value}"
+    for name, disk in scene.disks.items():
+        roles = f"{scene.source} {_role(disk.home_primary)}, {scene.target} {_role(disk.away_primary)}"
+        allowed = "two primaries allowed" if disk.two_primaries else "one primary"
+        yield f"  {name:<13} {roles}, {disk.link.value}, {allowed}"
+    for node in scene.nodes:
+        traces = scene.corners[node].traces
+        held, guard = traces.token(scene.uuid), traces.guard(scene.uuid)
+        if held is not None:
+            left = f"{held.left_s:.0f} s left" if held.alive else f"ran out {-held.left_s:.0f} s ago"
+            yield f"  {node:<13} token of {held.holder}, {left}"
+        if guard is not None:
+            says = f": {guard.says}" if guard.says else ""
+            yield f"  {node:<13} guard {'at work' if guard.alive else 'that does not run any more'}{says}"
+    yield f"  the guest     {plan.ruling.why}: {plan.ruling.action.value}"
+    for name, what, why in plan.closing:
+        yield f"  {name:<13} {why}: {what.value}"
+    if plan.acts:
+        yield "  to do:"
+        yield from (f"    - {act}" for act in plan.acts)
+    else:
+        yield "  to do:        nothing"
+
+
+def _role(primary: bool | None) -> str:  # noqa: FBT001 -- three values
+    return "unknown" if primary is None else "Primary" if primary else "Secondary"
+
+
+def cleanup_report_lines(report: CleanupReport) -> Iterator[str]:
+    """What a cleanup did, for people."""
+    state = "runs" if report.running else "does not run" if report.node is None else "waits paused"
+    where = f" on {report.node}, and nowhere else" if report.node else " anywhere"
+    yield f"{report.instance} {state}{where}; nothing is left open ({seconds(report.seconds)})"
+    for act in report.acts or ("nothing was left to do",):
+        yield f"  - {act}"
+    for warning in report.warnings:
+        yield from finding_lines(warning, mark="warning ")
+
+
+def audit_lines(audit: Audit) -> Iterator[str]:
+    """What leaked, for people."""
+    for held in audit.under_way:
+        yield f"under way: {held.instance} ({held.holder}, seen on {held.node})"
+    for error in audit.silent:
+        yield from error_lines(error)
+    if not audit.findings:
+        yield "nothing is left behind" + (" on the nodes that answered" if audit.silent else "")
+    for finding in audit.findings:
+        yield from finding_lines(finding)
 
 
 def error_lines(error: LvmigrateError) -> Iterator[str]:

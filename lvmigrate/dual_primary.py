@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from lvmigrate.clock import Clock
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
+from lvmigrate.lease import Lease
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionState, Resource, Role
-from lvmigrate.token import Token
+from lvmigrate.replication import ConnectionOptions, ConnectionState, Resource, Role
 from lvmigrate.together import together
 
 #: How long a confirmation may take, in seconds: a node that lost its peer needs some for noticing.
@@ -31,7 +32,8 @@ class DualPrimary:
 
     storage: Storage
     watch: Watch
-    token: Token
+    #: Whose token every act carries.
+    lease: Lease
     plan: ResourcePlan
     source: str
     target: str
@@ -46,13 +48,18 @@ class DualPrimary:
         name = self.plan.name
         together(
             [
-                partial(self.storage.allow_two_primaries, node, name, peer, self.token)
+                partial(self.storage.allow_two_primaries, node, name, peer, self.lease.token)
                 for node, peer in self._directions()
             ]
         )
+        self._have_options(
+            dict.fromkeys((self.source, self.target), ConnectionOptions(allow_two_primaries=True, protocol="C")),
+            "Allowing two primaries for",
+            hint=f"Look with `drbdsetup show {name}` on both nodes.",
+        )
         promoted = not self.plan.options[1].auto_promote
         if promoted:
-            self.storage.promote(self.target, name, self.token)
+            self.storage.promote(self.target, name, self.lease.token)
 
         def opened() -> bool:
             ends = self._ends()
@@ -97,20 +104,25 @@ class DualPrimary:
         before = dict(zip((self.source, self.target), self.plan.options, strict=True))
         together(
             [
-                partial(self.storage.restore_options, node, name, peer, before[node], self.token)
+                partial(self.storage.restore_options, node, name, peer, before[node], self.lease.token)
                 for node, peer in self._directions()
             ]
         )
-        now = together([partial(self.storage.options, node, name, peer) for node, peer in self._directions()])
-        for (node, _), found in zip(self._directions(), now, strict=True):
-            if found.allow_two_primaries != before[node].allow_two_primaries:
-                raise CommandFailed(
-                    node,
-                    f"Forbidding two primaries for {name}",
-                    status=0,
-                    code=Code.STORAGE_FAILED,
-                    hint=f"`drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
-                )
+        self._have_options(
+            before,
+            "Forbidding two primaries for",
+            hint=f"`drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+        )
+
+    def _have_options(self, wanted: Mapping[str, ConnectionOptions], what: str, *, hint: str) -> None:
+        """Both ends have what is ``wanted`` there. An option at its default is not shown, so C and unset are one."""
+        found = together(
+            [partial(self.storage.options, node, self.plan.name, peer) for node, peer in self._directions()]
+        )
+        for (node, _), now in zip(self._directions(), found, strict=True):
+            there = wanted[node]
+            if (now.allow_two_primaries, now.protocol or "C") != (there.allow_two_primaries, there.protocol or "C"):
+                raise CommandFailed(node, f"{what} {self.plan.name}", status=0, code=Code.STORAGE_FAILED, hint=hint)
 
     def _demote(self, node: str) -> None:
         """Demote as soon as nothing holds the device: udev and a QEMU that is just ending do for a moment."""
@@ -120,7 +132,7 @@ class DualPrimary:
             if here is not None and here.role is Role.SECONDARY:
                 return
             try:
-                self.storage.demote(node, self.plan.name, self.token)
+                self.storage.demote(node, self.plan.name, self.lease.token)
             except DeviceHeld:
                 if self.clock.now() > deadline:
                     raise

@@ -120,6 +120,10 @@ class Code(enum.StrEnum):
     GUARD_UNAVAILABLE = "GUARD_UNAVAILABLE"
     #: The guard on a node does not run, or does not acknowledge a renewal.
     GUARD_LOST = "GUARD_LOST"
+    #: A node is Primary, and nothing there has the device open.
+    PRIMARY_UNUSED = "PRIMARY_UNUSED"
+    #: A node would start a guest at boot that runs elsewhere.
+    AUTOSTART_ELSEWHERE = "AUTOSTART_ELSEWHERE"
     #: The fast switch was asked for, and libvirt's keepalive on the source is too short for it.
     KEEPALIVE_SHORT = "KEEPALIVE_SHORT"
     #: A command failed on a node.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 class Copy(enum.Enum):
-    """This node's copy of the guest, as its own libvirt tells."""
+    """The node's own copy of the guest, as its own libvirt tells."""
 
     #: No process.
     NONE = "none"
@@ -55,7 +55,7 @@ class Act(enum.Enum):
     DEMOTE = "nothing uses the device: make this node Secondary"
     RESTORE = "connected and the peer is Secondary: restore the connection's options"
     RESUME = "the peer is Secondary and this disk has everything: let the guest that waits run"
-    DISARM = "nothing is left to do: remove the token and the guard"
+    DISARM = "nothing is left to do: remove the guard; the token that ran out stays as the record"
 
 
 def decide(copy: Copy, links: Sequence[Link], *, alive: bool, resume: bool) -> tuple[Act, int | None]:

@@ -2,67 +2,145 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import Final
 
 import structlog
 
 from lvmigrate.clock import Clock
-from lvmigrate.errors import LvmigrateError
+from lvmigrate.errors import LvmigrateError, TokenLost
 from lvmigrate.protocols import Storage
-from lvmigrate.token import Token
-from lvmigrate.together import outcomes_of
+from lvmigrate.together import outcomes_of, together
+from lvmigrate.token import Held, Token
 
 _log = structlog.get_logger()
 
+#: The part of the lease after which a node that did not acknowledge is one too many: the rest is for giving up.
+_MARGIN: Final = 2 / 3
+#: The part of the lease between two renewals.
+_PERIOD: Final = 1 / 4
+
+
+def holder() -> str:
+    """Who we are, for people who find our token."""
+    return f"{os.environ.get('USER', 'root')}@{socket.gethostname()} pid {os.getpid()}"
+
 
 class Lease:
-    """Renews one token on its nodes, in a thread, until it is ended.
+    """One token, taken on its nodes and renewed beside everything else until it is ended.
 
-    A renewal counts when the node acknowledged it.  `lapsed` says in words why the move may no longer go on: a node
-    that did not acknowledge for two thirds of the lease.  ``since``: when the tokens began to be taken.
+    A renewal counts when the node acknowledged it, and the node's guard once there is one.
     """
 
-    def __init__(self, storage: Storage, nodes: Sequence[str], token: Token, *, since: float, clock: Clock) -> None:
+    def __init__(self, storage: Storage, nodes: Sequence[str], token: Token, *, clock: Clock) -> None:
         self._storage = storage
         self._nodes = tuple(nodes)
         self._token = token
         self._clock = clock
-        self._acknowledged = dict.fromkeys(self._nodes, since)
+        self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{token.instance}", daemon=True)
-        self._thread.start()
+        self._renewing: AbstractContextManager[None] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def token(self) -> Token:
+        """The token as it is now: it changes when a guard was armed, and when it was fenced."""
+        return self._token
+
+    def take(self, node: str) -> Held | None:
+        """Take the token on ``node``; the one that was there first if it is not ours then."""
+        asked = self._clock.now()
+        held = self._storage.take_token(node, self._token)
+        if held is None:
+            self._acknowledged[node] = asked
+        return held
+
+    def keep(self) -> None:
+        """Begin to renew."""
+        self._renewing = self._clock.every(
+            self._token.lease_s * _PERIOD, self._renew_quietly, f"lease-{self._token.instance}"
+        )
+        self._renewing.__enter__()
+
+    def guarded(self) -> None:
+        """From now on a renewal counts only when the node's guard has acknowledged it."""
+        self._token = replace(self._token, guarded=True)
+
+    def unguarded(self) -> None:
+        """The guards are gone, or going."""
+        self._token = replace(self._token, guarded=False)
+
+    def fence(self, new_id: str) -> None:
+        """Give the token another id: commands that are still on their way with the old one are refused from now on.
+
+        A node that gives no answer keeps the old one for the time being.  Raises `TokenLost` if it is somebody else's.
+        """
+        with self._lock:
+            before, self._token = self._token, replace(self._token, id=new_id)
+        outcomes = outcomes_of(
+            [partial(self._storage.take_token, node, self._token, replaces=before.id) for node in self._nodes]
+        )
+        for node, outcome in zip(self._nodes, outcomes, strict=True):
+            if isinstance(outcome, LvmigrateError):
+                _log.warning("not_fenced", node=node, error=str(outcome))
+            elif outcome is not None:
+                raise _lost(node, outcome)
 
     def lapsed(self) -> str | None:
-        """Why the lease does not hold any more, or ``None`` while it does."""
+        """Why the lease does not hold any more, in words, or ``None`` while it does."""
         for node in self._nodes:
+            trouble = self._trouble.get(node)
+            if isinstance(trouble, TokenLost):
+                return str(trouble).rstrip(".")
             age = self._clock.now() - self._acknowledged[node]
-            if age > self._token.lease_s * 2 / 3:
-                trouble = self._trouble.get(node)
+            if age > self._token.lease_s * _MARGIN:
                 why = f": {trouble}" if trouble else ""
                 return f"{node} has not acknowledged the move's token for {age:.0f} s{why}"
         return None
 
+    def renew(self) -> None:
+        """Renew on all nodes now. Guaranteed afterwards: each has acknowledged it, with all of the lease ahead."""
+        together([partial(self._renew, node) for node in self._nodes])
+
+    def confirm(self) -> None:
+        """Make sure that nobody took the guest over. A node that gives no answer does not say so.
+
+        Raises `TokenLost`.
+        """
+        for outcome in outcomes_of([partial(self._renew, node) for node in self._nodes]):
+            if isinstance(outcome, TokenLost):
+                raise outcome
+
     def end(self) -> None:
         """Stop renewing; the tokens themselves stay."""
-        self._end.set()
-        self._thread.join()
+        with self._lock:
+            renewing, self._renewing = self._renewing, None
+        if renewing is not None:
+            renewing.__exit__(None, None, None)
 
-    def _run(self) -> None:
-        while not self._end.wait(self._token.lease_s / 4):
-            for node, outcome in zip(self._nodes, outcomes_of([self._renewal(n) for n in self._nodes]), strict=True):
-                if isinstance(outcome, LvmigrateError):
-                    self._trouble[node] = outcome
-                    _log.warning("token_not_renewed", node=node, error=str(outcome))
-                else:
-                    self._trouble.pop(node, None)
-                    self._acknowledged[node] = outcome
+    def _renew(self, node: str) -> None:
+        asked = self._clock.now()  # the node counts from some moment after this one: the earlier is the safe one
+        self._storage.renew_token(node, self._token)
+        self._acknowledged[node] = asked
 
-    def _renewal(self, node: str) -> Callable[[], float]:
-        def renew() -> float:
-            asked = self._clock.now()  # the node counts from some moment after this one: the earlier is the safe one
-            self._storage.renew_token(node, self._token)
-            return asked
+    def _renew_quietly(self) -> None:
+        calls: list[Callable[[], None]] = [partial(self._renew, node) for node in self._nodes]
+        for node, outcome in zip(self._nodes, outcomes_of(calls), strict=True):
+            if isinstance(outcome, LvmigrateError):
+                self._trouble[node] = outcome
+                _log.warning("token_not_renewed", node=node, error=str(outcome))
+            else:
+                self._trouble.pop(node, None)
 
-        return renew
+
+def _lost(node: str, held: Held) -> TokenLost:
+    return TokenLost(
+        f"{held.instance} was taken over on {node} by {held.holder}.",
+        hint=f"Nothing more is done to it here. Look with `lvmigrate status {held.instance}`.",
+    )

@@ -7,13 +7,14 @@ from contextlib import ExitStack
 import structlog
 
 from lvmigrate import checks
-from lvmigrate.domain import Domain
+from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.move import STEPS, Move
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.report import Report
 from lvmigrate.survey import Survey, find, survey
 from lvmigrate.tasklet import Context, described
+from lvmigrate.token import Errand
 
 
 class MigrateInstance:
@@ -46,7 +47,7 @@ class MigrateInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        seen = survey(self._context.hypervisor, self._context.storage, domain, self._choose(domain))
+        seen = survey(self._context.hypervisor, self._context.storage, domain, self._choose(domain), self._options)
         if findings := checks.refusals(seen):
             raise Refused(self._instance, findings)
         self._plan = _planned(seen, self._options.mode)
@@ -103,6 +104,13 @@ def _planned(seen: Survey, mode: Mode) -> Plan:
                 options=(seen.source.options[name], seen.target.options[name]),
             )
             for name, numbers in sorted(volumes.items())
+        ),
+        errand=Errand(
+            source=seen.source.node,
+            target=seen.target.node,
+            ran=seen.domain.state is DomainState.RUNNING,
+            autostart=seen.domain.autostart,
+            target_had_definition=seen.target.domain is not None,
         ),
         steps=described(STEPS),
         warnings=checks.warnings(seen),

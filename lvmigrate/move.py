@@ -8,8 +8,6 @@ link that was lost in mid-copy a stale disk.
 from __future__ import annotations
 
 import enum
-import os
-import socket
 import uuid
 from contextlib import ExitStack
 from functools import partial
@@ -18,41 +16,36 @@ from typing import Final
 import structlog
 
 from lvmigrate import checks, outcome
+from lvmigrate.arrival import Arrival
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
+from lvmigrate.definitions import Definitions
 from lvmigrate.disks import Disks
+from lvmigrate.domain import DomainState
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
     Finding,
     GuestLost,
     LvmigrateError,
-    MoveAborted,
     MoveFailed,
     OutcomeUnknown,
     Refused,
+    TokenLost,
 )
-from lvmigrate.lease import Lease
-from lvmigrate.plan import Options, Plan
-from lvmigrate.protocols import CopyEnd, MemoryCopy, Watch
-from lvmigrate.token import Token
+from lvmigrate.follow import ABORT_S, Following, aborted
+from lvmigrate.lease import Lease, holder
+from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
+from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import Report
-from lvmigrate.rollback import Rollback, Undo
+from lvmigrate.rollback import Leftover, Rollback, Undo
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context, Step
 from lvmigrate.together import outcomes_of, together
+from lvmigrate.token import Guarded, Token
 
 _log = structlog.get_logger()
 
-#: How long the call may take to end after it was told to: a cut link ends it after libvirt's keepalive (default 30 s).
-_ABORT_S: Final = 120.0
-#: A guest was seen to die on the target 60 ms after a successful move: look again after this long.
-_STILL_S: Final = 0.3
-_RESUME_TRIES: Final = 5
-
-
-#: How long a stream of events that ended may take to come back before the copy is given up.
-_UNWATCHED_S: Final = 15.0
 #: How long what must be so by now may take to be seen.
 _SEEN_S: Final = 30.0
 
@@ -81,25 +74,37 @@ class Move:
         self.nodes = (plan.source, plan.target)
         self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress)
         self.rollback = Rollback()
-        self.settlement = Settlement(
-            hypervisor=context.hypervisor, domain=plan.domain, target=plan.target, clock=context.clock
+        self.lease = Lease(
+            context.storage,
+            self.nodes,
+            Token(
+                uuid=plan.domain.uuid,
+                instance=plan.instance,
+                id=uuid.uuid4().hex,
+                holder=holder(),
+                lease_s=context.lease_s,
+                errand=plan.errand,
+            ),
+            clock=context.clock,
         )
-        self.token = Token(
-            uuid=plan.domain.uuid,
+        self.settlement = Settlement(
+            hypervisor=context.hypervisor,
             instance=plan.instance,
-            id=uuid.uuid4().hex,
-            holder=f"{os.environ.get('USER', 'root')}@{socket.gethostname()} pid {os.getpid()}",
-            lease_s=context.lease_s,
+            uuid=plan.domain.uuid,
+            source=plan.source,
+            target=plan.target,
+            ran=plan.domain.state is DomainState.RUNNING,
+            confirm=self.lease.confirm,
+            clock=context.clock,
+        )
+        self.definitions = Definitions(
+            hypervisor=context.hypervisor, uuid=plan.domain.uuid, source=plan.source, target=plan.target
         )
         self.phase = _Phase.AT_SOURCE
-        self.lease: Lease | None = None
-        self.watch: Watch
         self.disks: Disks
         self.copy: MemoryCopy | None = None
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
-        #: When both nodes were last seen to be watched.
-        self.watched_at = context.clock.now()
 
     def run(self) -> Report:
         """Do every step; what `MigrateInstance.exec` guarantees and raises."""
@@ -113,13 +118,15 @@ class Move:
             raise self._failed(error) from caught
         return self._report()
 
-    def _failed(self, error: LvmigrateError) -> LvmigrateError:
+    def _failed(self, error: LvmigrateError) -> LvmigrateError:  # noqa: PLR0911 -- one for each kind of end
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
+        if isinstance(error, TokenLost):
+            return error  # somebody else acts on the guest now: whatever we did would be done against them
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
             doubts = self.disks.doubts_now()
-            return outcome.lost(error, self.rollback.run(), doubts, self.plan.source)
+            return outcome.lost(error, self._undo(), doubts, self.plan.source)
         if self.phase is _Phase.MOVED:
             sights = self.settlement.look_until_known()
             if sights == (Sight.RUNS, Sight.RUNS):
@@ -130,14 +137,22 @@ class Move:
                 OutcomeUnknown(
                     f"{self.plan.instance} may have arrived on {self.plan.target} when the move failed"
                     f" ({error.sentence.rstrip('.')}); nothing was undone.",
-                    known=self._seen(),
-                    hint=f"`virsh domstate --reason {self.plan.instance}` on both nodes; resume a copy that waits only"
-                    " when the other node has none.",
+                    known=self.settlement.words(),
+                    hint=f"`lvmigrate cleanup {self.plan.instance}` finishes or undoes the move by what both nodes say;"
+                    " resume a copy by hand only when the other node has none.",
                     detail=error.detail,
                 )
             )
-        leftovers = self.rollback.run()
-        return outcome.failed(self.plan, error, leftovers, self.settlement.look_until_known())
+        return outcome.failed(self.plan, error, self._undo(), self.settlement.look_until_known())
+
+    def _undo(self) -> tuple[Leftover, ...]:
+        """Undo everything, under a new id: a command of ours that is late must not act after its undo."""
+        if self.rollback:
+            try:
+                self.lease.fence(uuid.uuid4().hex)
+            except TokenLost as error:
+                _log.warning("taken_over", error=str(error))
+        return self.rollback.run()
 
     def _with_open_state(self, error: OutcomeUnknown) -> OutcomeUnknown:
         """The same error, with what is left open beside the guest itself."""
@@ -147,19 +162,15 @@ class Move:
         known = [*error.known, *self.disks.roles(), f"{opened} on {', '.join(self.disks.names)}"]
         return OutcomeUnknown(error.sentence, known=known, hint=error.hint, detail=error.detail)
 
-    def _seen(self) -> list[str]:
-        """Both nodes' word about the guest, for people."""
-        return [f"{node}: {sight.value}" for node, sight in zip(self.nodes, self.settlement.look(), strict=True)]
-
     def _stayed(self) -> bool:
         """End the copy, whatever went wrong; whether the guest is then proved to be at the source, and only there."""
         try:
-            deadline = self.context.clock.now() + _ABORT_S
+            deadline = self.context.clock.now() + ABORT_S
             while self.copy is not None and self.copy.wait(self.options.poll_s) is None:
                 self.copy.abort()
                 if self.context.clock.now() > deadline:
                     return False
-            return not self.settlement.settle(end_jobs=True)
+            return not self.settlement.settle(self._abort_job)
         except Exception:  # noqa: BLE001 -- no proof, whatever the reason
             _log.exception("stay_not_proved")
             return False
@@ -168,7 +179,6 @@ class Move:
 
     def lock(self) -> None:
         """Take the token on both nodes, in sorted order, so that two controllers cannot hold one each."""
-        storage, since = self.context.storage, self.context.clock.now()
         for node in sorted(self.nodes):
             self.rollback.register(
                 Undo(
@@ -177,27 +187,25 @@ class Move:
                     act=partial(self._drop_token, node),
                 )
             )
-            holder = storage.take_token(node, self.token)
-            if holder is not None:
+            held = self.lease.take(node)
+            if held is not None:
                 finding = Finding(
                     code=Code.LOCKED,
-                    sentence=checks.locked(self.plan.instance, node, holder),
+                    sentence=checks.locked(self.plan.instance, node, held.holder),
                     hint=checks.LOCKED_HINT,
                 )
                 raise Refused(self.plan.instance, [finding])
-        self.lease = Lease(storage, self.nodes, self.token, since=since, clock=self.context.clock)
+        self.lease.keep()
         self.stack.callback(self.lease.end)
 
     def sync(self) -> None:
         """Wait until the disks are in step, still single-primary; then replication must stay whole to the end."""
         self.stack.enter_context(self.context.hypervisor.on_change(self.plan.domain.uuid, self._event))
-        names = [resource.name for resource in self.plan.resources]
-        self.watch = self.stack.enter_context(
-            self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note)
-        )
-        self.disks = Disks(storage=self.context.storage, watch=self.watch, plan=self.plan)
+        names = tuple(resource.name for resource in self.plan.resources)
+        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note))
+        self.disks = Disks(storage=self.context.storage, watch=watch, names=names, nodes=self.nodes)
         deadline = self.context.clock.now() + self.options.sync_timeout_s
-        while not self.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
+        while not self.disks.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
             waiting = self.disks.progress_now()
             self.chronicle.tell(sync=waiting)
@@ -209,23 +217,40 @@ class Move:
                     hint="See why the resynchronisation is slow, or give it longer with --sync-timeout.",
                 )
         self._check_again()
-        self.watch.forgive()
-        self.watched_at = self.context.clock.now()
+        self.disks.remember()
+
+    def guard(self) -> None:
+        """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more."""
+        if not (self.options.guard and self.plan.resources):
+            return
+        self._stop_if_asked()
+        for node in self.nodes:
+            self.rollback.register(
+                Undo(
+                    leftover=f"the guard on {node}",
+                    hint="It ends by itself when nothing is left to do.",
+                    act=partial(self._disarm, node),
+                    only_if_clean=True,
+                )
+            )
+        together([partial(self._arm, node, peer) for node, peer in self._directions()])
+        self.lease.guarded()
 
     def open(self) -> None:
         """Allow two primaries on the guest's connections and promote the target; the undo of each comes first."""
         self._stop_if_asked()
-        for dual in self._dual_primaries():
+        if not self.plan.resources:
+            return
+        for resource in self.plan.resources:
             self.rollback.register(
                 Undo(
-                    leftover=f"two primaries allowed for {dual.plan.name}, or {self.plan.target} Primary",
-                    hint=f"With the guest seen at {self.plan.source} only: `drbdadm secondary {dual.plan.name}` on"
-                    f" {self.plan.target}, then `drbdadm net-options --allow-two-primaries=no {dual.plan.name}`.",
-                    act=partial(dual.close, self.plan.target),
+                    leftover=f"two primaries allowed for {resource.name}, or {self.plan.target} Primary",
+                    hint=f"`lvmigrate cleanup {self.plan.instance}` closes it.",
+                    act=partial(self._dual_primary(resource).close, self.plan.target),
                 )
             )
         self.chronicle.mark("two primaries allowed")
-        together([dual.open for dual in self._dual_primaries()])
+        together([self._dual_primary(resource).open for resource in self.plan.resources])
 
     def memory(self) -> None:
         """Copy the memory; give up when asked, or when replication, the token or the time is up.
@@ -241,19 +266,21 @@ class Move:
                 )
             )
         self._stop_if_asked()
+        # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
+        self.lease.renew()
         self.phase = _Phase.BETWEEN
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
-        reason, end = self._follow(self.copy)
+        reason, end = self._following().to_its_end(self.copy)
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
-                known=self._seen(),
+                known=self.settlement.words(),
                 hint=f"See on {self.plan.source} whether libvirtd and the guest's QEMU still live (`virsh domjobinfo"
-                f" {self.plan.instance}`); `virsh domjobabort {self.plan.instance}` ends the job.",
+                f" {self.plan.instance}`); `lvmigrate cleanup --abort {self.plan.instance}` ends the job.",
                 detail="" if reason is None else str(reason),
             )
         self.chronicle.mark("source stopped")  # if no event told of it earlier
-        if self.settlement.settle(end_jobs=not end.ok):
+        if self.settlement.settle(self._wait_for_job if end.ok else self._abort_job):
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
             return
@@ -268,22 +295,11 @@ class Move:
         )
 
     def switch(self) -> None:
-        """Resume the guest on the target: its source is gone, and both kernels must say now that all is in step."""
-        name, expected = self.plan.instance, Sight.RUNS if self.settlement.ran_before else Sight.WAITS
-        doubts = self.disks.doubts_now()
-        if doubts:
-            raise OutcomeUnknown(
-                f"{name} has arrived on {self.plan.target}, but replication was not seen whole,"
-                f" so {self.plan.source} may have the newer disk.",
-                known=[*doubts, *self._seen()],
-                hint="Nothing was undone. When both nodes say Connected and UpToDate, `virsh resume"
-                f" {name}` on {self.plan.target}; otherwise mend the link first (`drbdsetup status` on both).",
-            )
-        if self.settlement.ran_before:
-            self._resume()
+        """Let the guest run on the target: its source is gone, and both kernels must say now that all is in step."""
+        arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
+        arrival.let_run()
         self.chronicle.mark("target runs")
-        self.context.clock.sleep(_STILL_S)
-        self._alone_on_target(expected)
+        arrival.alone()
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED
         self.rollback.forget()
@@ -296,130 +312,52 @@ class Move:
                 self.context.hypervisor.set_autostart(self.plan.source, domain.uuid, on=False)
             except LvmigrateError as error:
                 self.troubles.append(error)
-        outcomes = outcomes_of([partial(dual.close, self.plan.source) for dual in self._dual_primaries()])
+        duals = [self._dual_primary(resource) for resource in self.plan.resources]
+        outcomes = outcomes_of([partial(dual.close, self.plan.source) for dual in duals])
         self.troubles += [error for error in outcomes if isinstance(error, LvmigrateError)]
         if self.troubles:
             raise self.troubles[0]
-        self.chronicle.mark("two primaries forbidden")
+        if duals:
+            self.chronicle.mark("two primaries forbidden")
 
     def verify(self) -> None:
-        """Look at everything once more; only now forget the source's definition; autostart last."""
-        hypervisor, domain = self.context.hypervisor, self.plan.domain
-        if not self.watch.wait(lambda: self.disks.in_step() and self.disks.single_primary(self.plan.target), _SEEN_S):
+        """Look at everything once more; only now forget the source's definition; autostart, guards and tokens last."""
+        if not self.disks.watch.wait(
+            lambda: self.disks.in_step() and self.disks.single_primary(self.plan.target), _SEEN_S
+        ):
             doubts = "; ".join([*self.disks.doubts(), *self.disks.roles()])
             raise MoveFailed(
                 f"The disks are not in step and Primary on {self.plan.target} alone ({doubts}).",
                 code=Code.LEFT_BEHIND,
                 hint="Look with `drbdsetup status` on both nodes.",
             )
-        arrived = hypervisor.domain(self.plan.target, domain.uuid)
-        if arrived is None or arrived.persistent != domain.persistent:
-            raise MoveFailed(
-                f"{domain.name} is not defined on {self.plan.target} as it was on {self.plan.source}.",
-                code=Code.LEFT_BEHIND,
-                hint=f"`virsh dumpxml {domain.name}` there; the definition on {self.plan.source} was kept.",
-            )
-        self._alone_on_target(Sight.RUNS if self.settlement.ran_before else Sight.WAITS)
-        if domain.persistent:
-            hypervisor.undefine(self.plan.source, domain.uuid)
-            hypervisor.set_autostart(self.plan.target, domain.uuid, on=domain.autostart)
+        Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock).alone()
+        if self.plan.domain.persistent:
+            self.lease.confirm()
+            self.definitions.moved(autostart=self.plan.domain.autostart)
+        together([partial(self._disarm, node) for node in self.nodes])
         together([partial(self._drop_token, node) for node in self.nodes])
 
     # What the steps are made of.
 
-    def _alone_on_target(self, expected: Sight) -> None:
-        """Both nodes say that the guest is on the target as ``expected`` and gone at the source; raises otherwise."""
-        name, (source, target) = self.plan.instance, self.settlement.look_until_known()
-        if (source, target) == (Sight.GONE, expected):
-            return
-        if (source, target) == (Sight.RUNS, Sight.RUNS):
-            raise self.settlement.twice()
-        if (source, target) == (Sight.GONE, Sight.GONE):
-            raise GuestLost(
-                f"{name} arrived on {self.plan.target} and died there.",
-                hint=f"See /var/log/libvirt/qemu/{name}.log on {self.plan.target}.",
-            )
-        raise OutcomeUnknown(
-            f"{name} arrived on {self.plan.target}, but it is not proved that it {expected.value} there alone.",
-            known=[f"{self.plan.source}: {source.value}", f"{self.plan.target}: {target.value}"],
-            hint=f"`virsh domstate --reason {name}` on both nodes. Nothing was undone.",
+    def _following(self) -> Following:
+        return Following(
+            context=self.context,
+            options=self.options,
+            chronicle=self.chronicle,
+            disks=self.disks,
+            lease=self.lease,
+            at_each_look=self.settlement.end_the_older if self.options.switch is Switch.FAST else lambda: None,
         )
 
-    def _follow(self, copy: MemoryCopy) -> tuple[MoveFailed | None, CopyEnd | None]:
-        """Wait for the call to end; why it was told to give up, if it was, and how it ended, if it did."""
-        deadline = self.context.clock.now() + self.options.copy_timeout_s
-        reason: MoveFailed | None = None
-        while (end := copy.wait(self.options.poll_s)) is None:
-            self.chronicle.tell(memory=copy.progress())
-            if reason is None:
-                reason = self._reason_to_stop(deadline)
-                if reason is None:
-                    continue
-                self.chronicle.note(f"stopping the copy: {reason}")
-                deadline = self.context.clock.now() + _ABORT_S
-            elif self.context.clock.now() > deadline:
-                return reason, None
-            copy.abort()  # asked again each time: the first may have come before libvirt had a job
-        if reason is None and self.context.cancel.is_set():
-            reason = _aborted()  # what asked us to stop may have ended the call as well
-        return reason, end
+    def _abort_job(self) -> None:
+        try:
+            self.context.hypervisor.abort_job(self.plan.source, self.plan.domain.uuid)
+        except LvmigrateError as error:
+            _log.warning("abort_unanswered", node=self.plan.source, error=str(error))
 
-    def _reason_to_stop(self, deadline: float) -> MoveFailed | None:
-        if self.context.cancel.is_set():
-            return _aborted()
-        if breaks := self.watch.breaks():
-            return MoveFailed(
-                f"Replication broke during the copy ({breaks[0]}).",
-                code=Code.REPLICATION_BROKE,
-                hint="Mend the DRBD connection, then try again.",
-                detail="; ".join(breaks),
-            )
-        if unwatched := self._unwatched():
-            return MoveFailed(
-                f"Replication could not be watched during the copy ({unwatched}).",
-                code=Code.REPLICATION_BROKE,
-                hint="Mend the way to that node, then try again.",
-                detail="; ".join(self.watch.gaps()),
-            )
-        if self.lease is not None and (lapsed := self.lease.lapsed()):
-            return MoveFailed(
-                f"The move's token could not be kept alive ({lapsed}).",
-                code=Code.TOKEN_LOST,
-                hint="Mend the way to that node, then try again.",
-            )
-        if self.context.clock.now() > deadline:
-            return MoveFailed(
-                f"The copy of memory was not done after {self.options.copy_timeout_s:g} s.",
-                code=Code.COPY_TIMEOUT,
-                hint="The guest dirties memory faster than it is sent: raise --downtime-limit or --bandwidth,"
-                " or give it longer with --copy-timeout.",
-            )
-        return None
-
-    def _unwatched(self) -> str | None:
-        """Why a gap of the watch has lasted too long, ``None`` while none has."""
-        if all(resource is not None for resource, _ in self.disks.ends()):
-            self.watched_at = self.context.clock.now()
-            return None
-        for_s = self.context.clock.now() - self.watched_at
-        return f"not for {for_s:.0f} s: {(self.watch.gaps() or ('unknown',))[-1]}" if for_s > _UNWATCHED_S else None
-
-    def _resume(self) -> None:
-        """Never leave the guest paused: try again while the target's word is that it waits."""
-        for attempt in range(1, _RESUME_TRIES + 1):
-            try:
-                self.context.hypervisor.resume(self.plan.target, self.plan.domain.uuid)
-            except LvmigrateError as error:
-                _log.warning("resume_failed", attempt=attempt, error=str(error), detail=error.detail)
-                if attempt == _RESUME_TRIES:
-                    raise OutcomeUnknown(
-                        f"{self.plan.instance} has arrived on {self.plan.target}, but could not be resumed there.",
-                        known=[str(error), error.detail],
-                        hint=f"`virsh resume {self.plan.instance}` on {self.plan.target}; the source has no copy.",
-                    ) from error
-                self.context.clock.sleep(1.0)
-            else:
-                return
+    def _wait_for_job(self) -> None:
+        """The call said that all is well: libvirt's job is about to end by itself."""
 
     def _check_again(self) -> None:
         """Under the token: what another controller may have changed since the checks."""
@@ -433,28 +371,40 @@ class Move:
                 hint="Look with `lvmigrate status`, then try again.",
             )
 
+    def _arm(self, node: str, peer: str) -> None:
+        end = self.nodes.index(node)
+        self.context.storage.arm_guard(
+            node,
+            self.lease.token,
+            [Guarded(resource=r.name, peer=peer, options=r.options[end]) for r in self.plan.resources],
+            resume=node == self.plan.target and self.settlement.ran is True,
+        )
+
+    def _disarm(self, node: str) -> None:
+        self.lease.unguarded()
+        self.context.storage.disarm_guard(node, self.lease.token)
+
     def _drop_token(self, node: str) -> None:
-        if self.lease is not None:
-            self.lease.end()
-        self.context.storage.drop_token(node, self.token)
+        self.lease.end()
+        self.context.storage.drop_token(node, self.lease.token)
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():
-            raise _aborted()
+            raise aborted()
 
-    def _dual_primaries(self) -> list[DualPrimary]:
-        return [
-            DualPrimary(
-                storage=self.context.storage,
-                watch=self.watch,
-                token=self.token,
-                plan=resource,
-                source=self.plan.source,
-                target=self.plan.target,
-                clock=self.context.clock,
-            )
-            for resource in self.plan.resources
-        ]
+    def _directions(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return self.nodes, (self.plan.target, self.plan.source)
+
+    def _dual_primary(self, resource: ResourcePlan) -> DualPrimary:
+        return DualPrimary(
+            storage=self.context.storage,
+            watch=self.disks.watch,
+            lease=self.lease,
+            plan=resource,
+            source=self.plan.source,
+            target=self.plan.target,
+            clock=self.context.clock,
+        )
 
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
@@ -463,6 +413,9 @@ class Move:
             self.chronicle.mark("source stopped")
         if node == self.plan.target and event.startswith("resumed"):
             self.chronicle.mark("target runs")
+        if node == self.plan.source and event in ("suspended paused", "resumed unpaused"):
+            # An operator did that during the copy: it is to arrive as they want it.
+            self.settlement.ran = event.startswith("resumed")
 
     def _report(self) -> Report:
         memory = None if self.copy is None else self.copy.progress()
@@ -473,28 +426,25 @@ class Move:
             target=self.plan.target,
             mode=self.plan.mode.value,
             seconds=self.chronicle.elapsed_s,
-            downtime_s=self.chronicle.between("source stopped", "target runs") if self.settlement.ran_before else 0.0,
-            dual_primary_s=self.watch.dual_primary_s(),
+            downtime_s=self.chronicle.between("source stopped", "target runs") if self.settlement.ran else 0.0,
+            dual_primary_s=self.disks.watch.dual_primary_s(),
             two_primaries_allowed_s=self.chronicle.between("two primaries allowed", "two primaries forbidden"),
             memory_bytes=0 if memory is None else memory.processed,
             iterations=0 if memory is None else memory.iteration,
-            running=self.settlement.ran_before,
+            running=self.settlement.ran is not False,
             steps=self.chronicle.steps,
             timeline=self.chronicle.moments,
             warnings=self.plan.warnings,
         )
 
 
-def _aborted() -> MoveAborted:
-    return MoveAborted("Aborted as asked.", hint=outcome.NOTHING_LEFT)
-
-
 #: The plan, the display, the report and the documentation read this list.
 STEPS: Final[tuple[Step[Move], ...]] = (
     Step(name="lock", sentence="take the guest's token on both nodes", act=Move.lock),
     Step(name="sync", sentence="wait until the disks are in step, single-primary", act=Move.sync),
+    Step(name="guard", sentence="arm a guard on both nodes that closes what a dead controller leaves", act=Move.guard),
     Step(name="open", sentence="allow two primaries and promote the target", act=Move.open),
-    Step(name="memory", sentence="copy the guest's memory; it arrives paused", act=Move.memory),
+    Step(name="memory", sentence="copy the guest's memory; it arrives paused (strict switch)", act=Move.memory),
     Step(name="switch", sentence="prove the source gone and replication whole, resume on the target", act=Move.switch),
     Step(name="close", sentence="demote the source and forbid two primaries", act=Move.close),
     Step(name="verify", sentence="look at everything again, then forget the source's definition", act=Move.verify),

@@ -23,7 +23,7 @@ def where(plan: Plan, source: Sight, target: Sight) -> str:
     if target is not Sight.GONE:
         return f"{plan.instance} on {plan.source}: {source.value}, on {plan.target}: {target.value}"
     words = {Sight.RUNS: "goes on at", Sight.WAITS: "waits paused at", Sight.GONE: "does not run any more at"}
-    return f"{plan.instance} {words.get(source, 'was not seen (no answer) at')} {plan.source}"
+    return f"{plan.instance} {words.get(source, f'({source.value}) is at')} {plan.source}"
 
 
 def failed(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Finding
 from lvmigrate.replication import ConnectionOptions
+from lvmigrate.token import Errand
 
 
 class Mode(enum.Enum):
@@ -68,6 +69,8 @@ class Plan:
     target_had_definition: bool
     mode: Mode
     resources: tuple[ResourcePlan, ...]
+    #: What the token on the nodes says of this move.
+    errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
     warnings: tuple[Finding, ...]

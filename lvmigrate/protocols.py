@@ -144,8 +144,17 @@ class Storage(Protocol):
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
 
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of ``paths`` that every node reaches alike, so that nothing must be replicated."""
+
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""
+
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        """The generation of the data of each volume (``RESOURCE/NUMBER``) as the node's kernel has it now.
+
+        It is another one as soon as a Primary has written without its peer; a role alone does not change it.
+        """
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
@@ -208,7 +217,7 @@ class Storage(Protocol):
         has no job and no incoming copy of the guest, it demotes its own node if no process holds a device; restores
         ``guarded`` while Connected with the peer seen Secondary; and, if ``resume``, resumes a guest that waits paused
         there, once the peer is seen Secondary over a connection that never left Established.  It tries until all
-        holds, then removes the token and itself.
+        holds, then removes itself; the token, run out, stays as the record that a cleanup reads.
 
         Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`.
         """

@@ -231,7 +231,7 @@ class ConnectionOptions:
     #: ``None`` when it is not set and DRBD's default (C) holds.
     protocol: str | None
     #: Whether opening the device for writing promotes by itself (a resource option of DRBD 9, on by default there).
-    auto_promote: bool
+    auto_promote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

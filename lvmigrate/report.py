@@ -26,6 +26,21 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupReport:
+    """A cleanup that succeeded."""
+
+    instance: str
+    uuid: str
+    #: Where the guest is; ``None``: it is off everywhere.
+    node: str | None
+    running: bool
+    seconds: float
+    #: What was done, in sentences; empty: everything was in order.
+    acts: tuple[str, ...]
+    warnings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A move that succeeded. Times in seconds, by the controller's monotonic clock."""
 

@@ -21,6 +21,8 @@ class Undo:
     #: The command to look with, or to do it by hand.
     hint: str
     act: Callable[[], None]
+    #: Not done when an earlier undo failed: it would take away what may still mend that.
+    only_if_clean: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,10 @@ class Rollback:
     def __init__(self) -> None:
         self._undos: list[Undo] = []
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to undo."""
+        return bool(self._undos)
+
     def register(self, undo: Undo) -> None:
         """Have ``undo`` done, before all that are registered already, if the move fails."""
         self._undos.append(undo)
@@ -47,9 +53,12 @@ class Rollback:
 
     def run(self) -> tuple[Leftover, ...]:
         """Do every undo, newest first; one that fails is noted and never keeps the others from being done."""
-        leftovers = []
+        leftovers: list[Leftover] = []
         while self._undos:
             undo = self._undos.pop()
+            if undo.only_if_clean and leftovers:
+                _log.info("undo_left_out", leftover=undo.leftover)
+                continue
             try:
                 undo.act()
             except LvmigrateError as error:

@@ -1,7 +1,8 @@
-"""After the call that copied memory has ended, whatever it said: find out where the guest is, and act on that alone."""
+"""Find out where a guest is that may be between two nodes, and act on that alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -9,8 +10,7 @@ from typing import Final
 import structlog
 
 from lvmigrate.clock import Clock
-from lvmigrate.decision import Action, Sight, decide, sight_of
-from lvmigrate.domain import Domain, DomainState
+from lvmigrate.decision import Action, Ruling, Sight, decide, sight_of
 from lvmigrate.errors import GuestLost, LeftBehind, LvmigrateError, OutcomeUnknown
 from lvmigrate.protocols import Hypervisor
 from lvmigrate.together import outcomes_of
@@ -22,27 +22,50 @@ _SETTLE_S: Final = 60.0
 _ASK_S: Final = 0.3
 #: How long an answer that does not come is asked for again where a guest would be held without it.
 _ANSWER_S: Final = 30.0
+#: Between two looks that must agree before a copy is ended: a hand-over that goes well takes some 0.2 s.
+_AGREE_S: Final = 1.0
+_RESUME_TRIES: Final = 5
+#: How often a copy is ended, or let run, before what does not change is held.
+_MOST_ACTS: Final = 10
+
+#: What is done only when a second look agrees: libvirt's words about a state and a job are not of one moment.
+_LOOK_TWICE: Final = frozenset(
+    {
+        Action.DISCARD_SOURCE,
+        Action.DISCARD_TARGET,
+        Action.DISCARD_AND_RESUME,
+        Action.RESUME_SOURCE,
+        Action.NOWHERE,
+        Action.SUSPEND_BOTH,
+    }
+)
+
+_UNSEEN: Final = frozenset({Sight.UNKNOWN, Sight.BUSY, Sight.LEAVING, Sight.HANDING_OVER, Sight.ARRIVING})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Settlement:
-    """Where one guest is, by the word of both nodes of its move."""
+    """Where one guest is, by the word of the two nodes that it may be on."""
 
     hypervisor: Hypervisor
-    domain: Domain
+    instance: str
+    uuid: str
+    source: str
     target: str
+    #: Whether its CPUs ran when the move began; ``None``: nobody knows.
+    ran: bool | None
+    #: Called right before a copy is ended or let run; raises `TokenLost` if somebody else took the guest over.
+    confirm: Callable[[], None]
     clock: Clock = field(default_factory=Clock)
 
     @property
-    def ran_before(self) -> bool:
-        """Whether the guest's CPUs ran when the move began."""
-        return self.domain.state is DomainState.RUNNING
+    def nodes(self) -> tuple[str, str]:
+        """Source and target."""
+        return self.source, self.target
 
     def look(self) -> tuple[Sight, Sight]:
         """What source and target say now, asked side by side; no answer is `Sight.UNKNOWN`."""
-        outcomes = outcomes_of(
-            [partial(self.hypervisor.domain, node, self.domain.uuid) for node in (self.domain.node, self.target)]
-        )
+        outcomes = outcomes_of([partial(self.hypervisor.domain, node, self.uuid) for node in self.nodes])
         source, target = (Sight.UNKNOWN if isinstance(o, LvmigrateError) else sight_of(o) for o in outcomes)
         return source, target
 
@@ -51,106 +74,150 @@ class Settlement:
         deadline = self.clock.now() + _ANSWER_S
         while True:
             sights = self.look()
-            if not {Sight.UNKNOWN, Sight.BUSY} & set(sights) or self.clock.now() > deadline:
+            if not _UNSEEN & set(sights) or self.clock.now() > deadline:
                 return sights
             self.clock.sleep(_ASK_S)
 
-    def settle(self, *, end_jobs: bool) -> bool:
-        """Whether the guest has arrived (true: it waits or runs on the target, only there) or stayed (false).
+    def words(self) -> list[str]:
+        """Both nodes' word now, for people."""
+        return [f"{self.instance} on {n}: {s.value}" for n, s in zip(self.nodes, self.look(), strict=True)]
 
-        ``end_jobs``: abort a job that libvirt still has at the source.  The call can end, with our connection, while
-        the job goes on in the source's daemon, and then nobody would be there when the guest arrives.
+    def settle(self, follow: Callable[[], None]) -> bool:
+        """Whether the guest is on the target alone (true: it waits or runs there) or at the source alone (false).
+
+        ``follow`` is called as long as libvirt has a job at the source: it may end the job or watch it to its end.
 
         Guaranteed after false: the guest is at the source as it was, and no copy of it on the target.  Raises
-        `OutcomeUnknown` (nothing was undone, but two running copies were suspended) or `GuestLost`.
+        `OutcomeUnknown` (nothing was undone, but two running copies were suspended), `GuestLost`, or `TokenLost`.
         """
         deadline = self.clock.now() + _SETTLE_S
+        acts_left = _MOST_ACTS
         while True:
-            source, target = self.look()
-            action = decide(source, target, ran_before=self.ran_before, last_chance=self.clock.now() > deadline)
-            if action is not Action.ASK_AGAIN:
+            seen = self.look()
+            late = self.clock.now() > deadline
+            ruling = decide(*seen, ran=self.ran, last_chance=late)
+            if ruling.action is Action.FOLLOW and not late:
+                # A job that was watched for long is not one that does not end.
+                deadline += max(0.0, self._followed(follow) - 1.0)
+            elif ruling.action in _LOOK_TWICE:
+                acts_left -= 1
+                if not acts_left:
+                    raise self._held(Ruling(action=Action.HOLD, why="libvirt does not do what it is asked"), seen)
+                if self._agrees(ruling, late=late) and not self._act(ruling.action):
+                    break
+            elif ruling.action is not Action.ASK_AGAIN:
                 break
-            if end_jobs and source is Sight.BUSY:
-                self._abort_job()
             self.clock.sleep(_ASK_S)
-        _log.info("copy_settled", source=source.value, target=target.value, action=action.name)
+        _log.info("settled", source=seen[0].value, target=seen[1].value, action=ruling.action.name)
+        return self._final(ruling, seen)
+
+    def _followed(self, follow: Callable[[], None]) -> float:
+        begin = self.clock.now()
+        follow()
+        return self.clock.now() - begin
+
+    def _act(self, action: Action) -> bool:
+        """Whether something was done: then what is left is looked at and ruled anew."""
         match action:
+            case Action.DISCARD_SOURCE:
+                self._end(self.source)
+            case Action.DISCARD_TARGET | Action.DISCARD_AND_RESUME:
+                self._end(self.target)
+            case Action.RESUME_SOURCE:
+                self.let_run(self.source)
+            case _:
+                return False
+        return True
+
+    def _final(self, ruling: Ruling, seen: tuple[Sight, Sight]) -> bool:
+        match ruling.action:
             case Action.SWITCH | Action.ARRIVED:
                 return True
             case Action.STAYED:
                 return False
-            case Action.DISCARD | Action.DISCARD_AND_RESUME | Action.RESUME_SOURCE:
-                self._back_to_source(action, (source, target))
-                return False
-            case Action.LOST:
+            case Action.NOWHERE:
                 raise GuestLost(
-                    f"{self.domain.name} runs neither on {self.domain.node} nor on {self.target}.",
-                    hint=f"See why it ended (/var/log/libvirt/qemu/{self.domain.name}.log on both nodes), then"
-                    f" `virsh start {self.domain.name}` on {self.domain.node}.",
+                    f"{self.instance} runs neither on {self.source} nor on {self.target}.",
+                    hint=f"See why it ended (/var/log/libvirt/qemu/{self.instance}.log on both nodes), then"
+                    f" `virsh start {self.instance}` on {self.source}.",
                 )
-            case Action.TWICE:
+            case Action.SUSPEND_BOTH:
                 raise self.twice()
+            case Action.FOLLOW:
+                raise self._held(Ruling(action=Action.HOLD, why="libvirt has a job that does not end"), seen)
             case _:
-                raise self._unknown(source, target)
+                raise self._held(ruling, seen)
+
+    def end_the_older(self) -> None:
+        """End the source's copy if it stands while the target's runs: the fast switch, when libvirt's reply was lost.
+
+        libvirt's source daemon would let it run again a keepalive later.  Nothing happens in every other case.
+        """
+        for _look in range(2):
+            ruling = decide(*self.look(), ran=self.ran, last_chance=False)
+            if ruling.action is not Action.DISCARD_SOURCE:
+                return
+            self.clock.sleep(_AGREE_S)
+        self._end(self.source)
 
     def twice(self) -> OutcomeUnknown:
         """Suspend both running copies, which can be undone; the error to raise."""
-        name, nodes = self.domain.name, (self.domain.node, self.target)
-        outcomes = outcomes_of([partial(self.hypervisor.suspend, node, self.domain.uuid) for node in nodes])
-        failed = [node for node, outcome in zip(nodes, outcomes, strict=True) if isinstance(outcome, LvmigrateError)]
+        name = self.instance
+        outcomes = outcomes_of([partial(self.hypervisor.suspend, node, self.uuid) for node in self.nodes])
+        failed = [n for n, outcome in zip(self.nodes, outcomes, strict=True) if isinstance(outcome, LvmigrateError)]
         return OutcomeUnknown(
             f"{name} runs on {' and '.join(failed)} and could not be suspended there."
             if failed
             else f"{name} ran on both nodes and was suspended on both.",
             known=[
                 f"suspending it on {node}: {outcome if isinstance(outcome, LvmigrateError) else 'done'}"
-                for node, outcome in zip(nodes, outcomes, strict=True)
+                for node, outcome in zip(self.nodes, outcomes, strict=True)
             ],
             hint="A person must decide: compare the generations of its disks (`drbdadm get-gi RESOURCE` on both nodes),"
             f" end the copy on the older one (`virsh destroy {name}` there), then `virsh resume {name}` on the other.",
         )
 
-    def _abort_job(self) -> None:
-        try:
-            self.hypervisor.abort_job(self.domain.node, self.domain.uuid)
-        except LvmigrateError as error:
-            _log.warning("abort_unanswered", node=self.domain.node, error=str(error))
+    def let_run(self, node: str) -> None:
+        """Let the copy on ``node`` run, tried several times; it must be proved by now that the other node has none.
 
-    def _back_to_source(self, action: Action, seen: tuple[Sight, Sight]) -> None:
-        # Two looks that agree: libvirt's words about a state and a job are not of one moment.
-        self.clock.sleep(_ASK_S)
-        if self.look() != seen:
-            raise self._unknown(*self.look())
-        if action is not Action.RESUME_SOURCE:
-            self.hypervisor.discard(self.target, self.domain.uuid)
-        source, target = self.look_until_known()
-        if target is not Sight.GONE or source is Sight.GONE:
-            raise self._unknown(source, target)
-        if source is Sight.WAITS and self.ran_before:
-            self._resume_source()
-
-    def _resume_source(self) -> None:
-        for last in (False, False, True):
+        Raises `LeftBehind` when libvirt does not do it, or `TokenLost`.
+        """
+        for tries_left in reversed(range(_RESUME_TRIES)):
+            self.confirm()
             try:
-                self.hypervisor.resume(self.domain.node, self.domain.uuid)
+                self.hypervisor.resume(node, self.uuid)
             except LvmigrateError as error:
-                if last:
+                _log.warning("resume_failed", node=node, error=str(error), detail=error.detail)
+                if not tries_left:
                     raise LeftBehind(
-                        f"{self.domain.name} is at {self.domain.node} only, but could not be resumed there",
-                        leftovers=[f"{self.domain.name} waits paused on {self.domain.node}: {error}"],
-                        hint=f"`virsh resume {self.domain.name}` on {self.domain.node}: no other node has a copy.",
+                        f"{self.instance} is on {node} only, but could not be let run there.",
+                        leftovers=[f"{self.instance} waits paused on {node}: {error}"],
+                        hint=f"`virsh resume {self.instance}` on {node}: no other node has a copy.",
                         detail=error.detail,
                     ) from error
                 self.clock.sleep(1.0)
             else:
                 return
 
-    def _unknown(self, source: Sight, target: Sight) -> OutcomeUnknown:
-        name = self.domain.name
+    def _agrees(self, ruling: Ruling, *, late: bool) -> bool:
+        self.clock.sleep(_AGREE_S if ruling.action is Action.DISCARD_SOURCE else _ASK_S)
+        return decide(*self.look(), ran=self.ran, last_chance=late).action is ruling.action
+
+    def _end(self, node: str) -> None:
+        """End the copy that stands on ``node``. One lost reply is no reason to hold the guest: what follows is seen."""
+        self.confirm()
+        try:
+            self.hypervisor.discard(node, self.uuid)
+        except LvmigrateError as error:
+            _log.warning("discard_failed", node=node, error=str(error), detail=error.detail)
+            self.clock.sleep(_AGREE_S)
+
+    def _held(self, ruling: Ruling, seen: tuple[Sight, Sight]) -> OutcomeUnknown:
+        name = self.instance
         return OutcomeUnknown(
-            f"It could not be proved where {name} is; nothing was undone.",
-            known=[f"{name} on {self.domain.node}: {source.value}", f"{name} on {self.target}: {target.value}"],
-            hint=f"When both nodes answer: `lvmigrate status {name}`, and `virsh domstate --reason {name}` on each;"
-            f" `virsh domjobabort {name}` on {self.domain.node} ends a job that still runs. Resume a copy only when"
+            f"It could not be settled where {name} is to run ({ruling.why}); nothing was undone.",
+            known=[f"{name} on {node}: {sight.value}" for node, sight in zip(self.nodes, seen, strict=True)],
+            hint=f"`virsh domstate --reason {name}` on both nodes; `virsh domjobabort {name}` on {self.source} ends a"
+            f" job that still runs; when both nodes answer: `lvmigrate cleanup {name}`. Resume a copy by hand only when"
             " the other node has none.",
         )

@@ -51,7 +51,7 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
     try:
         places = storage.locate(node, paths)
         resources = storage.observe(node, sorted({place.resource for place in places.values()}))
-        holders = {domain.uuid: storage.holder(node, domain.uuid) for domain in domains}
+        traces = storage.traces(node)
     except (NodeUnreachable, CommandFailed) as error:
         # libvirt's half of the answer is worth having without DRBD's.
         bare = tuple(GuestOnNode(domain=domain, resources=(), holder=None) for domain in domains)
@@ -63,7 +63,7 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
             GuestOnNode(
                 domain=domain,
                 resources=tuple(resources[name] for name in sorted(used) if name in resources),
-                holder=holders[domain.uuid],
+                holder=held.holder if (held := traces.token(domain.uuid)) is not None and held.alive else None,
             )
         )
     return NodeStatus(node=node, guests=tuple(guests))

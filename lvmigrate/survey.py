@@ -8,9 +8,11 @@ from functools import partial
 
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Finding, NodeUnreachable, Refused
+from lvmigrate.plan import Options
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
 from lvmigrate.together import outcomes_of, together
+from lvmigrate.token import Traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,14 @@ class Side:
     #: By name: what is set on the connection to the other side.
     options: Mapping[str, ConnectionOptions]
     openers: tuple[Opener, ...]
-    #: Who holds this guest's token here, in words.
-    holder: str | None
+    #: The paths of the guest's disks that every node reaches alike.
+    shared: frozenset[str]
+    #: What lvmigrate has left here.
+    traces: Traces
+    #: Why no guard can be armed here.
+    guard_trouble: str | None
+    #: How long libvirt here waits for a peer that does not answer, in seconds.
+    keepalive_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,7 @@ class Survey:
     domain: Domain
     source: Side
     target: Side
+    options: Options
 
 
 def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sightings:
@@ -81,7 +90,7 @@ def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sight
     return Sightings(instance=instance, by_node=by_node)
 
 
-def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str) -> Survey:
+def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str, options: Options) -> Survey:
     """Observe both nodes of a move. Raises `Refused` when one of them gives no answer, or answers with an error."""
     outcomes = outcomes_of(
         [
@@ -95,7 +104,7 @@ def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str
         raise Refused(
             domain.name, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in errors]
         )
-    return Survey(domain=domain, source=sides[0], target=sides[1])
+    return Survey(domain=domain, source=sides[0], target=sides[1], options=options)
 
 
 def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str) -> Side:
@@ -118,5 +127,8 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
         resources=resources,
         options=dict(zip(reached, options, strict=True)),
         openers=storage.openers(node, resources.keys()),
-        holder=storage.holder(node, domain.uuid),
+        shared=storage.shared(node, own),
+        traces=storage.traces(node),
+        guard_trouble=storage.guard_trouble(node),
+        keepalive_s=storage.keepalive_s(node),
     )

@@ -1,6 +1,7 @@
 """Storage adapters: what the core asks of replicated disks, done with DRBD's own tools on the nodes.
 
-`storage.drbd.DrbdStorage` fulfils `lvmigrate.protocols.Storage` for DRBD 9 and for the 8.4 of the mainline kernel.
+`storage.drbd.DrbdStorage` fulfils `lvmigrate.protocols.Storage` for DRBD 9 and for the 8.4 of the mainline kernel,
+`storage.shared.SharedStorage` for disks that every node reaches alike.
 The modules, each of which imports only ones before it:
 
 ``events2``   one line of ``drbdsetup events2`` as a value
@@ -8,13 +9,18 @@ The modules, each of which imports only ones before it:
 ``world``     what the lines of one node add up to
 ``shell``     commands and streams on a node, here or over ssh
 ``watch``     one stream per node, kept alive, and what was seen in them
-``drbd``      the adapter
+``openers``   who has a device open
+``remote``    the functions of node.sh, called on nodes
+``marks``     tokens and guards
+``shared``    the adapter for shared storage
+``drbd``      the adapter for DRBD
 
-Nothing is installed on a node: ``node.sh`` travels with every command.
+Nothing is installed on a node: ``node.sh`` travels with every command, and ``guard.sh`` with the one that arms a guard.
 """
 
 from __future__ import annotations
 
 from storage.drbd import DrbdStorage
+from storage.shared import SharedStorage
 
-__all__ = ["DrbdStorage"]
+__all__ = ["DrbdStorage", "SharedStorage"]

@@ -7,9 +7,7 @@ Each mutating call checks the token in the same remote command, under the guest'
 
 from __future__ import annotations
 
-import math
 import re
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,11 +15,15 @@ from typing import Final
 
 import structlog
 
-from lvmigrate.errors import Code, CommandFailed, DeviceHeld, LvmigrateError, TokenLost, UsageError
+from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Token
-from storage import events2, show
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.token import Guarded, Token
+from storage import events2, openers, show
 from storage.events2 import BadLine
+from storage.marks import Marks, no_guard, orders
+from storage.remote import Remote
+from storage.shared import nothing_to_watch
 from storage.shell import Answer, Shell, Stream
 from storage.show import Shown, ShownConnection
 from storage.watch import ReplicationWatch
@@ -32,48 +34,11 @@ log = structlog.get_logger(__name__)
 #: DRBD's device number, registered with the kernel.
 MAJOR: Final = 147
 
-_SCRIPT: Final = Path(__file__).with_name("node.sh").read_text(encoding="utf-8")
 
-# Statuses of node.sh; see there.
-_NO_MODULE: Final = 90
-_TOKEN_LOST: Final = 91
-_BUSY: Final = 92
-_TAKEN: Final = 93
-_BLIND: Final = 94
-_NO_RESOURCE: Final = 95
-_NOT_CONNECTED: Final = 96
-_HELD: Final = 97
-_NO_SUCH_COMMAND: Final = 127
-
-_HINTS: Final[Mapping[int, str]] = {
-    _NO_MODULE: "Load it on the node: modprobe drbd, then drbdadm up all.",
-    _BUSY: "Another command works on this guest there: wait for its end.",
-    _BLIND: "The node needs GNU find and coreutils, util-linux, and a writable /run.",
-    _NO_RESOURCE: "Bring it up on the node (drbdadm up), or correct the guest's disks.",
-    _NOT_CONNECTED: "Wait until drbdadm status shows the connection on both nodes, then run the same command again.",
-    _NO_SUCH_COMMAND: "Install drbd-utils on the node.",
-}
-
-#: The number in drbdsetup's words -> the next thing to do.
-_KERNEL_HINTS: Final[Mapping[str, str]] = {
-    "-1": "The other node is Primary and this connection allows only one: end the other's use, or run a cleanup.",
-    "-2": "This node has no UpToDate data in reach: wait for the resynchronisation, or connect it to a node that has.",
-    "-10": "The peer refused: look at drbdadm status on both nodes.",
-    "-12": "End what has the device open, then run the same command again.",
-    "-25": "Too few nodes are connected for quorum: bring one back.",
-    "127": "Bring the resource up on the node: drbdadm up.",
-    "139": "Two primaries need protocol C: set both in one step.",
-    "158": "Bring the resource up on the node: drbdadm up.",
-    "162": "There is no such connection now: drbdadm status, then drbdadm connect.",
-    "164": "Both nodes are Primary: make one of them Secondary first.",
-}
-_KERNEL_NUMBER: Final = re.compile(r"\((-?\d+)\)")
-
-
-class DrbdStorage:
+class DrbdStorage(Marks):
     """Fulfils `lvmigrate.protocols.Storage`; see there for what each method guarantees and raises.
 
-    ``root`` is put before ``/run`` and ``/sys/module`` on the nodes, so that a test can have its own.
+    ``root`` is put before ``/run``, ``/etc`` and ``/sys/module`` on the nodes, so that a test can have its own.
     """
 
     def __init__(
@@ -84,20 +49,19 @@ class DrbdStorage:
         command_timeout_s: float = 30.0,
         connect_timeout_s: float = 10.0,
         root: str = "",
+        shell: Shell | None = None,
     ) -> None:
-        self._nodes = dict(nodes)
-        self._timeout_s = command_timeout_s
-        self._shell = Shell(ssh_config=ssh_config, connect_timeout_s=connect_timeout_s)
-        # The lock is given up well before the command, so that "busy" is an answer and not a silence.
-        patience = max(1, math.floor(command_timeout_s / 3))
-        self._script = f"root={shlex.quote(root)}\npatience={patience}\n{_SCRIPT}\n"
+        shell = shell or Shell(ssh_config=ssh_config, connect_timeout_s=connect_timeout_s)
+        super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
 
     # ---- looking
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
         wanted = tuple(paths)
-        answer = self._ask(node, f"Looking up the devices of {_enough(wanted)}", "locate", *wanted)
+        if not wanted:
+            return {}
+        answer = self._remote.ask(node, f"Looking up the devices of {_enough(wanted)}", "locate", *wanted)
         devices, _, dump = answer.out.partition(".\n")
         places = {
             volume.minor: Place(resource=name, volume=volume.number)
@@ -111,41 +75,63 @@ class DrbdStorage:
                 found[wanted[int(index)]] = places[int(minor, 16)]
         return found
 
-    def observe(self, node: str, names: Collection[str]) -> Mapping[str, Resource]:
-        """What the node's kernel says now of these resources. One that it does not have is left out."""
-        answer = self._ask(node, f"Looking at {_enough(names)}", "dump_all")
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:  # noqa: ARG002
+        """None: a device of DRBD's is a copy of each node's own."""
+        return frozenset()
+
+    def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
+        """What the node's kernel says now of these resources, or of all. One that it does not have is left out.
+
+        With ``None`` a node without DRBD has no resources; with names its lack is an error.
+        """
+        if names is None:
+            answer = self._remote.ask(node, "Looking at all resources", "dump_any")
+            return self._world(node, answer.out).resources()
+        if not names:
+            return {}
+        answer = self._remote.ask(node, f"Looking at {_enough(names)}", "dump_all")
         resources = self._world(node, answer.out).resources()
         return {name: resources[name] for name in names if name in resources}
+
+    def two_primaries(self, node: str) -> frozenset[str]:
+        """The resources of ``node`` with a connection on which two primaries are allowed now."""
+        answer = self._remote.ask(node, "Looking where two primaries are allowed", "show_any")
+        return frozenset(
+            shown.name
+            for shown in self._parsed(node, "all resources", answer)
+            if any(connection.allow_two_primaries for connection in shown.connections)
+        )
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
         what = f"Reading the options of {name}"
-        return _options(*self._shown(node, name, peer, self._ask(node, what, "show", _name(name))))
+        return _options(*self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name))))
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
-        answer = self._ask(node, f"Looking who has {_enough(names)} open", "openers", *map(_name, names))
-        return _openers(answer.out)
+        if not names:
+            return ()
+        answer = self._remote.ask(node, f"Looking who has {_enough(names)} open", "openers", *map(_name, names))
+        return openers.parse(answer.out)
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> AbstractContextManager[ReplicationWatch]:
         """Follow these resources on these nodes. Inside the context every node has answered once."""
         wanted = tuple(map(_name, names))
+        if not wanted:
+            return nothing_to_watch(self._remote, nodes, on_change)
 
         def follow(node: str) -> Stream:
-            return self._shell.stream(self._node(node), self._call("follow"))
-
-        def why(node: str, answer: Answer) -> LvmigrateError:
-            return self._shell.unreachable(self._node(node), answer) or self._failed(node, "Following events", answer)
+            return self._remote.stream(node, "follow")
 
         return ReplicationWatch(
             nodes=nodes,
             names=wanted,
             follow=follow,
-            why=why,
+            why=lambda node, answer: self._remote.why(node, "Following events", answer),
             on_change=on_change,
-            answer_within_s=self._timeout_s,
+            answer_within_s=self._remote.timeout_s,
         )
 
     # ---- changing
@@ -166,7 +152,7 @@ class DrbdStorage:
 
         With 8.4 volumes are promoted one by one: after a failure some may be Primary, and `demote` is the way back.
         """
-        self._act(node, f"Promoting {name}", token, "promote", _name(name))
+        self._remote.act(node, f"Promoting {name}", token, "promote", _name(name))
 
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Idempotent; never by force.
@@ -175,44 +161,43 @@ class DrbdStorage:
         second, since udev opens a device for a moment when another process has closed it).  Nothing is looked at where
         the node is Secondary already.
         """
-        self._act(node, f"Demoting {name}", token, "demote", _name(name))
+        self._remote.act(node, f"Demoting {name}", token, "demote", _name(name))
 
-    # ---- tokens
+    # ---- guards
 
-    def take_token(self, node: str, token: Token) -> str | None:
-        """Leave the token on ``node``. ``None``: it is ours; otherwise the words of the holder who was there first."""
-        holder = " ".join(token.holder.split()) or "unknown"
-        words = (_uuid(token.uuid), "take_token", token.id, holder, _hundredths(token.lease_s))
-        answer = self._run(node, f"taking the token of {token.instance}", "locked", *words)
-        if answer.status == _TAKEN:
-            return answer.out.strip()
-        self._check(node, f"Taking the token of {token.instance}", answer, token)
-        return None
+    def guard_trouble(self, node: str) -> str | None:
+        """Why no guard can be armed on ``node`` (a clause), ``None`` when one can."""
+        return self._remote.ask(node, "Looking whether a guard can be armed", "guard_trouble").out.strip() or None
 
-    def renew_token(self, node: str, token: Token) -> None:
-        """Put the deadline ``token.lease_s`` into the future, by the node's clock. `TokenLost` if it is not ours."""
-        holder = " ".join(token.holder.split()) or "unknown"
-        words = (_uuid(token.uuid), "renew_token", token.id, holder, _hundredths(token.lease_s))
-        what = f"Renewing the token of {token.instance}"
-        self._check(node, what, self._run(node, what, "locked", *words), token)
+    def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
+        """Start the dead-man's guard of this guest on ``node``; it outlives the controller. Idempotent.
 
-    def drop_token(self, node: str, token: Token) -> None:
-        """Remove our token from ``node``. Nothing if it is not ours."""
-        self._ask(node, f"Dropping the token of {token.instance}", "locked", _uuid(token.uuid), "drop_token", token.id)
-
-    def holder(self, node: str, uuid: str) -> str | None:
-        """Who holds this guest's token on ``node`` now, in words; ``None``: nobody, or it ran out."""
-        return self._ask(node, f"Reading the token of {uuid}", "holder", _uuid(uuid)).out.strip() or None
-
-    def close(self) -> None:
-        """End every connection and process of the adapter."""
-        self._shell.close()
+        Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`, and
+        `CommandFailed` with `Code.GUARD_UNAVAILABLE` or `Code.GUARD_LOST`.  One that was armed before is replaced, and
+        what counts as unbroken stays what it was when the first was armed.
+        """
+        if not guarded:
+            raise no_guard(node, "there is no connection to guard")
+        trouble = self.guard_trouble(node)
+        if trouble is not None:
+            raise no_guard(node, trouble)
+        links = []
+        for link in guarded:
+            what = f"Reading the options of {link.resource}"
+            answer = self._remote.ask(node, what, "show", _name(link.resource))
+            _, connection = self._shown(node, link.resource, link.peer, answer)
+            if connection.peer_node_id is None:
+                links.append((link, 0, (connection.local or "", connection.remote or "")))
+            else:
+                links.append((link, connection.peer_node_id, (link.resource, f"{connection.peer_node_id}")))
+        lines = orders(token, links, resume=resume)
+        self._remote.arm(node, f"Arming the guard of {token.instance}", token, "arm", *lines)
 
     # ---- how
 
     def _set_options(self, node: str, name: str, peer: str, token: Token, *, allow: bool, protocol: str | None) -> None:
         what = f"{'Allowing' if allow else 'Forbidding'} two primaries of {name}"
-        shown, connection = self._shown(node, name, peer, self._act(node, what, token, "show", _name(name)))
+        shown, connection = self._shown(node, name, peer, self._remote.act(node, what, token, "show", _name(name)))
         # An option at its default is not shown, so C and unset look the same, and are the same.
         if (connection.allow_two_primaries, connection.protocol or "C") == (allow, protocol or "C"):
             return
@@ -223,22 +208,12 @@ class DrbdStorage:
             ends = [shown.name, f"{connection.peer_node_id}"]
         if connection.allow_two_primaries and not allow:
             peer_number = f"{connection.peer_node_id or 0}"
-            self._act(node, what, token, "net_options_connected", shown.name, peer_number, *ends, *words)
+            self._remote.act(node, what, token, "net_options_connected", shown.name, peer_number, *ends, *words)
         else:
-            self._act(node, what, token, "drbdsetup", "net-options", *ends, *words)
+            self._remote.act(node, what, token, "drbdsetup", "net-options", *ends, *words)
 
     def _shown(self, node: str, name: str, peer: str, answer: Answer) -> tuple[Shown, ShownConnection]:
-        try:
-            shown = next((s for s in show.parse(answer.out) if s.name == name), None)
-        except show.BadShow as error:
-            raise CommandFailed(
-                node,
-                f"Understanding drbdsetup's configuration of {name}",
-                status=0,
-                hint=f"Run on {node}: drbdsetup show {name}",
-                detail=str(error),
-                code=Code.STORAGE_FAILED,
-            ) from error
+        shown = next((s for s in self._parsed(node, name, answer) if s.name == name), None)
         connection = None if shown is None else shown.towards(peer)
         if shown is None or connection is None:
             raise CommandFailed(
@@ -249,6 +224,19 @@ class DrbdStorage:
                 code=Code.NOT_CONNECTED,
             )
         return shown, connection
+
+    def _parsed(self, node: str, name: str, answer: Answer) -> tuple[Shown, ...]:
+        try:
+            return show.parse(answer.out)
+        except show.BadShow as error:
+            raise CommandFailed(
+                node,
+                f"Understanding drbdsetup's configuration of {name}",
+                status=0,
+                hint=f"Run on {node}: drbdsetup show",
+                detail=str(error),
+                code=Code.STORAGE_FAILED,
+            ) from error
 
     def _world(self, node: str, dump: str) -> World:
         world = World(node)
@@ -261,66 +249,6 @@ class DrbdStorage:
                 log.warning("bad_events2_dump", node=node, reason=str(error))
         return world
 
-    def _act(self, node: str, what: str, token: Token, *words: str) -> Answer:
-        """Run a function of node.sh under the guest's lock, if the token is ours."""
-        answer = self._run(node, what, "with_token", _uuid(token.uuid), token.id, *words)
-        self._check(node, what, answer, token)
-        return answer
-
-    def _ask(self, node: str, what: str, *words: str) -> Answer:
-        """Run a function of node.sh that needs no token."""
-        answer = self._run(node, what, *words)
-        if answer.status:
-            raise self._failed(node, what, answer)
-        return answer
-
-    def _check(self, node: str, what: str, answer: Answer, token: Token) -> None:
-        if answer.status == _TOKEN_LOST:
-            raise TokenLost(
-                f"{what} was not tried on {node}: the token of {token.instance} there is not ours any more.",
-                hint="Somebody else took this guest over: look at what runs, and where, before anything else.",
-                detail=answer.err.strip(),
-            )
-        if answer.status:
-            raise self._failed(node, what, answer)
-
-    def _failed(self, node: str, what: str, answer: Answer) -> CommandFailed:
-        said = answer.err.strip()
-        if answer.status == _HELD:
-            who = "; ".join(opener.what for opener in _openers(answer.out))
-            return DeviceHeld(
-                node,
-                what,
-                status=answer.status,
-                hint=f"Still open by {who}: end that first." if who else _KERNEL_HINTS["-12"],
-                detail="\n".join(filter(None, (answer.out.strip(), said))),
-                code=Code.DEVICE_HELD,
-            )
-        number = _KERNEL_NUMBER.search(said)
-        hint = _HINTS.get(answer.status) or _KERNEL_HINTS.get(number[1] if number else "")
-        codes = {_BUSY: Code.LOCKED, _NOT_CONNECTED: Code.NOT_CONNECTED}
-        return CommandFailed(
-            node,
-            what,
-            status=answer.status,
-            hint=hint or f"Look at the kernel log of {node}: journalctl -k -g drbd",
-            detail=said,
-            code=codes.get(answer.status, Code.STORAGE_FAILED),
-        )
-
-    def _run(self, node: str, what: str, *words: str) -> Answer:
-        return self._shell.run(self._node(node), self._call(*words), what=what, timeout_s=self._timeout_s)
-
-    def _call(self, *words: str) -> str:
-        return f"{self._script}{shlex.join(words)}\n"
-
-    def _node(self, name: str) -> Node:
-        try:
-            return self._nodes[name]
-        except KeyError:
-            hint = f"The nodes are: {', '.join(sorted(self._nodes))}."
-            raise UsageError(f"There is no node {name}.", hint=hint, code=Code.NODE_UNKNOWN) from None
-
 
 def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:
     return ConnectionOptions(
@@ -328,18 +256,6 @@ def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:
         protocol=connection.protocol,
         auto_promote=shown.auto_promote,
     )
-
-
-def _openers(text: str) -> tuple[Opener, ...]:
-    # A process may have a device open more than once, and several mount namespaces show one mount.
-    lines = (line.split(" ", 2) for line in dict.fromkeys(text.splitlines()))
-    return tuple(
-        Opener(resource=name, volume=int(volume), what=what, process=" (pid " in what) for name, volume, what in lines
-    )
-
-
-def _hundredths(seconds: float) -> str:
-    return str(max(1, math.ceil(seconds * 100)))
 
 
 def _enough(names: Collection[str]) -> str:
@@ -352,11 +268,4 @@ def _name(word: str) -> str:
     """A resource's name, which must not look like an option to drbdsetup."""
     if not re.fullmatch(r"[^\s/\-:][^\s/:]*", word):
         raise UsageError(f"{word!r} is no name of a DRBD resource.", hint="Look at: drbdsetup events2 --now")
-    return word
-
-
-def _uuid(word: str) -> str:
-    """A guest's UUID, which names a file."""
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}", word):
-        raise UsageError(f"{word!r} is no UUID.", hint="Look at: virsh list --all --uuid")
     return word

@@ -5,10 +5,11 @@
 # After them comes one call of a function that says what it does below.
 #
 # Statuses of its own, next to drbdsetup's (1, 10, 11, 17, 20):
-#   90 no DRBD module               93 the token is somebody else's (its holder on stdout)
+#   90 no DRBD module               93 the token is somebody else's (it is on stdout)
 #   91 the token is not ours        94 the node could not be looked at
 #   92 another command has the lock 95 no such resource
 #   96 not connected                97 something has the device open (who, on stdout)
+#   98 the guard does not answer    99 a guard could not be started
 
 # shellcheck disable=SC2154 # root and patience stand before these lines
 set -u
@@ -22,61 +23,99 @@ tokens=$root/run/lvmigrate
 say() { printf '%s\n' "$*"; }
 fail() { status=$1; shift; say "$*" >&2; exit "$status"; }
 
-# ---- tokens: $tokens/UUID.token holds four lines: id, deadline, holder, lease.  Times are those of /proc/uptime.
+# ---- tokens: $tokens/UUID.token holds a line each: id, deadline, holder, lease (hundredths), errand, instance.
+# Times are those of /proc/uptime.  The file is only ever replaced as a whole: it may be read without the lock.
+
+# names UUID: the guest's files.
+names() {
+    uuid=$1
+    token=$tokens/$1.token
+    lock=$tokens/$1.lock
+}
 
 # locked UUID FUNCTION...: one command at a time for a guest.
 # The last holder removes the lock file, so what was locked may be a file without a name: then again.
 locked() {
-    token=$tokens/$1.token
-    lock=$tokens/$1.lock
+    names "$1"
     shift
     mkdir -p "$tokens" || exit 94
     while :; do
         exec 9>>"$lock" || exit 94
         flock -w "$patience" 9 || fail 92 "$lock is held by another command"
-        [ "$lock" -ef "/proc/$$/fd/9" ] && break
+        # Not $$, which is another process in a subshell.
+        [ "$lock" -ef /proc/self/fd/9 ] && break
     done
     "$@"
 }
 
-# hundredths of a second
+# hundredths SECONDS: into $hundredths.  Without a process of its own, as all that a guard does while the token lives.
 hundredths() {
     case $1 in
         *[!0-9.]* | '' | *.*.*) return 1 ;;
-        *.??) say "${1%.*}${1#*.}" ;;
+        *.??) hundredths=${1%.*}${1#*.} ;;
         *) return 1 ;;
     esac
 }
 
 read_token() {
-    id='' deadline='' holder=''
+    id='' deadline='' holder='' errand='' instance=''
     [ -e "$token" ] || return 1
-    { IFS= read -r id; IFS= read -r deadline; IFS= read -r holder; } <"$token"
+    {
+        IFS= read -r id
+        IFS= read -r deadline
+        IFS= read -r holder
+        IFS= read -r _lease
+        IFS= read -r errand
+        IFS= read -r instance
+    } <"$token"
     return 0
 }
 
-# A token whose deadline cannot be read never runs out: better a person looks.
-expired() {
+# left: hundredths of a second until the deadline that was read, into $left.  One that cannot be read never comes: better
+# a person looks.
+left() {
     IFS=' ' read -r up _idle </proc/uptime
-    end=$(hundredths "$deadline") || return 1
-    [ "$(hundredths "$up")" -gt "$end" ]
+    hundredths "$deadline" || return 1
+    left=$hundredths
+    hundredths "$up"
+    left=$((left - hundredths))
 }
 
-# write_token ID HOLDER LEASE (hundredths)
+expired() { left && [ "$left" -le 0 ]; }
+
+# write_token ID HOLDER LEASE (hundredths) ERRAND INSTANCE
 write_token() {
     IFS=' ' read -r up _idle </proc/uptime
-    end=$(($(hundredths "$up") + $3))
+    hundredths "$up"
+    end=$((hundredths + $3))
     frac=$((end % 100))
     [ "$frac" -ge 10 ] || frac=0$frac
-    printf '%s\n%s\n%s\n%s\n' "$1" "$((end / 100)).$frac" "$2" "$3" >"$token.new" && mv -f "$token.new" "$token"
+    deadline=$((end / 100)).$frac
+    printf '%s\n' "$1" "$deadline" "$2" "$3" "$4" "$5" >"$token.new" && mv -f "$token.new" "$token"
 }
 
+# take_token REPLACES ID...: the words of write_token follow; REPLACES may be empty.
 take_token() {
+    replaces=$1
+    shift
     if read_token && [ "$id" != "$1" ] && ! expired; then
-        say "${holder:-unknown (see $token)}"
-        exit 93
+        if [ -z "$replaces" ] || [ "$id" != "$replaces" ]; then
+            tell_token
+            exit 93
+        fi
     fi
     write_token "$@" || exit 94
+}
+
+# tell_token: what read_token found, a line each.
+tell_token() {
+    left || left=never
+    say "token $uuid"
+    say "id $id"
+    say "left $left"
+    say "holder ${holder:-unknown (see $token)}"
+    say "errand $errand"
+    say "instance $instance"
 }
 
 need_token() {
@@ -87,9 +126,15 @@ need_token() {
     [ "$id" = "$1" ] || fail 91 "it belongs to $holder"
 }
 
+# renew_token GUARDED ID...: the words of write_token follow.
 renew_token() {
+    guarded=$1
+    shift
     need_token "$1"
     write_token "$@" || exit 94
+    # Others need not wait for the guard.
+    exec 9>&-
+    [ "$guarded" = no ] || acknowledged
 }
 
 drop_token() {
@@ -99,19 +144,99 @@ drop_token() {
     rm -f "$token" "$lock"
 }
 
-# holder UUID: who holds it now; nothing if nobody does.  The file is only ever replaced as a whole: no lock.
-holder() {
-    token=$tokens/$1.token
-    if read_token 2>/dev/null && ! expired; then
-        say "${holder:-unknown (see $token)}"
+# ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
+# what it said last; UUID.sh, what it runs.  See guard.sh.
+
+# acknowledged: wait until the guard has seen the deadline that was just written, or the one that replaced it since.
+acknowledged() {
+    written=$deadline
+    for _try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
+        seen=''
+        { IFS= read -r seen <"$tokens/$uuid.seen"; } 2>/dev/null
+        [ "$seen" != "$written" ] || return 0
+        read_token && [ "$seen" = "$deadline" ] && return 0
+        sleep 0.2
+    done
+    fail 98 "the guard has not seen the new deadline $written: $(systemctl is-active "$(unit)" 2>&1)"
+}
+
+unit() { say "lvmigrate-guard-$uuid.service"; }
+
+# traces: every token and every guard, a line for each thing that is known of it.
+traces() {
+    set +f
+    for file in "$tokens/"*.token; do
+        name=${file##*/}
+        names "${name%.token}"
+        if read_token 2>/dev/null && [ -e "$token" ]; then tell_token; fi
+    done
+    for file in "$tokens/"*.guard; do
+        name=${file##*/}
+        names "${name%.guard}"
+        orders=$(cat "$file" 2>/dev/null) || continue
+        running=no
+        systemctl --quiet is-active "$(unit)" 2>/dev/null && running=yes
+        says=''
+        { IFS= read -r _seen && IFS= read -r says; } 2>/dev/null <"$tokens/$uuid.seen"
+        say "guard $uuid"
+        say "alive $running"
+        say "says $says"
+        say "$orders"
+    done
+    set -f
+}
+
+guard_trouble() {
+    if [ ! -d "$root/run/systemd/system" ]; then
+        say "systemd is not its first process"
+        return
     fi
+    for program in systemd-run systemctl virsh timeout; do
+        if ! command -v "$program" >/dev/null; then
+            say "$program is not there"
+            return
+        fi
+    done
+}
+
+# stop_guard: it does not run any more.  A guard acts only while it has the lock, and that is ours: none is in mid-act.
+stop_guard() {
+    systemctl stop "$(unit)" 2>/dev/null
+    systemctl reset-failed "$(unit)" 2>/dev/null
+    state=$(systemctl is-active "$(unit)")
+    case $state in
+        inactive | failed | unknown) ;;
+        *) fail 94 "the service $(unit) is ${state:-in a state that cannot be seen}" ;;
+    esac
+}
+
+disarm() {
+    [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ] || return 0
+    stop_guard
+    rm -f "$tokens/$uuid.guard" "$tokens/$uuid.seen" "$tokens/$uuid.sh"
+}
+
+# keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
+keepalive() {
+    [ -r "$root/etc/libvirt/qemu.conf" ] || return 0
+    sed -n 's/^[[:space:]]*\(keepalive_[a-z]*\)[[:space:]]*=[[:space:]]*\(-\{0,1\}[0-9]*\).*/\1 \2/p' \
+        "$root/etc/libvirt/qemu.conf"
+}
+
+# resolve PATH...: a line INDEX PATH for each that exists, without symbolic links.
+resolve() {
+    index=0
+    for path in "$@"; do
+        [ ! -e "$path" ] || say "$index $(readlink -f -- "$path")"
+        index=$((index + 1))
+    done
 }
 
 # with_token UUID ID FUNCTION...: under the lock, if the token is ours.
 with_token() {
-    uuid=$1 ours=$2
+    guest=$1 ours=$2
     shift 2
-    locked "$uuid" checked "$@"
+    locked "$guest" checked "$@"
 }
 
 checked() {
@@ -123,7 +248,7 @@ checked() {
 
 need_drbd() {
     version=''
-    [ -r "$root/sys/module/drbd/version" ] || fail 90 "the drbd module is not loaded"
+    loaded || fail 90 "the drbd module is not loaded"
     read -r version <"$root/sys/module/drbd/version"
 }
 
@@ -132,9 +257,25 @@ dump_all() {
     drbdsetup events2 --now --statistics
 }
 
-# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).  An unknown
-# one is no error to drbdsetup: it prints nothing and exits 0.
+# Every resource there is; on a node without DRBD there is none.
+dump_any() {
+    ! loaded || drbdsetup events2 --now --statistics
+}
+
+show_any() {
+    ! loaded || drbdsetup show
+}
+
+loaded() { [ -r "$root/sys/module/drbd/version" ]; }
+
+# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).
 look() {
+    look_at "$1" || fail 95 "there is no resource $1"
+}
+
+# look_at RESOURCE: as look, and whether there is such a resource.  An unknown one is no error to drbdsetup: it prints
+# nothing and exits 0.
+look_at() {
     need_drbd
     dump=$(drbdsetup events2 --now "$1") || exit
     role='' devices='' connected=''
@@ -153,7 +294,7 @@ look() {
     done <<END
 $dump
 END
-    [ -n "$role" ] || fail 95 "there is no resource $1"
+    [ -n "$role" ]
 }
 
 show() {
@@ -345,9 +486,7 @@ locate() {
         index=$((index + 1))
     done
     say .
-    if [ -r "$root/sys/module/drbd/version" ]; then
-        drbdsetup events2 --now
-    fi
+    ! loaded || drbdsetup events2 --now
 }
 
 # ---- streams

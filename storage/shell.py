@@ -200,7 +200,7 @@ class Shell:
         """
         begin = time.monotonic()
         self._connect(node, timeout_s)
-        answer = self._run(node, self._command(node, script), timeout_s=timeout_s, what=what)
+        answer = self._run(node, self.command(node, script), timeout_s=timeout_s, what=what)
         log.debug(
             "ran_on_node",
             node=node.name,
@@ -216,7 +216,7 @@ class Shell:
         Raises `NodeUnreachable` when the node gives no answer.
         """
         self._connect(node, self._connect_timeout_s)
-        return Stream(self._command(node, script), node)
+        return Stream(self.command(node, script), node)
 
     def unreachable(self, node: Node, answer: Answer) -> NodeUnreachable | None:
         """The error in ``answer`` if it is ssh's own and not the script's."""
@@ -281,12 +281,13 @@ class Shell:
             if not path.exists():
                 self._run(
                     node,
-                    self._command(node, "true"),
+                    self.command(node, "true"),
                     timeout_s=max(timeout_s, self._connect_timeout_s + 1),
                     what="ssh's greeting",
                 )
 
-    def _command(self, node: Node, script: str) -> list[str]:
+    def command(self, node: Node, script: str) -> list[str]:
+        """The command line that runs ``script`` on ``node``; what another way to a node would replace."""
         if node.ssh is None:
             return ["/bin/sh", "-c", script]
         options = {

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from hv import copy
+from hv import job
 from hv.copy import LibvirtCopy
 from lvmigrate.protocols import CopyEnd
 
@@ -42,7 +42,7 @@ class Domain:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(job, "_PATIENCE_S", 0.05)
 
 
 @pytest.fixture

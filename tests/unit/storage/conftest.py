@@ -47,7 +47,7 @@ def shell() -> Iterator[Shell]:
 class FakeNode:
     """A directory that plays a node's root, with a ``drbdsetup`` that answers from files and notes what it was told.
 
-    Its kernel's answers are real ones; what it cannot do is change its mind by itself.
+    Its kernel's answers are real ones; it changes its mind only where a program ``react`` does it.
     """
 
     _PROGRAM = """#!/bin/sh
@@ -56,7 +56,9 @@ case "$*" in
     *--now*) [ "$#" -le 3 ] || exit 20; cat "$here/dump"; exit 0 ;;
     events2*) cat "$here/dump" "$here/events"; cat >/dev/null <"$here/more"; exit "$(cat "$here/status")" ;;
     show*) cat "$here/show"; exit 0 ;;
+    get-gi*) cat "$here/gi"; exit 0 ;;
 esac
+[ ! -x "$here/react" ] || "$here/react" "$@"
 echo "$*" >>"$here/told"
 cat "$here/said" >&2
 exit "$(cat "$here/status")"
@@ -70,7 +72,7 @@ exit "$(cat "$here/status")"
         program.chmod(0o755)
         (root / "sys/module/drbd").mkdir(parents=True)
         (root / "sys/module/drbd/version").write_text(f"{version}\n")
-        for name in ("dump", "events", "show", "told", "said"):
+        for name in ("dump", "events", "show", "told", "said", "gi"):
             (root / name).write_text("")
         self.status = 0
         os.mkfifo(root / "more")

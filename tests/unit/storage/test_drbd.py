@@ -5,18 +5,27 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionOptions, Role, Token
+from lvmigrate.replication import ConnectionOptions, Role
+from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
 
-TOKEN = Token(uuid="0b6f0c3e-0000-4000-8000-000000000001", instance="db1", id="ours", holder="a test", lease_s=60)
-THEIRS = Token(uuid=TOKEN.uuid, instance="db1", id="theirs", holder="another", lease_s=60)
+TOKEN = Token(
+    uuid="0b6f0c3e-0000-4000-8000-000000000001",
+    instance="db1",
+    id="ours",
+    holder="a test",
+    lease_s=60,
+    errand=Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False),
+)
+THEIRS = replace(TOKEN, id="theirs", holder="another")
 Make = Callable[[str], Any]
 
 
@@ -207,6 +216,32 @@ def test_a_node_without_the_module(fake: Make, storage: DrbdStorage) -> None:
     assert storage.locate("node1", ["/dev/null", "/nowhere"]) == {}
 
 
+def test_no_names_need_no_module(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    (node.root / "sys/module/drbd/version").unlink()
+    node.put("dump", "nonsense that nobody reads\n")
+    assert storage.observe("node1", []) == {}
+    assert storage.observe("node1") == {}
+    assert storage.locate("node1", []) == {}
+    assert storage.openers("node1", []) == ()
+    assert storage.two_primaries("node1") == frozenset()
+    with storage.watch(["node1", "node2"], []) as watch:
+        assert watch.breaks() == watch.gaps() == ()
+        assert watch.wait(lambda: True, 0)
+        assert not watch.wait(lambda: False, 0.01)
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_all_resources_and_where_two_primaries_are_allowed(
+    fake: Make, storage: DrbdStorage, version: str, name: str
+) -> None:
+    node = fake(version)
+    assert list(storage.observe("node1")) == [name]
+    assert storage.two_primaries("node1") == frozenset()
+    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    assert storage.two_primaries("node1") == {name}
+
+
 def test_devices_that_are_none_of_drbds(fake: Make, storage: DrbdStorage) -> None:
     fake("drbd93")
     assert storage.locate("node1", ["/dev/null", "/nowhere", "/", "a\nb", "-x"]) == {}
@@ -222,7 +257,7 @@ def test_what_is_no_name_reaches_no_tool(fake: Make, storage: DrbdStorage, name:
 
 def test_an_unknown_node(storage: DrbdStorage) -> None:
     with pytest.raises(UsageError, match="no node node9"):
-        storage.observe("node9", [])
+        storage.observe("node9", ["r1"])
 
 
 def test_a_watch_tells_what_the_kernels_say(fake: Make, storage: DrbdStorage) -> None:

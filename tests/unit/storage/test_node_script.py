@@ -12,23 +12,42 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lvmigrate.errors import Code, CommandFailed, TokenLost, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import Opener, Token
-from storage import drbd
+from lvmigrate.replication import Opener
+from lvmigrate.token import Errand, Held, Token
+from storage import openers as who
+from storage import remote
 from storage.drbd import DrbdStorage
 from storage.shell import Shell
 
-SCRIPT = Path(drbd.__file__).with_name("node.sh")
+SCRIPT = Path(remote.__file__).with_name("node.sh")
 UUID = "6a1d2c50-3f6e-4d0b-9d3e-2f0f6c1a7b11"
 
 
+ERRAND = Errand(source="node1", target="node2", ran=True, autostart=False, target_had_definition=True)
+
+
 def token(owner: str, lease_s: float = 60.0) -> Token:
-    return Token(uuid=UUID, instance="web1", id=f"id-{owner}", holder=f"{owner} on\nhost pid 1", lease_s=lease_s)
+    return Token(
+        uuid=UUID,
+        instance="web\n1",
+        id=f"id-{owner}",
+        holder=f"{owner} on\nhost pid 1",
+        lease_s=lease_s,
+        errand=ERRAND,
+    )
+
+
+def holder(storage: DrbdStorage) -> str | None:
+    """Who holds a token that lives."""
+    held = storage.traces("node1").token(UUID)
+    return held.holder if held is not None and held.alive else None
 
 
 @pytest.mark.parametrize("reader", [["sh"], ["bash", "--posix"]])
@@ -41,30 +60,44 @@ def test_any_posix_shell_reads_it(reader: list[str]) -> None:
 
 
 def test_a_token_is_taken_once_and_seen(storage: DrbdStorage, tmp_path: Path) -> None:
-    assert storage.holder("node1", UUID) is None
+    assert storage.traces("node1").tokens == ()
     assert storage.take_token("node1", token("a")) is None
     assert storage.take_token("node1", token("a")) is None
-    assert storage.take_token("node1", token("b")) == "a on host pid 1"
-    assert storage.holder("node1", UUID) == "a on host pid 1"
+    there = storage.take_token("node1", token("b"))
+    assert there is not None
+    assert there == Held(
+        node="node1",
+        uuid=UUID,
+        instance="web 1",
+        id="id-a",
+        holder="a on host pid 1",
+        left_s=there.left_s,
+        errand=ERRAND,
+    )
+    assert 50 < there.left_s <= 60
+    (seen,) = storage.traces("node1").tokens
+    assert (seen.id, seen.errand, seen.node, seen.alive) == ("id-a", ERRAND, "node1", True)
     written = (tmp_path / "run/lvmigrate" / f"{UUID}.token").read_text().splitlines()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert (written[0], written[2], written[3]) == ("id-a", "a on host pid 1", "6000")
+    assert [*written[:1], *written[2:]] == ["id-a", "a on host pid 1", "6000", "node1 node2 yes no yes", "web 1"]
     assert 50 < float(written[1]) - uptime <= 60
     storage.drop_token("node1", token("b"))
-    assert storage.holder("node1", UUID) == "a on host pid 1"
+    assert holder(storage) == "a on host pid 1"
     storage.drop_token("node1", token("a"))
     storage.drop_token("node1", token("a"))
-    assert storage.holder("node1", UUID) is None
+    assert holder(storage) is None
     assert list((tmp_path / "run/lvmigrate").iterdir()) == []
 
 
 def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> None:
     assert storage.take_token("node1", token("a", 0.3)) is None
     time.sleep(0.5)
-    assert storage.holder("node1", UUID) is None
+    (seen,) = storage.traces("node1").tokens
+    assert not seen.alive
+    assert -10 < seen.left_s < 0
     # Nobody took it, so it is still ours.
     storage.renew_token("node1", token("a", 0.3))
-    assert storage.holder("node1", UUID) == "a on host pid 1"
+    assert holder(storage) == "a on host pid 1"
     time.sleep(0.5)
     assert storage.take_token("node1", token("b")) is None
     with pytest.raises(TokenLost, match="not ours any more") as caught:
@@ -75,8 +108,30 @@ def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> No
         storage.renew_token("node1", token("b"))
 
 
+def test_a_living_token_is_replaced_by_whoever_names_it(storage: DrbdStorage) -> None:
+    assert storage.take_token("node1", token("a")) is None
+    for wrong in ("id-c", "id-", "", None):
+        there = storage.take_token("node1", token("b"), replaces=wrong)
+        assert there is not None
+        assert there.id == "id-a"
+    assert storage.take_token("node1", token("b"), replaces="id-a") is None
+    with pytest.raises(TokenLost):
+        storage.renew_token("node1", token("a"))
+    # Of two that saw the same one, the second comes too late.
+    late = storage.take_token("node1", token("c"), replaces="id-a")
+    assert late is not None
+    assert late.id == "id-b"
+
+
+def test_a_token_of_another_make_is_seen_without_its_errand(storage: DrbdStorage, tmp_path: Path) -> None:
+    (tmp_path / "run/lvmigrate").mkdir(parents=True)
+    (tmp_path / "run/lvmigrate" / f"{UUID}.token").write_text("id-x\n5.00\nsomebody\n6000\n")
+    (seen,) = storage.traces("node1").tokens
+    assert (seen.id, seen.holder, seen.errand, seen.instance, seen.alive) == ("id-x", "somebody", None, "", False)
+
+
 def test_of_many_at_once_one_wins(storage: DrbdStorage) -> None:
-    said: list[str | None] = []
+    said: list[Held | None] = []
     threads = [
         threading.Thread(target=lambda i=i: said.append(storage.take_token("node1", token(f"t{i}")))) for i in range(12)
     ]
@@ -86,7 +141,7 @@ def test_of_many_at_once_one_wins(storage: DrbdStorage) -> None:
         thread.join(30)
     assert len(said) == 12
     assert said.count(None) == 1
-    assert {words for words in said if words is not None} == {storage.holder("node1", UUID)}
+    assert {held.holder for held in said if held is not None} == {holder(storage)}
 
 
 def test_taking_and_dropping_at_once_never_gives_it_to_two(storage: DrbdStorage) -> None:
@@ -114,13 +169,16 @@ def test_taking_and_dropping_at_once_never_gives_it_to_two(storage: DrbdStorage)
 def test_a_token_that_nobody_can_read_never_runs_out(storage: DrbdStorage, tmp_path: Path) -> None:
     (tmp_path / "run/lvmigrate").mkdir(parents=True)
     (tmp_path / "run/lvmigrate" / f"{UUID}.token").write_text("")
-    assert "unknown" in (storage.take_token("node1", token("a")) or "")
+    there = storage.take_token("node1", token("a"))
+    assert there is not None
+    assert "unknown" in there.holder
+    assert there.left_s == float("inf")
 
 
 def test_a_lock_that_is_held_is_said(tmp_path: Path, storage: DrbdStorage) -> None:
     (tmp_path / "run/lvmigrate").mkdir(parents=True)
     lock = tmp_path / "run/lvmigrate" / f"{UUID}.lock"
-    slow = DrbdStorage(storage._nodes, command_timeout_s=6, root=str(tmp_path))
+    slow = DrbdStorage(storage._remote._nodes, command_timeout_s=6, root=str(tmp_path))
     with subprocess.Popen(["flock", str(lock), "sleep", "30"], start_new_session=True) as holder:
         time.sleep(0.3)
         with pytest.raises(CommandFailed) as caught:
@@ -133,7 +191,7 @@ def test_a_lock_that_is_held_is_said(tmp_path: Path, storage: DrbdStorage) -> No
 @pytest.mark.parametrize("uuid", ["", "../../etc/passwd", "a b", "-x", "a" * 100])
 def test_what_is_no_uuid_names_no_file(storage: DrbdStorage, uuid: str) -> None:
     with pytest.raises(UsageError):
-        storage.holder("node1", uuid)
+        storage.take_token("node1", replace(token("a"), uuid=uuid))
 
 
 # ---- end of file
@@ -189,7 +247,7 @@ def openers(shell: Shell, node: Node, device: Path) -> Callable[[], tuple[Opener
     def look() -> tuple[Opener, ...]:
         answer = shell.run(node, script, what="openers", timeout_s=20)
         assert (answer.status, answer.err) == (0, "")
-        return drbd._openers(answer.out)
+        return who.parse(answer.out)
 
     return look
 

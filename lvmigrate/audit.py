@@ -1,0 +1,188 @@
+"""What leaked: everything on the nodes that no move under way accounts for. One look; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from lvmigrate.domain import Domain, DomainState, JobKind
+from lvmigrate.errors import Code, Finding, LvmigrateError
+from lvmigrate.protocols import Hypervisor, Storage
+from lvmigrate.replication import Resource, Role
+from lvmigrate.tasklet import Context
+from lvmigrate.together import outcomes_of
+from lvmigrate.token import Held, Traces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One node's word."""
+
+    node: str
+    domains: tuple[Domain, ...]
+    traces: Traces
+    resources: Mapping[str, Resource]
+    two_primaries: frozenset[str]
+    #: The resources that something has open here.
+    held: frozenset[str]
+    #: The resources under each guest's disks, by the guest's UUID.
+    used: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The whole cluster's leftovers."""
+
+    findings: tuple[Finding, ...]
+    #: Moves and cleanups under way: their tokens live, so what they opened is theirs.
+    under_way: tuple[Held, ...]
+    #: Nodes that gave no answer: what is there is not known.
+    silent: tuple[LvmigrateError, ...]
+
+
+def audit(context: Context) -> Audit:
+    """Look at every node. A silent one is part of the answer."""
+    nodes = tuple(context.nodes)
+    outcomes = outcomes_of([partial(_seen, context.hypervisor, context.storage, node) for node in nodes])
+    seen = tuple(outcome for outcome in outcomes if isinstance(outcome, Seen))
+    living = {held.uuid: held for node in seen for held in node.traces.tokens if held.alive}
+    return Audit(
+        findings=tuple(findings(seen, frozenset(living))),
+        under_way=tuple(living.values()),
+        silent=tuple(outcome for outcome in outcomes if isinstance(outcome, LvmigrateError)),
+    )
+
+
+def findings(nodes: tuple[Seen, ...], living: frozenset[str]) -> Iterator[Finding]:
+    """Every leftover, most dangerous first. Pure. ``living``: the guests that somebody works on now."""
+    busy = {name for node in nodes for uuid in living for name in node.used.get(uuid, ())}
+    yield from _guests(nodes, living)
+    yield from _roles(nodes, busy)
+    for node in nodes:
+        yield from _options(node, busy)
+    for node in nodes:
+        yield from _marks(node, living)
+
+
+def _guests(nodes: tuple[Seen, ...], living: frozenset[str]) -> Iterator[Finding]:
+    active: dict[str, list[Domain]] = {}
+    for domain in (d for node in nodes for d in node.domains if d.state.active):
+        active.setdefault(domain.uuid, []).append(domain)
+    for copies in active.values():
+        first = copies[0]
+        moving = any(copy.job is not JobKind.NONE for copy in copies)
+        if len(copies) > 1 and not moving and first.uuid not in living:
+            where = " and ".join(f"{copy.node} ({copy.state.value})" for copy in copies)
+            yield Finding(
+                code=Code.INSTANCE_TWICE,
+                sentence=f"{first.name} has a live copy on {where}.",
+                hint=_cleanup(first.name),
+            )
+    for node in nodes:
+        for domain in node.domains:
+            left = node.traces.token(domain.uuid)
+            if domain.state is DomainState.PAUSED and left is not None and not left.alive:
+                yield Finding(
+                    code=Code.INSTANCE_STATE,
+                    sentence=f"{domain.name} waits paused on {node.node} ({domain.reason}): a move was not finished.",
+                    hint=_cleanup(domain.name),
+                )
+            elsewhere = [copy.node for copy in active.get(domain.uuid, ()) if copy.node != node.node]
+            if domain.autostart and not domain.state.active and elsewhere and domain.uuid not in living:
+                yield Finding(
+                    code=Code.AUTOSTART_ELSEWHERE,
+                    sentence=f"{node.node} would start {domain.name} when it boots, which runs on {elsewhere[0]}.",
+                    hint=f"{_cleanup(domain.name)} Or: `virsh autostart --disable {domain.name}` on {node.node}.",
+                )
+
+
+def _roles(nodes: tuple[Seen, ...], busy: set[str]) -> Iterator[Finding]:
+    primaries: dict[str, list[Seen]] = {}
+    for node in nodes:
+        for resource in node.resources.values():
+            if resource.role is Role.PRIMARY and resource.name not in busy:
+                primaries.setdefault(resource.name, []).append(node)
+    for name, where in sorted(primaries.items()):
+        if len(where) > 1:
+            yield Finding(
+                code=Code.DUAL_PRIMARY,
+                sentence=f"{name} is Primary on {' and '.join(node.node for node in where)}.",
+                hint=_of(nodes, name),
+            )
+        for node in where:
+            if name not in node.held:
+                yield Finding(
+                    code=Code.PRIMARY_UNUSED,
+                    sentence=f"{name} is Primary on {node.node}, and nothing has it open there.",
+                    hint=_of(nodes, name),
+                )
+
+
+def _options(node: Seen, busy: set[str]) -> Iterator[Finding]:
+    for name in sorted(node.two_primaries - busy):
+        yield Finding(
+            code=Code.TWO_PRIMARIES_ON,
+            sentence=f"Two primaries are allowed for {name} on {node.node}.",
+            hint=_of((node,), name) + " If the configuration sets it: take it out there, then `drbdadm adjust`.",
+        )
+
+
+def _marks(node: Seen, living: frozenset[str]) -> Iterator[Finding]:
+    for guard in node.traces.guards:
+        if not guard.alive:
+            yield Finding(
+                code=Code.GUARD_LOST,
+                sentence=f"The guard of {guard.instance} on {node.node} does not run any more.",
+                hint=_cleanup(guard.instance),
+            )
+        elif guard.uuid not in living:
+            says = f": {guard.says}" if guard.says else ""
+            yield Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"The guard of {guard.instance} on {node.node} is at work{says}.",
+                hint=f"It goes on by itself. {_cleanup(guard.instance)}",
+            )
+    for held in node.traces.tokens:
+        if not held.alive and held.uuid not in living:
+            yield Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"A token of {held.instance} on {node.node} ran out {-held.left_s:.0f} s ago ({held.holder}).",
+                hint=_cleanup(held.instance),
+            )
+
+
+def _cleanup(instance: str) -> str:
+    return f"`lvmigrate cleanup {instance}` says what follows (--dry-run), and does it."
+
+
+def _of(nodes: tuple[Seen, ...], name: str) -> str:
+    """The cleanup of the guest that uses the resource, where there is one."""
+    for node in nodes:
+        for domain in node.domains:
+            if name in node.used.get(domain.uuid, ()):
+                return _cleanup(domain.name)
+    return f"No guest uses it: look with `drbdsetup status {name}`."
+
+
+def _seen(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
+    # The jobs are asked for one by one, and only where a guest is active.
+    domains = tuple(
+        (hypervisor.domain(node, domain.uuid) or domain) if domain.state.active else domain
+        for domain in hypervisor.domains(node)
+    )
+    places = storage.locate(node, {disk.source for domain in domains for disk in domain.disks if disk.source})
+    resources = storage.observe(node)
+    used = {
+        domain.uuid: frozenset(places[d.source].resource for d in domain.disks if d.source and d.source in places)
+        for domain in domains
+    }
+    return Seen(
+        node=node,
+        domains=domains,
+        traces=storage.traces(node),
+        resources=resources,
+        two_primaries=storage.two_primaries(node),
+        held=frozenset(opener.resource for opener in storage.openers(node, sorted(resources))),
+        used=used,
+    )

@@ -1,0 +1,368 @@
+"""`CleanupInstance`: lead a guest back to one running copy and one Primary, by what both nodes say now.
+
+It needs no memory of the move that was not finished: it may run on another controller, after any crash, and again after
+itself.  What follows from what is seen is `lvmigrate.decision`'s; this module looks, and does it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+
+from lvmigrate import scene
+from lvmigrate.arrival import Arrival
+from lvmigrate.decision import Action, Closing, Ruling, Sight
+from lvmigrate.decision import closing as closing_of
+from lvmigrate.definitions import Definitions
+from lvmigrate.disks import Disks
+from lvmigrate.dual_primary import DualPrimary
+from lvmigrate.errors import (
+    Code,
+    Finding,
+    GuestLost,
+    LeftBehind,
+    LvmigrateError,
+    Refused,
+    TokenLost,
+    UsageError,
+)
+from lvmigrate.lease import Lease, holder
+from lvmigrate.plan import ResourcePlan
+from lvmigrate.protocols import MemoryCopy
+from lvmigrate.report import CleanupReport
+from lvmigrate.scene import Scene
+from lvmigrate.settle import Settlement
+from lvmigrate.tasklet import Context
+from lvmigrate.together import outcomes_of, together
+from lvmigrate.token import Errand, Guarded, Token
+
+_log = structlog.get_logger()
+
+#: How long a connection may take to come back, and copies to be in step, before what is left is said, in seconds.
+_WAIT_S: Final = 60.0
+#: Between two looks at a token that somebody holds, or at a job that is followed, in seconds.
+_LOOK_S: Final = 1.0
+#: A token that runs out is waited for a little longer than it says.
+_SLACK_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupPlan:
+    """What was seen, which rows of the decision table that is, and what follows."""
+
+    instance: str
+    scene: Scene
+    ruling: Ruling
+    #: (resource, what follows, why) of each resource, as far as it is known where the guest is to live.
+    closing: tuple[tuple[str, Closing, str], ...]
+    #: What `CleanupInstance.exec` will do, in sentences; empty when there is nothing to do.
+    acts: tuple[str, ...]
+
+
+class CleanupInstance:
+    """Finish or undo whatever was left of a move of one guest.
+
+    ``abort``: end a copy that is still under way instead of watching it to its end.
+    """
+
+    def __init__(self, context: Context, instance: str, *, abort: bool = False) -> None:
+        self._context = context
+        self._instance = instance
+        self._abort = abort
+        self._scene: Scene | None = None
+
+    def check_prereq(self) -> CleanupPlan:
+        """Observe everything and change nothing. Raises `Refused` when a node gives no answer, or nobody knows it."""
+        self._scene = scene.observe(self._context, self._instance)
+        return plan_of(self._scene, abort=self._abort)
+
+    def exec(self) -> CleanupReport:
+        """Do what the decision table says, looking again before each act.
+
+        Guaranteed after a report: one copy of the guest, running unless it was paused before the move or is off
+        everywhere; its disks Primary there alone and in step, two primaries as they were before; its definition there
+        only; no token and no guard.  Doing it again changes nothing.
+
+        Raises `Refused` (somebody alive holds the token, a node does not answer), `OutcomeUnknown` (a person must
+        decide; at most two running copies were suspended), `LeftBehind` (one copy, but something is still open),
+        `GuestLost` (it runs nowhere; what was open is closed), or `TokenLost`.
+        """
+        if self._scene is None:
+            raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
+        with structlog.contextvars.bound_contextvars(instance=self._scene.name), ExitStack() as stack:
+            return _Cleanup(self._context, self._scene, stack, abort=self._abort).run()
+
+
+def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
+    """What follows from what was seen. Pure."""
+    ruling = seen.ruling()
+    closing = tuple((name, row.closing, row.why) for name, row in seen.closings().items())
+    acts = []
+    if ruling.action not in (Action.STAYED, Action.ARRIVED):
+        acts.append(
+            "end the copy that is under way" if abort and ruling.action is Action.FOLLOW else ruling.action.value
+        )
+    acts += [f"{name}: {what.value}" for name, what, _why in closing if what is not Closing.CLOSED]
+    acts += [f"disarm the guard on {node}" for node in seen.guarded_nodes]
+    acts += [f"remove the token on {node}" for node in seen.token_nodes]
+    acts += seen.stray_definitions()
+    return CleanupPlan(instance=seen.name, scene=seen, ruling=ruling, closing=closing, acts=tuple(acts))
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What was done, for the report."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, sentence: str) -> None:
+        self.lines.append(sentence)
+        _log.info("cleanup_did", what=sentence)
+
+
+class _Cleanup:
+    """One cleanup under way."""
+
+    def __init__(self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool) -> None:
+        self.context = context
+        self.seen = seen
+        self.stack = stack
+        self.abort = abort
+        self.notes = _Notes()
+        self.began = context.clock.now()
+        self.lease: Lease
+        self.settlement: Settlement
+        self.disks: Disks
+
+    def run(self) -> CleanupReport:
+        plan = plan_of(self.seen, abort=self.abort)
+        if plan.acts:
+            self._lock()
+            self._prepare()
+            try:
+                home = self._settle()
+            except GuestLost:
+                if not self.seen.traces_of_a_move:
+                    raise
+                self._close(self.seen.source, self.seen.target)
+                self._finish(None)
+                raise
+            self._close(home, self.seen.other(home))
+            self._finish(home)
+        last = scene.observe(self.context, self.seen.uuid)
+        return CleanupReport(
+            instance=last.name,
+            uuid=last.uuid,
+            node=last.home,
+            running=Sight.RUNS in last.sights.values(),
+            seconds=self.context.clock.now() - self.began,
+            acts=tuple(self.notes.lines),
+            warnings=last.warnings(),
+        )
+
+    # What it is made of, in order.
+
+    def _lock(self) -> None:
+        """Take the token on both nodes; wait for one that nobody renews, and leave one alone that is renewed."""
+        self.lease = Lease(
+            self.context.storage,
+            self.seen.nodes,
+            Token(
+                uuid=self.seen.uuid,
+                instance=self.seen.name,
+                id=uuid.uuid4().hex,
+                holder=holder(),
+                lease_s=self.context.lease_s,
+                errand=self.seen.errand or self._errand_of_ours(),
+            ),
+            clock=self.context.clock,
+        )
+        for node in sorted(self.seen.nodes):
+            self._take(node)
+        self.lease.keep()
+        self.stack.callback(self.lease.end)
+
+    def _take(self, node: str) -> None:
+        least = float("inf")
+        while (held := self.lease.take(node)) is not None:
+            if held.left_s > least + _LOOK_S / 2:
+                finding = Finding(
+                    code=Code.LOCKED,
+                    sentence=f"{self.seen.name} is being worked on: {node} holds the token of {held.holder}.",
+                    hint="It was renewed while we waited: that command is alive. Wait for its end, or end it.",
+                )
+                self._drop_ours(node)
+                raise Refused(self.seen.name, [finding])
+            least = min(least, held.left_s)
+            if self.context.cancel.is_set():
+                self._drop_ours(node)
+                raise LeftBehind(
+                    "Aborted as asked.", leftovers=["whatever was left before"], hint="Run it again.", detail=""
+                )
+            self.context.clock.sleep(min(_LOOK_S, max(0.1, held.left_s + _SLACK_S)))
+
+    def _drop_ours(self, up_to: str) -> None:
+        for node in sorted(self.seen.nodes):
+            if node == up_to:
+                return
+            self.context.storage.drop_token(node, self.lease.token)
+
+    def _errand_of_ours(self) -> Errand:
+        """What is known when no token tells: nothing of the past, so what is seen is what is kept."""
+        source = self.seen.domains.get(self.seen.source)
+        return Errand(
+            source=self.seen.source,
+            target=self.seen.target,
+            ran=self.seen.ran is not False,
+            autostart=source is not None and source.autostart,
+            target_had_definition=True,
+        )
+
+    def _prepare(self) -> None:
+        names = tuple(sorted(self.seen.options))
+        watch = self.stack.enter_context(self.context.storage.watch(self.seen.nodes, names))
+        self.disks = Disks(storage=self.context.storage, watch=watch, names=names, nodes=self.seen.nodes)
+        self.settlement = Settlement(
+            hypervisor=self.context.hypervisor,
+            instance=self.seen.name,
+            uuid=self.seen.uuid,
+            source=self.seen.source,
+            target=self.seen.target,
+            ran=self.seen.ran,
+            confirm=self.lease.confirm,
+            clock=self.context.clock,
+        )
+
+    def _settle(self) -> str:
+        """The node where the guest is to live, and lives: by the table, act by act."""
+        arrived = self.settlement.settle(self._follow)
+        if not arrived:
+            return self.seen.source
+        arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
+        if self.settlement.look()[1] is Sight.WAITS:
+            arrival.let_run()
+            self.notes.add(f"let {self.seen.name} run on {self.seen.target}")
+        return self.seen.target
+
+    def _follow(self) -> None:
+        """Watch the job of whoever is gone to its end, or end it."""
+        copy: MemoryCopy = self.context.hypervisor.adopt(self.seen.source, self.seen.uuid)
+        self._guard()
+        self.notes.add(f"adopted the copy from {self.seen.source} to {self.seen.target}")
+        told = False
+        while copy.wait(_LOOK_S) is None:
+            why = self._why_to_abort()
+            if why is not None:
+                if not told:
+                    self.notes.add(f"ended that copy: {why}")
+                    told = True
+                copy.abort()
+
+    def _why_to_abort(self) -> str | None:
+        if self.abort or self.context.cancel.is_set():
+            return "as asked"
+        if breaks := self.disks.watch.breaks():
+            return f"replication is not whole ({breaks[0]})"
+        lapsed = self.lease.lapsed()
+        return None if lapsed is None else f"the token could not be kept alive ({lapsed})"
+
+    def _guard(self) -> None:
+        """A copy may take long: from here on the guards are renewed with the token, and armed where there are none."""
+        resources = self.seen.options
+        armed = [n for n in self.seen.nodes if (g := self.seen.corners[n].traces.guard(self.seen.uuid)) and g.alive]
+        if not resources:
+            return
+        for node in self.seen.nodes:
+            if node in armed or self.context.storage.guard_trouble(node) is not None:
+                continue
+            end = self.seen.nodes.index(node)
+            self.context.storage.arm_guard(
+                node,
+                self.lease.token,
+                [
+                    Guarded(resource=name, peer=self.seen.other(node), options=before[end])
+                    for name, before in resources.items()
+                ],
+                resume=node == self.seen.target and self.seen.ran is True,
+            )
+            self.notes.add(f"armed a guard on {node}")
+            armed.append(node)
+        if set(armed) == set(self.seen.nodes):
+            self.lease.guarded()
+
+    def _close(self, home: str, away: str) -> None:
+        """Close what was opened around the guest. Raises `LeftBehind` with what could not be closed."""
+        outcomes = outcomes_of([partial(self._close_one, name, home, away) for name in self.disks.names])
+        troubles = [outcome for outcome in outcomes if isinstance(outcome, LvmigrateError)]
+        for trouble in troubles:
+            if isinstance(trouble, TokenLost):
+                raise trouble
+        if troubles:
+            raise LeftBehind(
+                f"{self.seen.name} is on {home} only, but its disks could not be closed.",
+                leftovers=[str(trouble) for trouble in troubles],
+                hint=" ".join(dict.fromkeys(trouble.hint for trouble in troubles)),
+                detail="; ".join(trouble.detail for trouble in troubles if trouble.detail),
+            )
+
+    def _close_one(self, name: str, home: str, away: str) -> None:
+        deadline = self.context.clock.now() + _WAIT_S
+        while True:
+            disk = scene.disk(self.context.storage, name, home, away)
+            row = closing_of(disk)
+            late = self.context.clock.now() > deadline
+            match row.closing:
+                case Closing.CLOSED:
+                    return
+                case Closing.DEMOTE_HOME | Closing.DEMOTE_AWAY:
+                    node = home if row.closing is Closing.DEMOTE_HOME else away
+                    self.context.storage.demote(node, name, self.lease.token)
+                    self.notes.add(f"{name}: made {node} Secondary")
+                case Closing.FORBID:
+                    self._dual_primary(name).close(away)
+                    self.notes.add(f"{name}: restored the options of its connection")
+                case _ if late:
+                    raise self._still_open(name, row.when, row.why)
+                case _:
+                    pass
+            self.context.clock.sleep(0.2 if row.closing not in (Closing.WAIT, Closing.HOLD) else _LOOK_S)
+
+    def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
+        return LeftBehind(
+            f"{name} could not be closed: {when} ({why}).",
+            leftovers=[f"{name}: {when}"],
+            hint=f"Look with `drbdsetup status {name} --verbose` on both nodes; then run the cleanup again.",
+        )
+
+    def _dual_primary(self, name: str) -> DualPrimary:
+        return DualPrimary(
+            storage=self.context.storage,
+            watch=self.disks.watch,
+            lease=self.lease,
+            plan=ResourcePlan(name=name, volumes=(), options=self.seen.options[name]),
+            source=self.seen.source,
+            target=self.seen.target,
+            clock=self.context.clock,
+        )
+
+    def _finish(self, home: str | None) -> None:
+        """Definitions where they belong; then the guards, and the tokens last."""
+        errand = self.seen.errand
+        if errand is not None and home is not None:
+            definitions = Definitions(
+                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=errand.source, target=errand.target
+            )
+            self.lease.confirm()
+            if home == errand.target and self.seen.persistent:
+                definitions.moved(autostart=errand.autostart)
+            elif home == errand.source:
+                definitions.stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
+        self.lease.unguarded()
+        together([partial(self.context.storage.disarm_guard, node, self.lease.token) for node in self.seen.nodes])
+        self.lease.end()
+        together([partial(self.context.storage.drop_token, node, self.lease.token) for node in self.seen.nodes])

@@ -1,0 +1,45 @@
+"""Where a guest's definition belongs after a move, or after one that did not happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lvmigrate.errors import Code, MoveFailed
+from lvmigrate.protocols import Hypervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definitions:
+    """The definitions of one guest on the two nodes of a move. Every method is idempotent."""
+
+    hypervisor: Hypervisor
+    uuid: str
+    source: str
+    target: str
+
+    def moved(self, *, autostart: bool) -> None:
+        """The guest is on the target: forget the source's definition, and only then start it there after a reboot.
+
+        Guaranteed afterwards: the target has a definition, the source none.  Raises `MoveFailed` when the target has
+        none (nothing is forgotten then), or what the adapter raises.
+        """
+        arrived = self.hypervisor.domain(self.target, self.uuid)
+        if arrived is None or not arrived.persistent:
+            raise MoveFailed(
+                f"The guest is not defined on {self.target} as it was on {self.source}.",
+                code=Code.LEFT_BEHIND,
+                hint=f"`virsh dumpxml {self.uuid}` on {self.target}; the definition on {self.source} was kept.",
+            )
+        self.hypervisor.undefine(self.source, self.uuid)
+        self.hypervisor.set_autostart(self.target, self.uuid, on=autostart)
+
+    def stayed(self, *, autostart: bool, target_had_definition: bool) -> None:
+        """The guest is at the source: forget the definition that a move has brought to the target.
+
+        Guaranteed afterwards: the source has its definition, with its autostart, and the target only what was there.
+        """
+        if not target_had_definition:
+            self.hypervisor.undefine(self.target, self.uuid)
+        here = self.hypervisor.domain(self.source, self.uuid)
+        if here is not None and here.persistent and here.autostart is not autostart:
+            self.hypervisor.set_autostart(self.source, self.uuid, on=autostart)

@@ -1,0 +1,370 @@
+
+# ---- The dead-man's guard of one guest.  These lines follow node.sh, in the command that arms a guard and in the script
+# that the guard runs.  It is a transient service of its own, lvmigrate-guard-UUID, and outlives whoever started it.
+#
+# While the token lives it does nothing but acknowledge each new deadline.  Once the token ran out or is gone, it looks
+# and decides as lvmigrate/guard.py does (see there for the invariant), until nothing is left to do.
+#
+# Its orders, UUID.guard:  instance NAME
+#                          resume yes|no
+#                          link RESOURCE PEER PEER_NODE_ID ALLOW PROTOCOL AUTO_PROMOTE END END   (what to restore)
+#                          gen RESOURCE VOLUME UUID                           (the data's generation when it was armed)
+# The ends of a connection are what drbdsetup net-options wants: two addresses (8.4), or resource and node id.
+
+newline='
+'
+# How a try ends, next to the statuses of node.sh.
+is_over=77
+goes_on=78
+
+# arm ORDER...: under the guest's lock, the token being ours.  $text is what the guard runs.
+arm() {
+    orders=$tokens/$uuid.guard
+    script=$tokens/$uuid.sh
+    written=$deadline
+    first=yes
+    if [ -e "$orders" ]; then
+        first=no
+        stop_guard
+    fi
+    baseline=$(for order in "$@"; do
+        # shellcheck disable=SC2086 # an order is words
+        set -- $order
+        [ "$1" != link ] || baseline "$2" "$4"
+    done) || exit
+    printf '%s\n' "$@" ${baseline:+"$baseline"} >"$orders.new" && mv -f "$orders.new" "$orders" || exit 94
+    # shellcheck disable=SC2154 # $text stands before these lines
+    printf '%s\n' "$text" "guard $uuid" >"$script.new" && mv -f "$script.new" "$script" || exit 94
+    rm -f "$tokens/$uuid.seen"
+    refused=$(systemd-run --quiet --collect --no-ask-password --unit="$(unit)" \
+        --description="lvmigrate: closes what the move of $uuid opened" \
+        --property=Restart=on-failure --property=RestartSec=1 --property=StartLimitIntervalSec=0 \
+        --property='RestartForceExitStatus=SIGTERM SIGHUP SIGINT SIGPIPE' --property=TimeoutStopSec=5 \
+        /bin/sh "$script" 2>&1 9>&-) || {
+        [ "$first" = no ] || rm -f "$orders" "$script"
+        fail 99 "$refused"
+    }
+    deadline=$written
+    exec 9>&-
+    acknowledged
+}
+
+# baseline RESOURCE PEER_NODE_ID: the data's generation of each volume, when the guard was armed first.
+baseline() {
+    look "$1"
+    for device in $devices; do
+        generation=''
+        [ ! -e "$orders" ] || generation=$(sed -n "s/^gen $1 ${device%%:*} //p" "$orders")
+        [ -n "$generation" ] || generation_now "$1" "$2" "$device"
+        say "gen $1 ${device%%:*} $generation"
+    done
+}
+
+# generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
+# node is Primary, and is no part of it.
+generation_now() {
+    case $version in
+        8.*) generation=$(drbdsetup get-gi "${3#*:}") || generation=- ;;
+        *) generation=$(drbdsetup get-gi "$1" "$2" "${3%%:*}") || generation=- ;;
+    esac
+    generation=${generation%%:*}
+    case $generation in
+        *[!0-9A-Fa-f]* | '') generation=- ;;
+        *1) generation=${generation%?}0 ;;
+        *3) generation=${generation%?}2 ;;
+        *5) generation=${generation%?}4 ;;
+        *7) generation=${generation%?}6 ;;
+        *9) generation=${generation%?}8 ;;
+        *[Bb]) generation=${generation%?}A ;;
+        *[Dd]) generation=${generation%?}C ;;
+        *[Ff]) generation=${generation%?}E ;;
+    esac
+}
+
+# guard UUID: the service.
+guard() {
+    # Nothing may keep it waiting for ever.
+    # shellcheck disable=SC2317 # called by the functions of node.sh
+    drbdsetup() { timeout -k 5 30 drbdsetup "$@"; }
+    names "$1"
+    orders=$tokens/$uuid.guard
+    acknowledged='' said=''
+    while [ -e "$orders" ]; do
+        if read_token 2>/dev/null && ! expired; then
+            tell "$deadline" ''
+            sleep 0.5
+            continue
+        fi
+        # In a process of its own: whatever fails there is over with it, and so is the lock.
+        words=$(try)
+        case $? in
+            "$is_over") exit 0 ;;
+            0) tell "$acknowledged" "$words"; sleep 2 ;;
+            "$goes_on") tell "$acknowledged" "$words"; sleep 0.2 ;;
+            *) tell "$acknowledged" "looking or acting failed, see the journal"; sleep 2 ;;
+        esac
+    done
+}
+
+# tell DEADLINE WORDS: what the guard has seen, and what it says.
+tell() {
+    [ "$1/$2" != "$acknowledged/$said" ] || return 0
+    [ "$2" = "$said" ] || say "${2:-the token lives}"
+    acknowledged=$1 said=$2
+    printf '%s\n' "$1" "$2" >"$tokens/$uuid.seen.new" && mv -f "$tokens/$uuid.seen.new" "$tokens/$uuid.seen"
+}
+
+# try: look, and do one thing if there is one to do.  What it says goes to stdout, everything else to the journal.
+try() {
+    # Without the lock first: a libvirt that hangs must keep nobody waiting.
+    see_copy 30
+    case $copy in
+        busy | unknown) why_not; return 0 ;;
+    esac
+    locked "$uuid" look_and_act
+}
+
+look_and_act() {
+    alive=no
+    if read_token && ! expired; then alive=yes; fi
+    [ "$alive" = no ] || return "$goes_on"
+    told=$(cat "$orders") || return
+    see_copy 3
+    wanted=' '
+    each_link want_link
+    opened=$(find_openers) || exit
+    facts='' reasons=''
+    each_link see_link
+    may_resume=no
+    case "$newline$told$newline" in *"${newline}resume yes$newline"*) may_resume=yes ;; esac
+    # shellcheck disable=SC2086 # facts are words
+    decision=$(decide "$alive" "$may_resume" "$copy" $facts)
+    case $decision in
+        DEMOTE*)
+            on_link "${decision#* }" demote >&2 || exit
+            say "made this node Secondary"
+            return "$goes_on"
+            ;;
+        RESTORE*)
+            on_link "${decision#* }" restore >&2 || exit
+            say "restored the options of a connection"
+            return "$goes_on"
+            ;;
+        RESUME)
+            libvirt 20 resume "$uuid" >&2 || exit 94
+            say "let the guest run that waited here"
+            return "$goes_on"
+            ;;
+        DISARM)
+            rm -f "$token" "$orders" "$tokens/$uuid.seen" "$tokens/$uuid.sh" "$lock"
+            return "$is_over"
+            ;;
+    esac
+    why_not
+}
+
+# why_not: why there is nothing to do yet.
+why_not() {
+    case $copy in
+        busy) say "waits: libvirt has a job of the guest, or one arrives" ;;
+        unknown) say "waits: libvirt gives no clear answer" ;;
+        *) say "waits:${reasons:- $copy}" ;;
+    esac
+}
+
+# each_link FUNCTION: with the words of each link in the orders.
+each_link() {
+    while IFS=' ' read -r key order; do
+        # shellcheck disable=SC2086 # an order is words
+        [ "$key" != link ] || "$1" $order || return
+    done <<END
+$told
+END
+}
+
+# on_link NUMBER FUNCTION: with the words of that link; the first is 0.
+on_link() {
+    # shellcheck disable=SC2046 # an order is words
+    "$2" $(printf '%s\n' "$told" | sed -n 's/^link //p' | sed -n "$(($1 + 1))p")
+}
+
+# decide ALIVE RESUME COPY LINK...: what lvmigrate.guard.decide says.  ALIVE and RESUME are yes or no, COPY is none,
+# waits, lives, busy or unknown, a LINK is seven digits, each 1 if so: primary, held, connected, peer secondary, in step,
+# unbroken, changed.
+decide() {
+    if [ "$1" = yes ]; then say SLEEP; return; fi
+    waits=no
+    [ "$2$3" != yeswaits ] || waits=yes
+    copy=$3
+    shift 3
+    case $copy in
+        busy | unknown) say WAIT; return ;;
+    esac
+    index=0
+    for link; do
+        case $copy/$link in none/10?????) say "DEMOTE $index"; return ;; esac
+        index=$((index + 1))
+    done
+    index=0
+    for link; do
+        case $link in ??11??1) say "RESTORE $index"; return ;; esac
+        index=$((index + 1))
+    done
+    whole=yes idle=yes
+    for link; do
+        case $link in 1?1111?) ;; *) whole=no ;; esac
+        case $link in 0?????0 | 11????0) ;; *) idle=no ;; esac
+    done
+    case $waits/$whole/$idle in
+        yes/yes/*) say RESUME ;;
+        no/*/yes) say DISARM ;;
+        *) say WAIT ;;
+    esac
+}
+
+# ---- what the guard sees
+
+# libvirt SECONDS COMMAND...
+libvirt() {
+    within=$1
+    shift
+    timeout -k 2 "$within" virsh -q -c qemu:///system "$@" </dev/null
+}
+
+# see_copy SECONDS: this node's copy of the guest, into $copy.  Anything but a clear answer is no answer.
+see_copy() {
+    copy=unknown
+    active=$(libvirt "$1" list --uuid 2>/dev/null) || return 0
+    case "$newline$active$newline" in
+        *"$newline$(say "$uuid" | tr A-F a-f)$newline"*) ;;
+        *) copy=none; return 0 ;;
+    esac
+    state=$(libvirt "$1" domstate --reason "$uuid" 2>/dev/null) || return 0
+    # One that arrives answers with an error.
+    copy=busy
+    job=$(libvirt "$1" domjobinfo "$uuid" 2>/dev/null) || return 0
+    # shellcheck disable=SC2086 # words
+    set -- $job
+    [ "$*" = "Job type: None" ] || return 0
+    case $state in
+        'paused (user)' | 'paused (migration)') copy=waits ;;
+        'shut off'* | 'no state'* | '') copy=unknown ;;
+        *) copy=lives ;;
+    esac
+}
+
+want_link() {
+    if loaded && look_at "$1"; then want_devices "$1"; fi
+}
+
+# see_link, with the words of a link: a word of seven digits more in $facts, and what hinders in $reasons.  A resource
+# that is not there has nothing to close.
+see_link() {
+    if ! loaded || ! look_at "$1"; then
+        facts="$facts 0000000"
+        reasons="$reasons there is no resource $1;"
+        return
+    fi
+    primary=0 open=0 linked=0 peer_secondary=0 in_step=0 unbroken=1 changed=0
+    [ "$role" != Primary ] || primary=1
+    case "$newline$opened" in *"$newline$1 "*) open=1 ;; esac
+    case "$connected " in *" $3 "*) linked=1 ;; esac
+    weigh "$3"
+    [ "$peer_role" != Secondary ] || peer_secondary=1
+    [ "$whole" = no ] || in_step=1
+    for device in $devices; do
+        generation_now "$1" "$3" "$device"
+        case "$generation/$newline$told$newline" in
+            -/*) unbroken=0 ;;
+            */*"${newline}gen $1 ${device%%:*} $generation$newline"*) ;;
+            *) unbroken=0 ;;
+        esac
+    done
+    shown=$(drbdsetup show "$1") || exit
+    set_now "$3"
+    # Without a connection there is nothing to restore; unset and C are the same.
+    case $allowed/$protocol in
+        none/* | "$4/$(protocol_of "$5")") ;;
+        *) changed=1 ;;
+    esac
+    facts="$facts $primary$open$linked$peer_secondary$in_step$unbroken$changed"
+    [ "$primary$open" != 11 ] || reasons="$reasons $1 is in use here;"
+    [ "$linked" = 1 ] || reasons="$reasons $1 is not connected to $2;"
+    [ "$linked$peer_secondary" != 10 ] || reasons="$reasons $2 is not Secondary for $1;"
+    [ "$in_step" = 1 ] || reasons="$reasons $1 is not in step with $2;"
+    [ "$unbroken" = 1 ] || reasons="$reasons the data of $1 are not those of the beginning;"
+}
+
+# weigh PEER_NODE_ID: after look_at; $peer_role, and $whole: every volume Established and UpToDate at both ends.
+weigh() {
+    peer_role='' whole=yes volumes='' replicated=' '
+    while read -r _action object words; do
+        volume='' peer='' there='' disk='' peer_disk='' replication=''
+        for word in $words; do
+            case $object/$word in
+                resource/suspended:no) ;;
+                resource/suspended:* | device/quorum:no) whole=no ;;
+                */volume:*) volume=${word#volume:} ;;
+                */peer-node-id:*) peer=${word#peer-node-id:} ;;
+                connection/role:*) there=${word#role:} ;;
+                device/disk:*) disk=${word#disk:} ;;
+                peer-device/peer-disk:*) peer_disk=${word#peer-disk:} ;;
+                peer-device/replication:*) replication=${word#replication:} ;;
+            esac
+        done
+        case $object/$peer in
+            device/*)
+                volumes="$volumes $volume"
+                [ "$disk" = UpToDate ] || whole=no
+                ;;
+            connection/"$1") peer_role=$there ;;
+            peer-device/"$1")
+                replicated="$replicated$volume "
+                [ "$replication/$peer_disk" = Established/UpToDate ] || whole=no
+                ;;
+        esac
+    done <<END
+$dump
+END
+    for volume in $volumes; do
+        case $replicated in *" $volume "*) ;; *) whole=no ;; esac
+    done
+    case "$connected " in *" $1 "*) ;; *) whole=no ;; esac
+}
+
+# set_now PEER_NODE_ID: what $shown says of that connection: $allowed (none: there is no such connection), $protocol.
+set_now() {
+    allowed=none protocol=C
+    case $version in 8.*) number=0 ;; *) number='' ;; esac
+    two=no letter=C
+    while read -r key value _comment; do
+        value=${value%;}
+        case $key in
+            connection) number='' two=no letter=C ;;
+            _peer_node_id) number=$value ;;
+            allow-two-primaries) two=$value ;;
+            protocol) letter=$value ;;
+        esac
+        # With 8.4 there is a connection if there is a remote host.
+        case $version/$key in
+            8.*/_remote_host) allowed=$two protocol=$letter ;;
+            8.*) [ "$allowed" = none ] || { allowed=$two protocol=$letter; } ;;
+            *) [ "$number" != "$1" ] || { allowed=$two protocol=$letter; } ;;
+        esac
+    done <<END
+$shown
+END
+}
+
+# restore, with the words of a link.
+restore() {
+    look "$1"
+    weigh "$3"
+    [ "$peer_role" = Secondary ] || fail 96 "$2 is not Secondary for $1"
+    net_options_connected "$1" "$3" "$7" "$8" "--protocol=$(protocol_of "$5")" "--allow-two-primaries=$4"
+}
+
+# protocol_of PROTOCOL: - stands for what is not set.
+protocol_of() {
+    case $1 in -) say C ;; *) say "$1" ;; esac
+}

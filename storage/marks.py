@@ -1,0 +1,210 @@
+"""What lvmigrate leaves on nodes while a guest moves: tokens, and guards.
+
+Both are files below ``/run/lvmigrate`` on the nodes themselves (node.sh and guard.sh say what is in them).  A token
+is replaced as a whole under the guest's lock, and its deadline is one of the node's own clock.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.replication import ConnectionOptions
+from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
+from storage.remote import TAKEN, Remote, uuid
+
+#: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
+_KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
+_YES_NO: Final[Mapping[bool, str]] = {True: "yes", False: "no"}
+_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)")
+#: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
+_LINK: Final = re.compile(
+    r"(?P<resource>\S+) (?P<peer>\S+) \d+ (?P<allow>yes|no) (?P<protocol>\S) (?P<auto>yes|no)(?: .*)?"
+)
+
+
+class Marks:
+    """The part of `lvmigrate.protocols.Storage` that has nothing to do with disks; see there for the guarantees."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+        """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is.
+
+        One that ran out by the node's own clock is taken over, and so is the living one whose id is ``replaces``.
+        """
+        what = f"Taking the token of {token.instance}"
+        words = (uuid(token.uuid), "take_token", replaces or "", *_written(token))
+        answer = self._remote.run(node, what, "locked", *words)
+        if answer.status == TAKEN:
+            return next(_tokens(node, answer.out))
+        self._remote.check(node, what, answer, token)
+        return None
+
+    def renew_token(self, node: str, token: Token) -> None:
+        """Put the deadline ``token.lease_s`` ahead of the node's clock. Raises `TokenLost` if it is not ours.
+
+        Guaranteed afterwards, if ``token.guarded``: the guard there has acknowledged the new deadline, within 5 s.
+        Raises `CommandFailed` (`Code.GUARD_LOST`) when it does not; the token is renewed all the same.
+        """
+        what = f"Renewing the token of {token.instance}"
+        words = (uuid(token.uuid), "renew_token", _YES_NO[token.guarded], *_written(token))
+        self._remote.check(node, what, self._remote.run(node, what, "locked", *words), token)
+
+    def drop_token(self, node: str, token: Token) -> None:
+        """Remove our token from ``node``. Nothing if it is not ours."""
+        what = f"Dropping the token of {token.instance}"
+        self._remote.ask(node, what, "locked", uuid(token.uuid), "drop_token", token.id)
+
+    def traces(self, node: str) -> Traces:
+        """Every token and every guard that is on ``node`` now."""
+        out = self._remote.ask(node, "Looking for tokens and guards", "traces").out
+        return Traces(node=node, tokens=tuple(_tokens(node, out)), guards=tuple(_guards(node, out)))
+
+    def disarm_guard(self, node: str, token: Token) -> None:
+        """End this guest's guard on ``node``. Nothing if there is none. Raises also `TokenLost`.
+
+        Guaranteed afterwards: it does not run, and will do nothing more.
+        """
+        self._remote.act(node, f"Disarming the guard of {token.instance}", token, "disarm")
+
+    def keepalive_s(self, node: str) -> float:
+        """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration.
+
+        The least that it can be: the peer's last answer may be older than the silence by up to one interval, and
+        libvirt counts from there.  Infinite when the daemon sends no keepalive messages.
+        """
+        found = dict(_KEEPALIVE)
+        for line in self._remote.ask(node, "Reading libvirt's keepalive", "keepalive").out.splitlines():
+            key, _, value = line.partition(" ")
+            try:
+                number = int(value)
+            except ValueError as error:
+                raise CommandFailed(
+                    node,
+                    f"Understanding {key}",
+                    status=0,
+                    hint=f"Look at /etc/libvirt/qemu.conf on {node}.",
+                    detail=line,
+                ) from error
+            if key in found:
+                found[key] = number
+        interval, count = found["keepalive_interval"], found["keepalive_count"]
+        return math.inf if interval <= 0 else float(interval * count)
+
+    def close(self) -> None:
+        """End every connection and process of the adapter."""
+        self._remote.close()
+
+
+def orders(token: Token, links: Iterable[tuple[Guarded, int, Sequence[str]]], *, resume: bool) -> tuple[str, ...]:
+    """What a guard is told, a line each; with each connection go the peer's node id and the two ends (8.4)."""
+    return (
+        f"instance {_line(token.instance)}",
+        f"resume {_YES_NO[resume]}",
+        *(
+            f"link {link.resource} {link.peer} {number} {_YES_NO[link.options.allow_two_primaries]}"
+            f" {link.options.protocol or '-'} {_YES_NO[link.options.auto_promote]} {' '.join(ends)}"
+            for link, number, ends in links
+        ),
+    )
+
+
+def no_guard(node: str, why: str) -> CommandFailed:
+    """No guard can be armed on ``node``, ``why`` being a clause."""
+    return CommandFailed(
+        node,
+        "Arming a guard",
+        status=0,
+        hint="Move without a guard if you accept that a controller that dies leaves open what it opened.",
+        detail=why,
+        code=Code.GUARD_UNAVAILABLE,
+    )
+
+
+def _written(token: Token) -> tuple[str, ...]:
+    """The words of node.sh's write_token."""
+    errand = token.errand
+    flags = (errand.ran, errand.autostart, errand.target_had_definition)
+    return (
+        token.id,
+        _line(token.holder) or "unknown",
+        str(max(1, math.ceil(token.lease_s * 100))),
+        " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags))),
+        _line(token.instance),
+    )
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def _records(text: str, kind: str) -> Iterator[list[tuple[str, str]]]:
+    """The (key, value) pairs of each record of ``kind``, the first being the kind and the guest's UUID."""
+    record: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key in {"token", "guard"}:
+            if record and record[0][0] == kind:
+                yield record
+            record = []
+        record.append((key, value))
+    if record and record[0][0] == kind:
+        yield record
+
+
+def _tokens(node: str, text: str) -> Iterator[Held]:
+    for record in _records(text, "token"):
+        said = dict(record)
+        left = said.get("left", "never")
+        yield Held(
+            node=node,
+            uuid=said["token"],
+            instance=said.get("instance", ""),
+            id=said.get("id", ""),
+            holder=said.get("holder", ""),
+            left_s=math.inf if left == "never" else int(left) / 100,
+            errand=_errand(said.get("errand", "")),
+        )
+
+
+def _errand(words: str) -> Errand | None:
+    match = _ERRAND.fullmatch(words)
+    if match is None:
+        return None
+    source, target, ran, autostart, had = match.groups()
+    return Errand(
+        source=source,
+        target=target,
+        ran=ran == "yes",
+        autostart=autostart == "yes",
+        target_had_definition=had == "yes",
+    )
+
+
+def _guards(node: str, text: str) -> Iterator[GuardSeen]:
+    for record in _records(text, "guard"):
+        said = dict(record)
+        links = (_LINK.fullmatch(value) for key, value in record if key == "link")
+        yield GuardSeen(
+            node=node,
+            uuid=said["guard"],
+            instance=said.get("instance", ""),
+            alive=said.get("alive") == "yes",
+            guarded=tuple(_guarded(link) for link in links if link is not None),
+            resume=said.get("resume") == "yes",
+            says=said.get("says", ""),
+        )
+
+
+def _guarded(link: re.Match[str]) -> Guarded:
+    options = ConnectionOptions(
+        allow_two_primaries=link["allow"] == "yes",
+        protocol=None if link["protocol"] == "-" else link["protocol"],
+        auto_promote=link["auto"] == "yes",
+    )
+    return Guarded(resource=link["resource"], peer=link["peer"], options=options)

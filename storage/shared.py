@@ -1,0 +1,144 @@
+"""Storage that every node reaches alike, behind `lvmigrate.protocols.Storage`: a directory that all nodes mount.
+
+Nothing is replicated, so there is nothing to open, to close or to watch; tokens exclude others as everywhere.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Never
+
+from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.node import Node
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.token import Guarded, Token
+from storage.marks import Marks, no_guard
+from storage.remote import Remote
+from storage.shell import Shell
+from storage.watch import ReplicationWatch
+
+_NOTHING_TO_GUARD = "shared storage has nothing that a guard would close"
+
+
+class SharedStorage(Marks):
+    """Fulfils `lvmigrate.protocols.Storage` for guests whose disks all lie below ``directories``.
+
+    That a directory is the same on every node is the caller's word.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        directories: Collection[str],
+        *,
+        ssh_config: Path | None = None,
+        command_timeout_s: float = 30.0,
+        root: str = "",
+        shell: Shell | None = None,
+    ) -> None:
+        shell = shell or Shell(ssh_config=ssh_config, connect_timeout_s=10.0)
+        super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
+        self._directories = tuple(posixpath.normpath(directory) for directory in directories)
+
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of ``paths`` that exist on ``node`` below one of the directories, links of either followed."""
+        wanted = tuple(path for path in paths if path.isprintable())
+        if not wanted or not self._directories:
+            return frozenset()
+        answer = self._remote.ask(node, "Looking where the disks lie", "resolve", *wanted, *self._directories)
+        found = dict(line.split(" ", 1) for line in answer.out.splitlines() if line[:1].isdigit() and " " in line)
+        ends = [found[str(i)] for i in range(len(wanted), len(wanted) + len(self._directories)) if str(i) in found]
+        return frozenset(
+            path
+            for i, path in enumerate(wanted)
+            if str(i) in found and any(found[str(i)].startswith(end.rstrip("/") + "/") for end in ends)
+        )
+
+    def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:  # noqa: ARG002
+        """None of ``paths`` is a device of DRBD's that this storage would know."""
+        self._remote.node(node)
+        return {}
+
+    def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:  # noqa: ARG002
+        """There are no resources."""
+        self._remote.node(node)
+        return {}
+
+    def watch(
+        self,
+        nodes: Sequence[str],
+        names: Collection[str],
+        *,
+        on_change: Callable[[str], None] | None = None,
+    ) -> AbstractContextManager[ReplicationWatch]:
+        """A watch with nothing to watch: it sees no break."""
+        if names:
+            self._refuse(", ".join(nodes), f"Watching {', '.join(names)}")
+        return nothing_to_watch(self._remote, nodes, on_change)
+
+    def options(self, node: str, name: str, peer: str) -> ConnectionOptions:  # noqa: ARG002
+        """There are no connections: `CommandFailed`."""
+        self._refuse(node, f"Reading the options of {name}")
+
+    def two_primaries(self, node: str) -> frozenset[str]:
+        """There are no resources."""
+        self._remote.node(node)
+        return frozenset()
+
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:  # noqa: ARG002
+        """There are no connections: `CommandFailed`."""
+        self._refuse(node, f"Allowing two primaries of {name}")
+
+    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:  # noqa: ARG002
+        """There are no connections: `CommandFailed`."""
+        self._refuse(node, f"Restoring the options of {name}")
+
+    def promote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
+        """There are no resources: `CommandFailed`."""
+        self._refuse(node, f"Promoting {name}")
+
+    def demote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
+        """There are no resources: `CommandFailed`."""
+        self._refuse(node, f"Demoting {name}")
+
+    def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
+        """Nobody, as there are no resources: `CommandFailed` if one is named."""
+        self._remote.node(node)
+        if names:
+            self._refuse(node, f"Looking who has {', '.join(names)} open")
+        return ()
+
+    def guard_trouble(self, node: str) -> str | None:
+        """No guard is armed: there is nothing to guard."""
+        self._remote.node(node)
+        return _NOTHING_TO_GUARD
+
+    def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:  # noqa: ARG002
+        """No guard is armed: `CommandFailed`."""
+        raise no_guard(node, _NOTHING_TO_GUARD)
+
+    def _refuse(self, node: str, what: str) -> Never:
+        raise CommandFailed(
+            node,
+            what,
+            status=0,
+            hint="The guest's disks are on shared storage, which has no resources.",
+            code=Code.STORAGE_FAILED,
+        )
+
+
+def nothing_to_watch(remote: Remote, nodes: Sequence[str], on_change: Callable[[str], None] | None) -> ReplicationWatch:
+    """A watch of no resource, each of ``nodes`` having answered once. Raises `NodeUnreachable`."""
+    for node in nodes:
+        remote.ask(node, "Greeting the node", "true")
+    return ReplicationWatch(
+        nodes=(),
+        names=(),
+        follow=lambda node: remote.stream(node, "follow"),
+        why=lambda node, answer: remote.why(node, "Following events", answer),
+        on_change=on_change,
+        answer_within_s=remote.timeout_s,
+    )
