@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from typing import Final, Self
@@ -50,3 +51,38 @@ class Call:
     acts: bool
     #: A renewal made beside the tasklet's own work.
     background: bool
+
+
+class Kind(enum.Enum):
+    """What can happen to one call."""
+
+    REFUSED_BEFORE = "refused, not done"
+    REFUSED_AFTER = "done, and refused"
+    LOST_BEFORE = "no answer, not done"
+    LOST_AFTER = "done, no answer"
+    HANGS_BEFORE = "no answer until the deadline, not done"
+    HANGS_AFTER = "done, no answer until the deadline"
+    LATE = "no answer, done much later"
+    KILLED_BEFORE = "the controller is killed before"
+    KILLED_AFTER = "done, and the controller is killed"
+    STOPPED_BEFORE = "the controller is stopped before, and woken late"
+    STOPPED_AFTER = "done; the controller is stopped, and woken late"
+    #: Of the call that copies memory alone: it ends for the caller, the job goes on.
+    BROKEN = "the caller's connection breaks, the job goes on"
+
+
+#: What makes a difference at a call that changes nothing.
+OF_LOOKS: Final = (
+    Kind.REFUSED_BEFORE,
+    Kind.LOST_BEFORE,
+    Kind.HANGS_BEFORE,
+    Kind.KILLED_BEFORE,
+    Kind.STOPPED_BEFORE,
+    Kind.STOPPED_AFTER,
+)
+#: What can happen to a call that changes something.
+OF_ACTS: Final = (*OF_LOOKS, Kind.REFUSED_AFTER, Kind.LOST_AFTER, Kind.HANGS_AFTER, Kind.LATE, Kind.KILLED_AFTER)
+#: What can happen to the start of a copy: if it raises, none was started.
+OF_COPIES: Final = (*OF_LOOKS, Kind.KILLED_AFTER)
+#: What can happen to the waiting for a copy.
+OF_WAITS: Final = (Kind.BROKEN, Kind.KILLED_BEFORE, Kind.STOPPED_BEFORE)

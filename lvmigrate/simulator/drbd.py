@@ -104,7 +104,7 @@ class Replicated:
     a connection, a disk or an option.  ``parted``: told when the two copies have parted for good.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- one by one, by name
         self,
         *,
         name: str,
@@ -277,6 +277,8 @@ class Replicated:
         if end.role is not Role.PRIMARY:
             self._may_promote(end)
             end.role = Role.PRIMARY
+            if not self.connected:
+                self._begin_alone_84(end)
         end.explicit = True
         self._tell()
 
@@ -335,10 +337,19 @@ class Replicated:
         if self.connected:
             peer.heads[volume] = record
         elif not end.alone:
-            end.alone = True
-            end.generation = self._new_generation()
+            self._begin_alone(end)
             self._tell()
         return record
+
+    def _begin_alone(self, end: End) -> None:
+        """A generation of its own: from here on its data are not the peer's."""
+        end.alone = True
+        end.generation = f"G{next(self._generations)}"
+
+    def _begin_alone_84(self, end: End) -> None:
+        """8.4 does so as soon as a Primary has no peer; 9 waits for the first write."""
+        if self.version is Version.V84 and end.role is Role.PRIMARY and not end.alone and end.good:
+            self._begin_alone(end)
 
     # ---- the network and the nodes
 
@@ -384,6 +395,7 @@ class Replicated:
         for end in self.ends.values():
             if end.up and end.state is ConnectionState.CONNECTED:
                 end.state = ConnectionState.CONNECTING
+                self._begin_alone_84(end)
         self._interrupt()
         self._tell()
 
@@ -459,9 +471,6 @@ class Replicated:
         for end in self.ends.values():
             end.state = ConnectionState.STANDALONE
         self._tell()
-
-    def _new_generation(self) -> str:
-        return f"G{next(self._generations)}"
 
     def _tell(self) -> None:
         for end in self.ends.values():

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lvmigrate import guard as decision
 from lvmigrate.domain import DomainState
 from lvmigrate.guard import Act, Link
 from lvmigrate.replication import ConnectionState, ReplicationState, Role
 from lvmigrate.simulator.drbd import KernelRefused
+from lvmigrate.simulator.host import Host
 from lvmigrate.simulator.timeline import Event
+from lvmigrate.simulator.truth import Truth
 from lvmigrate.token import Guarded, GuardSeen
-
-if TYPE_CHECKING:
-    from lvmigrate.simulator.host import Host
-    from lvmigrate.simulator.world import World
 
 #: How often a guard looks, in seconds.
 TICK_S: Final = 2.0
@@ -28,7 +26,7 @@ _MOST_ACTS: Final = 10
 class Guard:
     """It survives the controller that armed it, and dies with its node."""
 
-    world: World
+    world: Truth
     host: Host
     uuid: str
     instance: str
@@ -89,7 +87,7 @@ class Guard:
                 case Act.RESUME:
                     self.world.resume(self.host.name, self.uuid)
                 case Act.DISARM:
-                    self.host.tokens.pop(self.uuid, None)
+                    # The token that ran out stays: it says what the move set out to do.
                     self.host.guards.pop(self.uuid, None)
                     self.end()
                     return False
@@ -108,7 +106,8 @@ class Guard:
             return decision.Copy.BUSY
         if copy is None:
             return decision.Copy.NONE
-        return decision.Copy.WAITS if copy.state is DomainState.PAUSED else decision.Copy.LIVES
+        waits = copy.state is DomainState.PAUSED and copy.reason == "user"
+        return decision.Copy.WAITS if waits else decision.Copy.LIVES
 
     def _links(self) -> Sequence[Link]:
         return [self._link(guarded) for guarded in self.guarded]
@@ -128,6 +127,7 @@ class Guard:
             and connection is not None
             and all(volume.replication is ReplicationState.ESTABLISHED for volume in connection.volumes),
             unbroken=end.generation == self.generations.get(guarded.resource),
-            changed=(end.two_primaries, end.protocol)
+            changed=connection is not None
+            and (end.two_primaries, end.protocol)
             != (guarded.options.allow_two_primaries, guarded.options.protocol or "C"),
         )

@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from lvmigrate.simulator.guests import Copy, Definition
-from lvmigrate.token import Held, Token
+from lvmigrate.simulator.guests import Copy, Definition, Guest
+from lvmigrate.token import GuardSeen, Held, Token
 
-if TYPE_CHECKING:
-    from lvmigrate.simulator.guard import Guard
-    from lvmigrate.simulator.migration import Migration
+
+class Phase(enum.Enum):
+    """How far a migration is."""
+
+    BEGIN = "begin"
+    PREPARE = "prepare"
+    TRANSFER = "transfer"
+    #: The source's CPUs stand, and the last pages are sent.
+    SUSPENDED = "suspended"
+    #: The target's daemon has the guest; the source's does not know it yet.
+    FINISHED = "finished"
+    ENDED = "ended"
+
+
+class Job(Protocol):
+    """A migration, as far as its hosts know of it. What befalls them, it is told."""
+
+    guest: Guest
+    source: str
+    target: str
+    phase: Phase
+
+    def abort(self) -> bool:
+        """``virDomainAbortJob``; whether libvirt accepts it."""
+
+    def path_changed(self) -> None:
+        """The way between the two daemons went or came back, or the target's node did."""
+
+    def source_daemon_killed(self) -> None:
+        """The source's daemon was killed."""
+
+    def source_daemon_back(self) -> None:
+        """It was started again."""
+
+    def target_daemon_killed(self) -> None:
+        """The target's daemon was killed."""
+
+    def source_node_died(self) -> None:
+        """The source lost its power."""
+
+    def copy_ended(self, node: str) -> None:
+        """A QEMU of it died, or was ended."""
+
+
+class Guardian(Protocol):
+    """A guard, as far as its host knows of it."""
+
+    instance: str
+    alive: bool
+    says: str
+    #: By resource: the generation of the data when it was armed.
+    generations: dict[str, str]
+
+    def end(self) -> None:
+        """Do nothing more."""
+
+    def seen(self) -> GuardSeen:
+        """As a command finds it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,9 +91,9 @@ class Host:
     definitions: dict[str, Definition] = field(default_factory=dict)
     copies: dict[str, Copy] = field(default_factory=dict)
     #: The migration jobs that this node's daemon sends, by the guest's UUID.
-    jobs: dict[str, Migration] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
     tokens: dict[str, TokenFile] = field(default_factory=dict)
-    guards: dict[str, Guard] = field(default_factory=dict)
+    guards: dict[str, Guardian] = field(default_factory=dict)
 
     @property
     def answers_libvirt(self) -> bool:

@@ -7,18 +7,16 @@ copy where it is and lets the source's daemon *resume its own copy*, a keepalive
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lvmigrate.domain import DomainState
 from lvmigrate.plan import Switch
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.simulator.drbd import KernelRefused
 from lvmigrate.simulator.guests import Copy, Definition, Guest
+from lvmigrate.simulator.host import Phase
 from lvmigrate.simulator.timeline import Act, Event
-
-if TYPE_CHECKING:
-    from lvmigrate.simulator.world import World
+from lvmigrate.simulator.truth import Truth
 
 #: How long connecting to a target that does not answer takes, in seconds.
 _CONNECT_S: Final = 4.3
@@ -32,23 +30,10 @@ _CLEAN_S: Final = 1.0
 _MIB: Final = 1 << 20
 
 
-class Phase(enum.Enum):
-    """How far a migration is."""
-
-    BEGIN = "begin"
-    PREPARE = "prepare"
-    TRANSFER = "transfer"
-    #: The source's CPUs stand, and the last pages are sent.
-    SUSPENDED = "suspended"
-    #: The target's daemon has the guest; the source's does not know it yet.
-    FINISHED = "finished"
-    ENDED = "ended"
-
-
 class Migration:
     """One job."""
 
-    def __init__(self, world: World, guest: Guest, source: str, target: str, switch: Switch) -> None:
+    def __init__(self, world: Truth, guest: Guest, source: str, target: str, switch: Switch) -> None:
         self.world = world
         self.guest = guest
         self.source = source
@@ -295,7 +280,7 @@ class Migration:
         self._resume_source()
 
     def _resume_source(self) -> None:
-        """libvirt lets its own copy run again if it was libvirt that stopped it."""
+        """Have libvirt let its own copy run again, if it was libvirt that stopped it."""
         here = self.world.hosts[self.source].copies.get(self.guest.uuid)
         if here is not None and here.state is DomainState.PAUSED and here.reason == "migration" and self._ran:
             with self.world.acting(f"libvirt on {self.source}"):

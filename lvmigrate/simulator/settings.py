@@ -16,7 +16,7 @@ class Settings:
     auto_promote: bool = False
     #: What the configuration file of every resource says.
     protocol: str = "C"
-    #: Whether a QEMU that receives memory has its disks open for writing from the start (newer libvirt), or for reading.
+    #: Whether a QEMU that receives memory opens its disks for writing at once (newer libvirt), or for reading.
     incoming_writes: bool = True
     #: How long a copy of memory takes when nothing disturbs it.
     copy_s: float = 2.0
