@@ -21,11 +21,16 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 .PHONY: test
 test: ready ## every layer of the tests, the lab included
 	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-pair
+test-pair: venv ## two real libvirt daemons on this machine, faults and all: a minute or two
+	$(BIN)/pytest tests/pair
 
 .PHONY: test-lab
 test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
@@ -43,6 +48,10 @@ lab-down: ## take the two nodes of this checkout down
 format: venv ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+.PHONY: docs
+docs: venv ## write the pages that are made from the code
+	$(BIN)/python -m docs.decisions
 
 .PHONY: venv
 venv: $(VENV)/stamp ## the virtual environment alone

@@ -16,7 +16,7 @@ from hv.bounded import bounded
 from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from hv.job import Job
-from lvmigrate.domain import Domain, DomainState, Host, JobKind
+from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
 from lvmigrate.plan import Options, Switch
@@ -107,7 +107,10 @@ class LibvirtHypervisor:
 
     @bounded("Looking for the guest")
     def domain(self, node: str, name: str) -> Domain | None:
-        """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none."""
+        """The guest as ``node`` knows it now, by name or UUID; ``None``: the node answered and knows none.
+
+        Of a copy that is coming in, libvirt does not tell the ``virt_type``, and of its disks the names and paths only.
+        """
         try:
             domain = self._lookup(node, name)
             # The job first: one that ends in between is then seen as still there, or its outcome in the state.
@@ -119,11 +122,16 @@ class LibvirtHypervisor:
 
     @bounded("Listing the guests")
     def domains(self, node: str) -> tuple[Domain, ...]:
-        """Every guest that ``node`` knows now, running or not, without its job. One that ends meanwhile is left out."""
+        """Every guest that ``node`` knows now, running or not. One that ends meanwhile is left out.
+
+        A job is told of those that are paused only.
+        """
         found = []
         for domain in self._connections.to(node).listAllDomains():
             try:
-                found.append(self._observed(node, domain, JobKind.NONE))
+                # Only one that is paused can be coming in, and has no XML then.
+                paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+                found.append(self._observed(node, domain, _job(domain) if paused else JobKind.NONE))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
@@ -292,8 +300,8 @@ class LibvirtHypervisor:
         return connection.lookupByName(name)
 
     def _observed(self, node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
-        text = domain.XMLDesc()
         persistent = bool(domain.isPersistent())
+        virt_type, vcpus, disks = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
         state, reason = domain.state()
         return Domain(
             node=node,
@@ -304,11 +312,37 @@ class LibvirtHypervisor:
             job=job,
             persistent=persistent,
             autostart=persistent and bool(domain.autostart()),
-            virt_type=xml.virt_type(text),
+            virt_type=virt_type,
             memory_kib=domain.maxMemory(),
-            vcpus=xml.vcpus(text),
-            disks=xml.disks(text),
+            vcpus=vcpus,
+            disks=disks,
         )
+
+
+def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
+    text = domain.XMLDesc()
+    return xml.virt_type(text), xml.vcpus(text), xml.disks(text)
+
+
+def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
+    """As `_described`, for a copy that comes in: libvirt's XML would be had only after the copy's end, or never (30 s).
+
+    The statistics need no job of libvirt's own; they do not tell the type, nor whether a disk may be written.
+    """
+    wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_VCPU
+    found = domain.connect().domainListGetStats([domain], wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+    values = found[0][1] if found else {}
+    disks = tuple(
+        DomainDisk(
+            target=values.get(f"block.{number}.name", ""),
+            source=values.get(f"block.{number}.path"),
+            kind="",
+            device="disk",
+            read_only=False,
+        )
+        for number in range(values.get("block.count", 0))
+    )
+    return "", values.get("vcpu.maximum", 1), disks
 
 
 def _reason(state: int, reason: int) -> str:

@@ -47,6 +47,15 @@ _log = structlog.get_logger()
 _WAIT_S: Final = 60.0
 #: Between two looks at a token that somebody holds, or at a job that is followed, in seconds.
 _LOOK_S: Final = 1.0
+#: How often two nodes that DRBD has parted are connected again before a person has to decide.
+_RECONNECTS: Final = 2
+#: Before the next look, in seconds: nodes need some for finding each other, or for finding that they must not.
+_AFTER_S: Final = {
+    Closing.DEMOTE_AWAY: 0.2,
+    Closing.DEMOTE_HOME: 0.2,
+    Closing.FORBID: 0.2,
+    Closing.RECONNECT: 5.0,
+}
 #: A token that runs out is waited for a little longer than it says.
 _SLACK_S: Final = 1.0
 
@@ -312,6 +321,7 @@ class _Cleanup:
 
     def _close_one(self, name: str, home: str, away: str) -> None:
         deadline = self.context.clock.now() + _WAIT_S
+        reconnects_left = _RECONNECTS
         while True:
             disk = scene.disk(self.context.storage, name, home, away)
             row = closing_of(disk)
@@ -323,20 +333,35 @@ class _Cleanup:
                     node = home if row.closing is Closing.DEMOTE_HOME else away
                     self.context.storage.demote(node, name, self.lease.token)
                     self.notes.add(f"{name}: made {node} Secondary")
+                case Closing.RECONNECT if reconnects_left:
+                    reconnects_left -= 1
+                    self._reconnect(name)
                 case Closing.FORBID:
                     self._dual_primary(name).close(away)
                     self.notes.add(f"{name}: restored the options of its connection")
-                case _ if late:
+                case _ if late or row.closing is Closing.RECONNECT:
                     raise self._still_open(name, row.when, row.why)
                 case _:
                     pass
-            self.context.clock.sleep(0.2 if row.closing not in (Closing.WAIT, Closing.HOLD) else _LOOK_S)
+            self.context.clock.sleep(_AFTER_S.get(row.closing, _LOOK_S))
+
+    def _reconnect(self, name: str) -> None:
+        nodes = self.seen.nodes
+        together(
+            [
+                partial(self.context.storage.reconnect, node, name, self.seen.other(node), before, self.lease.token)
+                for node, before in zip(nodes, self.seen.options[name], strict=True)
+            ]
+        )
+        self.notes.add(f"{name}: connected {nodes[0]} and {nodes[1]} again")
 
     def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
         return LeftBehind(
             f"{name} could not be closed: {when} ({why}).",
             leftovers=[f"{name}: {when}"],
-            hint=f"Look with `drbdsetup status {name} --verbose` on both nodes; then run the cleanup again.",
+            hint=f"Look with `drbdsetup status {name} --verbose` on both nodes; then run the cleanup again. Copies that"
+            " have both changed (StandAlone): `drbdadm disconnect` on both, `drbdadm connect --discard-my-data` on the"
+            " one whose changes are to be given up (never where the guest runs), `drbdadm connect` on the other.",
         )
 
     def _dual_primary(self, name: str) -> DualPrimary:

@@ -200,6 +200,7 @@ class Closing(enum.Enum):
     CLOSED = "nothing is left to do"
     DEMOTE_AWAY = "make the node Secondary on which the guest does not run"
     DEMOTE_HOME = "make the node Secondary where nothing uses the device any more"
+    RECONNECT = "restore the connection's options and connect again: DRBD refuses if both copies have changed"
     FORBID = "restore the connection's options: forbid two primaries"
     WAIT = "wait for the connection, or for the copies to be in step"
     HOLD = "undo nothing, force nothing; a person must decide"
@@ -258,10 +259,10 @@ DISKS: Final[tuple[DiskRow, ...]] = (
         why="an explicit Primary would stay after the guest's shutdown",
     ),
     DiskRow(
-        when="StandAlone",
+        when="StandAlone, away is Secondary",
         holds=lambda d: d.link is Link.PARTED,
-        closing=Closing.HOLD,
-        why="the copies have parted: which one to give up is a person's decision",
+        closing=Closing.RECONNECT,
+        why="only one end is written to; if that does not last, which copy to give up is a person's decision",
     ),
     DiskRow(
         when="two primaries are allowed, not connected",

@@ -43,6 +43,8 @@ class Lease:
         self._nodes = tuple(nodes)
         self._token = token
         self._clock = clock
+        #: Where the token may be.
+        self._tried: set[str] = set()
         self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
         self._renewing: AbstractContextManager[None] | None = None
@@ -56,6 +58,7 @@ class Lease:
     def take(self, node: str) -> Held | None:
         """Take the token on ``node``; the one that was there first if it is not ours then."""
         asked = self._clock.now()
+        self._tried.add(node)
         held = self._storage.take_token(node, self._token)
         if held is None:
             self._acknowledged[node] = asked
@@ -83,10 +86,11 @@ class Lease:
         """
         with self._lock:
             before, self._token = self._token, replace(self._token, id=new_id)
+        nodes = sorted(self._tried)
         outcomes = outcomes_of(
-            [partial(self._storage.take_token, node, self._token, replaces=before.id) for node in self._nodes]
+            [partial(self._storage.take_token, node, self._token, replaces=before.id) for node in nodes]
         )
-        for node, outcome in zip(self._nodes, outcomes, strict=True):
+        for node, outcome in zip(nodes, outcomes, strict=True):
             if isinstance(outcome, LvmigrateError):
                 _log.warning("not_fenced", node=node, error=str(outcome))
             elif outcome is not None:

@@ -177,6 +177,13 @@ class Storage(Protocol):
     def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`."""
 
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone; else nothing.
+
+        It takes both ends.  Nothing is discarded: DRBD refuses copies that have both changed, or to bring a Primary up
+        to date, and is StandAlone again then.  Raises also `TokenLost`.
+        """
+
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
 

@@ -306,11 +306,14 @@ def _options(
         for order in guard.guarded if guard is not None else ():
             if order.resource == name:
                 return order.options, order.options
-    found = together(
+    found = outcomes_of(
         [partial(storage.options, node, name, peer) for node, peer in zip(nodes, reversed(nodes), strict=True)]
     )
+    # DRBD 8.4 has no options of a connection that is StandAlone.
     source, target = (
-        ConnectionOptions(allow_two_primaries=False, protocol=now.protocol, auto_promote=now.auto_promote)
+        ConnectionOptions(allow_two_primaries=False, protocol=None)
+        if isinstance(now, LvmigrateError)
+        else ConnectionOptions(allow_two_primaries=False, protocol=now.protocol, auto_promote=now.auto_promote)
         for now in found
     )
     return source, target

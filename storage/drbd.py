@@ -107,6 +107,19 @@ class DrbdStorage(Marks):
         what = f"Reading the options of {name}"
         return _options(*self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name))))
 
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
+
+        Its lowest bit tells a role and is left out.  DRBD 9 begins a new one at the first write without the peer, 8.4
+        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).
+        """
+        if not names:
+            return {}
+        what = f"Reading the generations of {_enough(names)}"
+        answer = self._remote.ask(node, what, "generations", *map(_name, names))
+        lines = (line.split() for line in answer.out.splitlines())
+        return {f"{name}/{volume}": generation for name, volume, generation in lines}
+
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
         if not names:
@@ -146,6 +159,21 @@ class DrbdStorage(Marks):
         Refuses to turn two primaries off unless the connection is Connected.
         """
         self._set_options(node, name, peer, token, allow=options.allow_two_primaries, protocol=options.protocol)
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing.
+
+        DRBD 8.4 forgets the options of a connection that is StandAlone: there the configuration's are taken.
+        """
+        what = f"Connecting {name} to {peer} again"
+        here = self.observe(node, (name,)).get(name)
+        connection = None if here is None else here.towards(peer)
+        number = "0" if connection is None else f"{connection.peer_node_id}"
+        words = (
+            f"--protocol={options.protocol or 'C'}",
+            f"--allow-two-primaries={'yes' if options.allow_two_primaries else 'no'}",
+        )
+        self._remote.act(node, what, token, "reconnect", _name(name), number, *words)
 
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.

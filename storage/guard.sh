@@ -60,27 +60,6 @@ baseline() {
     done
 }
 
-# generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
-# node is Primary, and is no part of it.
-generation_now() {
-    case $version in
-        8.*) generation=$(drbdsetup get-gi "${3#*:}") || generation=- ;;
-        *) generation=$(drbdsetup get-gi "$1" "$2" "${3%%:*}") || generation=- ;;
-    esac
-    generation=${generation%%:*}
-    case $generation in
-        *[!0-9A-Fa-f]* | '') generation=- ;;
-        *1) generation=${generation%?}0 ;;
-        *3) generation=${generation%?}2 ;;
-        *5) generation=${generation%?}4 ;;
-        *7) generation=${generation%?}6 ;;
-        *9) generation=${generation%?}8 ;;
-        *[Bb]) generation=${generation%?}A ;;
-        *[Dd]) generation=${generation%?}C ;;
-        *[Ff]) generation=${generation%?}E ;;
-    esac
-}
-
 # guard UUID: the service.
 guard() {
     # Nothing may keep it waiting for ever.
@@ -156,7 +135,8 @@ look_and_act() {
             return "$goes_on"
             ;;
         DISARM)
-            rm -f "$token" "$orders" "$tokens/$uuid.seen" "$tokens/$uuid.sh" "$lock"
+            # The token that ran out stays: it says what the move set out to do, and a cleanup reads it.
+            rm -f "$orders" "$tokens/$uuid.seen" "$tokens/$uuid.sh" "$lock"
             return "$is_over"
             ;;
     esac
@@ -247,7 +227,7 @@ see_copy() {
     set -- $job
     [ "$*" = "Job type: None" ] || return 0
     case $state in
-        'paused (user)' | 'paused (migration)') copy=waits ;;
+        'paused (user)') copy=waits ;;
         'shut off'* | 'no state'* | '') copy=unknown ;;
         *) copy=lives ;;
     esac

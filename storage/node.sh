@@ -352,6 +352,55 @@ net_options_connected() {
     drbdsetup net-options "$@"
 }
 
+# reconnect RESOURCE PEER_NODE_ID WORD...: connect again what is StandAlone, with the options WORD... where the module keeps
+# them (9).  8.4 forgets a connection that is StandAlone, so there the configuration's are taken.  Nothing is discarded:
+# the kernel refuses copies that have both changed.
+reconnect() {
+    look "$1"
+    name=$1 peer=$2
+    shift 2
+    case $version in
+        8.*) case $dump in *' connection:StandAlone'* ) ;; *' connection:'*) return 0 ;; esac
+            drbdadm connect "$name" ;;
+        *) case $(say "$dump" | grep " peer-node-id:$peer ") in *' connection:StandAlone'*) ;; *) return 0 ;; esac
+            drbdsetup net-options "$name" "$peer" "$@" && drbdsetup connect "$name" "$peer" ;;
+    esac
+}
+
+# generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
+# node is Primary, and is no part of it.
+generation_now() {
+    case $version in
+        8.*) generation=$(drbdsetup get-gi "${3#*:}") || generation=- ;;
+        *) generation=$(drbdsetup get-gi "$1" "$2" "${3%%:*}") || generation=- ;;
+    esac
+    generation=${generation%%:*}
+    case $generation in
+        *[!0-9A-Fa-f]* | '') generation=- ;;
+        *1) generation=${generation%?}0 ;;
+        *3) generation=${generation%?}2 ;;
+        *5) generation=${generation%?}4 ;;
+        *7) generation=${generation%?}6 ;;
+        *9) generation=${generation%?}8 ;;
+        *[Bb]) generation=${generation%?}A ;;
+        *[Dd]) generation=${generation%?}C ;;
+        *[Ff]) generation=${generation%?}E ;;
+    esac
+}
+
+# generations RESOURCE...: lines RESOURCE VOLUME UUID.  The peer is any: the current generation is this node's own.
+generations() {
+    for name in "$@"; do
+        look "$name"
+        peer=${dump##*peer-node-id:}
+        peer=${peer%%[!0-9]*}
+        for device in $devices; do
+            generation_now "$name" "${peer:-0}" "$device"
+            say "$name ${device%%:*} $generation"
+        done
+    done
+}
+
 # ---- who has a device open: lines RESOURCE VOLUME WHAT, some of them twice
 
 openers() {

@@ -62,6 +62,11 @@ class SharedStorage(Marks):
         self._remote.node(node)
         return {}
 
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:  # noqa: ARG002
+        """There are no resources."""
+        self._remote.node(node)
+        return {}
+
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:  # noqa: ARG002
         """There are no resources."""
         self._remote.node(node)
@@ -95,6 +100,10 @@ class SharedStorage(Marks):
     def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:  # noqa: ARG002
         """There are no connections: `CommandFailed`."""
         self._refuse(node, f"Restoring the options of {name}")
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:  # noqa: ARG002
+        """There are no connections: `CommandFailed`."""
+        self._refuse(node, f"Connecting {name} again")
 
     def promote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
         """There are no resources: `CommandFailed`."""

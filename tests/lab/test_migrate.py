@@ -36,6 +36,7 @@ def test_there_and_back_five_times(
             assert [step["name"] for step in report["steps"]] == [
                 "lock",
                 "sync",
+                "guard",
                 "open",
                 "memory",
                 "switch",
@@ -82,7 +83,7 @@ def test_stopping_the_command_during_the_copy_aborts_it(
     command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert command.stderr is not None
     said = ""
-    while "/7 memory" not in said:
+    while "/8 memory" not in said:
         line = command.stderr.readline()
         assert line, said
         said += line

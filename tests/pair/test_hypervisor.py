@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Bench:
     def sees(self, host: Host, look: Look) -> None:
         wait_until(lambda: self.look(host) == look, lambda: f"{host.name} says {look}; it says {self.look(host)}")
 
-    def stays(self, looks: dict[str, Look], seconds: float = REST_S) -> None:
+    def stays(self, looks: Mapping[str, Look], seconds: float = REST_S) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert {host.name: self.look(host) for host in self.pair.hosts} == looks
@@ -214,6 +214,24 @@ def test_every_phase_on_both_nodes(bench: Bench, options: Options) -> None:
     assert seen["node2"][-1] == TARGET_PHASES[options.switch][-1]
 
 
+def test_a_copy_that_is_coming_in_is_described_at_once(bench: Bench) -> None:
+    """libvirt gives no XML of it, and keeps whoever asks waiting for 30 s."""
+    copy = bench.start(STRICT)
+    begin = time.monotonic()
+    incoming = bench.hv.domain("node2", bench.guest.uuid)
+    listed = bench.hv.domains("node2")
+    assert time.monotonic() - begin < 15
+    assert copy.wait(0) is None
+    source = bench.source()
+    assert incoming is not None
+    assert listed == (incoming,)
+    assert (incoming.state, incoming.job, incoming.persistent) == (DomainState.PAUSED, JobKind.INCOMING, False)
+    assert (incoming.name, incoming.memory_kib, incoming.vcpus) == (source.name, source.memory_kib, source.vcpus)
+    assert [(d.target, d.source) for d in incoming.disks] == [(d.target, d.source) for d in source.disks]
+    copy.abort()
+    assert not ended(copy).ok
+
+
 @pytest.mark.parametrize("options", [STRICT, FAST], ids=["strict", "fast"])
 def test_events_of_both_nodes_in_their_order(bench: Bench, options: Options) -> None:
     heard: list[tuple[str, str]] = []
@@ -329,7 +347,7 @@ def killed_client(bench: Bench) -> Iterator[None]:
     ) as client:
         assert client.stdout is not None
         try:
-            assert client.stdout.readline() == "under way\n"
+            assert "under way\n" in client.stdout  # behind whatever it logs
         finally:
             client.kill()
     yield

@@ -27,10 +27,10 @@ from lvmigrate.replication import (
     ReplicationState,
     Resource,
     Role,
-    Token,
     Volume,
 )
 from lvmigrate.tasklet import Context
+from lvmigrate.token import Guarded, GuardSeen, Held, Token, Traces
 
 NODES = ("node1", "node2")
 UUID = "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009"
@@ -56,6 +56,15 @@ class World:
     protocol: str | None = None
     auto_promote: bool = False
     tokens: dict[str, Token] = field(default_factory=dict)
+    #: node -> what its guard was told.
+    guards: dict[str, tuple[Guarded, ...]] = field(default_factory=dict)
+    #: How long the tokens last that are there; below 0: they ran out.
+    left_s: float = 30.0
+    #: Why no guard can be armed.
+    guard_trouble: str | None = None
+    keepalive_s: float = 30.0
+    #: Grows with each write that a peer does not get.
+    generation: int = 1
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
     replicated: bool = True
@@ -97,10 +106,17 @@ class World:
     def arrive(self, state: DomainState = DomainState.PAUSED) -> CopyEnd:
         """The guest has gone over, as libvirt does it with PAUSED and PERSIST_DEST."""
         here, there = self.where(), other(self.where())
-        self.domains[there] = dataclasses.replace(self.domains[here], node=there, state=state, autostart=False)
+        self.domains[there] = dataclasses.replace(
+            self.domains[here], node=there, state=state, autostart=False, reason="user", job=JobKind.NONE
+        )
         self.set(here, state=DomainState.OFF)
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
+
+    def lost_a_write(self) -> None:
+        """The source wrote while the link was cut; it is back."""
+        self.broke.append("node1: Connecting for a moment")
+        self.generation += 1
 
     def where(self) -> str:
         return next(node for node, domain in self.domains.items() if domain.state.active)
@@ -119,6 +135,8 @@ class World:
             yield "two primaries allowed"
         if self.tokens:
             yield f"tokens on {list(self.tokens)}"
+        if self.guards:
+            yield f"guards on {list(self.guards)}"
         if any(domain.state is DomainState.PAUSED for domain in self.domains.values()):
             yield "paused"
         if len(self.domains) != 1:
@@ -128,11 +146,15 @@ class World:
         def sleep(seconds: float) -> None:
             self.time += seconds
 
+        @contextmanager
+        def every(_seconds: float, _call: Callable[[], None], _name: str) -> Iterator[None]:
+            yield
+
         return Context(
             nodes={name: node_of(name) for name in NODES},
             hypervisor=FakeHypervisor(self),
             storage=FakeStorage(self),
-            clock=Clock(now=lambda: self.time, sleep=sleep),
+            clock=Clock(now=lambda: self.time, sleep=sleep, every=every),
             **changes,
         )
 
@@ -229,6 +251,10 @@ class FakeHypervisor:
         with self.world.call("copy_memory", domain.node):
             return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
 
+    def adopt(self, node: str, uuid: str) -> FakeCopy:
+        with self.world.call("adopt", node):
+            return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
+
     def abort_job(self, node: str, uuid: str) -> None:
         with self.world.call("abort_job", node):
             if self.world.domains[node].job is JobKind.OUTGOING and not self.world.stubborn:
@@ -237,11 +263,11 @@ class FakeHypervisor:
     def resume(self, node: str, uuid: str) -> None:
         with self.world.call("resume", node):
             assert self.world.domains[node].state is DomainState.PAUSED, "only what waits can be resumed"
-            self.world.set(node, state=DomainState.RUNNING)
+            self.world.set(node, state=DomainState.RUNNING, reason="unpaused")
 
     def suspend(self, node: str, uuid: str) -> None:
         with self.world.call("suspend", node):
-            self.world.set(node, state=DomainState.PAUSED)
+            self.world.set(node, state=DomainState.PAUSED, reason="user")
 
     def discard(self, node: str, uuid: str) -> None:
         with self.world.call("discard", node):
@@ -327,9 +353,24 @@ class FakeStorage:
             place = Place(resource=self.world.resource, volume=0)
             return {path: place for path in paths if path == PATH and self.world.replicated}
 
-    def observe(self, node: str, names: Collection[str]) -> Mapping[str, Resource]:
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+        return frozenset()
+
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        with self.world.call("generations", node):
+            return {f"{name}/0": str(self.world.generation) for name in names}
+
+    def two_primaries(self, node: str) -> frozenset[str]:
+        with self.world.call("two_primaries", node):
+            return frozenset({self.world.resource} if self.world.two_primaries else ())
+
+    def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         with self.world.call("observe", node):
-            return {name: self.seen(node) for name in names if name == self.world.resource}
+            return {
+                name: self.seen(node)
+                for name in ((self.world.resource,) if names is None else names)
+                if name == self.world.resource
+            }
 
     @contextmanager
     def watch(
@@ -348,7 +389,8 @@ class FakeStorage:
             )
 
     def _need(self, node: str, token: Token) -> None:
-        if self.world.tokens.get(node) != token:
+        ours = self.world.tokens.get(node)
+        if ours is None or ours.id != token.id:
             raise TokenLost(f"The token on {node} is not ours.", hint="none")
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
@@ -362,6 +404,11 @@ class FakeStorage:
             assert list(self.world.roles.values()).count(Role.PRIMARY) < 2, "the kernel refuses (164)"
             assert self.world.connected, "turning it off during a cut ends in StandAlone"
             self.world.two_primaries, self.world.protocol = options.allow_two_primaries, options.protocol
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        with self.world.call("reconnect", node):
+            self._need(node, token)
+            self.world.connected = True
 
     def promote(self, node: str, name: str, token: Token) -> None:
         with self.world.call("promote", node):
@@ -383,26 +430,74 @@ class FakeStorage:
             mount = Opener(resource=self.world.resource, volume=0, what="mounted on /srv", process=False)
             return (held,) * self.world.openers[node] + (mount,) * (self.world.mounted_on == node)
 
-    def take_token(self, node: str, token: Token) -> str | None:
+    def _held(self, node: str) -> Held:
+        token = self.world.tokens[node]
+        return Held(
+            node=node,
+            uuid=token.uuid,
+            instance=token.instance,
+            id=token.id,
+            holder=token.holder,
+            left_s=self.world.left_s,
+            errand=token.errand,
+        )
+
+    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
         with self.world.call("take_token", node):
-            if node in self.world.tokens and self.world.tokens[node] != token:
-                return self.world.tokens[node].holder
+            there = self.world.tokens.get(node)
+            if there is not None and there.id not in (token.id, replaces) and self.world.left_s > 0:
+                return self._held(node)
             self.world.tokens[node] = token
             return None
 
     def renew_token(self, node: str, token: Token) -> None:
         with self.world.call("renew_token", node):
             self._need(node, token)
+            if token.guarded and node not in self.world.guards:
+                raise CommandFailed(node, "Renewing", status=98, hint="none", code=Code.GUARD_LOST)
 
     def drop_token(self, node: str, token: Token) -> None:
         with self.world.call("drop_token", node):
-            if self.world.tokens.get(node) == token:
+            if node in self.world.tokens and self.world.tokens[node].id == token.id:
                 del self.world.tokens[node]
 
-    def holder(self, node: str, uuid: str) -> str | None:
-        with self.world.call("holder", node):
-            token = self.world.tokens.get(node)
-            return None if token is None else token.holder
+    def guard_trouble(self, node: str) -> str | None:
+        with self.world.call("guard_trouble", node):
+            return self.world.guard_trouble
+
+    def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
+        with self.world.call("arm_guard", node):
+            self._need(node, token)
+            self.world.guards[node] = tuple(guarded)
+
+    def disarm_guard(self, node: str, token: Token) -> None:
+        with self.world.call("disarm_guard", node):
+            self._need(node, token)
+            self.world.guards.pop(node, None)
+
+    def traces(self, node: str) -> Traces:
+        with self.world.call("traces", node):
+            return Traces(
+                node=node,
+                tokens=(self._held(node),) if node in self.world.tokens else (),
+                guards=tuple(
+                    GuardSeen(
+                        node=at,
+                        uuid=UUID,
+                        instance="web1",
+                        alive=True,
+                        guarded=guarded,
+                        resume=False,
+                        says="",
+                    )
+                    for at, guarded in self.world.guards.items()
+                    if at == node
+                ),
+            )
+
+    def keepalive_s(self, node: str) -> float:
+        with self.world.call("keepalive_s", node):
+            return self.world.keepalive_s
 
     def close(self) -> None:
         pass

@@ -47,7 +47,7 @@ def test_migrate_speaks_in_lines_where_there_is_no_terminal(world: World, capsys
     assert "web1 runs on node2 (from node1, live)" in out
     for word in ("total", "downtime", "dual-primary", "memory"):
         assert f"\n  {word} " in out
-    assert [line.split()[2] for line in err.splitlines()[1:]] == [f"{n}/7" for n in range(1, 8)]
+    assert [line.split()[2] for line in err.splitlines()[1:]] == [f"{n}/8" for n in range(1, 9)]
 
 
 def test_migrate_as_json(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,10 @@ def test_the_disks_invariants_hold_for_every_combination() -> None:
             case Closing.WAIT:
                 assert disk.link in (Link.CUT, Link.BEHIND)
             case Closing.HOLD:
-                assert disk.link is Link.PARTED or disk.away_held
+                assert disk.away_held
+            case Closing.RECONNECT:
+                assert disk.link is Link.PARTED
+                assert not disk.away_primary
 
 
 def test_every_row_of_the_disks_can_be_reached() -> None:

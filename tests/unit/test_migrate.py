@@ -20,14 +20,21 @@ from lvmigrate.errors import (
     Refused,
 )
 from lvmigrate.migrate import MigrateInstance
+from lvmigrate.move import STEPS
 from lvmigrate.plan import Options
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import CopyEnd
-from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, Role, Token
+from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, Role
 from lvmigrate.report import Report
-from tests.unit.fakes import NODES, FakeCopy, World, guest, refusing, unreachable
+from lvmigrate.token import Errand, Token
+from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, refusing, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words (libvirt error 9)")
+
+
+def somebodys(holder: str) -> Token:
+    errand = Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False)
+    return Token(uuid=UUID, instance="web1", id="theirs", holder=holder, lease_s=30, errand=errand)
 
 
 def migrate(world: World, *, cancel: threading.Event | None = None, options: Options | None = None) -> Report:
@@ -45,17 +52,20 @@ def test_a_move() -> None:
     assert list(world.violations()) == []
     assert world.domains["node2"].autostart
     assert world.protocol is None
-    assert [step.name for step in report.steps] == ["lock", "sync", "open", "memory", "switch", "close", "verify"]
+    assert [step.name for step in report.steps] == [step.name for step in STEPS]
 
 
 def test_the_order_of_what_is_changed_is_the_design() -> None:
     world = World()
     migrate(world)
-    changes = [call for call in world.calls if call[0] not in {"domain", "observe", "options", "renew_token", "holder"}]
+    changes = [
+        call for call in world.calls if call[0] not in {"domain", "observe", "options", "renew_token", "generations"}
+    ]
     acts = [name for name, _ in changes[changes.index(("take_token", "node1")) :]]
     order = [
         "take_token",
         "watch",
+        "arm_guard",
         "allow_two_primaries",
         "promote",
         "copy_memory",
@@ -64,6 +74,7 @@ def test_the_order_of_what_is_changed_is_the_design() -> None:
         "demote",
         "restore_options",
         "undefine",
+        "disarm_guard",
         "drop_token",
     ]
     assert list(dict.fromkeys(acts)) == order
@@ -312,7 +323,7 @@ def test_a_guest_that_was_moved_by_somebody_else_meanwhile_is_not_lost() -> None
         lambda world: setattr(world, "connected", False),
         lambda world: setattr(world, "replication", ReplicationState.SYNC_SOURCE),
         lambda world: world.disks.update(node2=DiskState.OUTDATED),
-        lambda world: world.broke.append("node1: StandAlone for a moment"),
+        lambda world: world.lost_a_write(),
         lambda world: world.faults.update({("observe", "node1"): unreachable("node1")}),
     ],
     ids=["cut", "resync", "outdated", "once broken", "source silent"],
@@ -329,6 +340,17 @@ def test_a_guest_that_arrived_on_a_doubtful_disk_is_held_paused(breaks: Callable
     assert caught.value.known
     assert world.domains["node2"].state is DomainState.PAUSED
     assert world.running() == []
+
+
+def test_a_break_without_a_write_that_the_kernel_proves_harmless_holds_nobody() -> None:
+    def arrive(world: World) -> CopyEnd:
+        world.broke.append("node1: Connecting for a moment")
+        return world.arrive()
+
+    world = World(ending=arrive)
+    migrate(world)
+    assert world.running() == ["node2"]
+    assert list(world.violations()) == []
 
 
 def test_resuming_is_tried_again() -> None:
@@ -542,7 +564,7 @@ def test_a_defect_of_ours_after_the_arrival_undoes_nothing() -> None:
     world = World(ending=arrive)
     with pytest.raises(OutcomeUnknown, match="may have arrived on node2") as caught:
         migrate(world)
-    assert caught.value.known[:2] == ("node1: gone", "node2: waits paused")
+    assert caught.value.known[:2] == ("web1 on node1: gone", "web1 on node2: waits paused")
     assert world.two_primaries
     assert world.domains["node2"].state is DomainState.PAUSED
 
@@ -552,7 +574,7 @@ def test_a_copy_on_the_target_that_cannot_be_ended_undoes_nothing() -> None:
     world.faults["discard", "node2"] = refusing("node2")
     with pytest.raises(OutcomeUnknown) as caught:
         migrate(world)
-    assert caught.value.known[:2] == ("node1: runs", "node2: waits paused")
+    assert caught.value.known[:2] == ("web1 on node1: runs", "web1 on node2: waits paused")
     assert world.two_primaries
 
 
@@ -569,7 +591,7 @@ def test_a_listener_that_fails_does_not_stop_the_move() -> None:
 
 def test_a_move_that_was_taken_over_between_check_and_lock_is_refused() -> None:
     world = World()
-    theirs = Token(uuid="u", instance="web1", id="theirs", holder="root@elsewhere pid 1", lease_s=30)
+    theirs = somebodys("root@elsewhere pid 1")
     tasklet = MigrateInstance(world.context(), "web1")
     tasklet.check_prereq()
     world.tokens["node2"] = theirs
@@ -647,7 +669,7 @@ NAMESAKE = guest("node2", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0012", state=Dom
         (broken(faults={("locate", "node2"): unreachable("node2")}), Code.NODE_UNREACHABLE),
         (broken(faults={("observe", "node1"): refusing("node1")}), Code.STORAGE_FAILED),
         (
-            broken(tokens={"node1": Token(uuid="u", instance="web1", id="i", holder="somebody", lease_s=1)}),
+            broken(tokens={"node1": somebodys("somebody")}),
             Code.LOCKED,
         ),
     ],
