@@ -56,8 +56,9 @@ class Controller:
     # ---- its time
 
     def now(self) -> float:
-        """Its monotonic clock."""
-        self.wake()
+        """Its monotonic clock. Reading it never takes time, even of one that is about to be stopped."""
+        if self.dead:
+            raise ControllerKilled(self.name)
         return self.world.now
 
     def sleep(self, seconds: float) -> None:
@@ -259,7 +260,7 @@ class Controller:
 
     def hear(self, node: str, of: str, event: str) -> None:
         """A life-cycle event of a guest, if the way is open."""
-        if self.stopped:
+        if self.stopped or self._stop_s:
             self._unheard.append((node, of, event))
         elif not self.dead and self.reaches(node, libvirt=True):
             for uuid, call in list(self._listeners):

@@ -77,6 +77,8 @@ class End:
     alone: bool = False
     #: It was Primary when its node died.
     crashed: bool = False
+    #: A person has given up its changes (``--discard-my-data``).
+    discards: bool = False
     #: This end's view, until something changes.
     seen: Resource | None = None
 
@@ -335,7 +337,8 @@ class Replicated:
         record = Record(writer, before)
         end.heads[volume] = record
         if self.connected:
-            peer.heads[volume] = record
+            if peer.disks[volume] is DiskState.UP_TO_DATE:
+                peer.heads[volume] = record
         elif not end.alone:
             self._begin_alone(end)
             self._tell()
@@ -380,14 +383,17 @@ class Replicated:
         self._tell()
         self.link_changed()
 
-    def reconnect(self) -> None:
-        """What a person does about StandAlone: ``drbdadm connect`` on both, with both ends' options made equal."""
-        first, second = (self.ends[node] for node in self.nodes)
-        for end in (first, second):
-            if end.state is ConnectionState.STANDALONE:
-                end.state = ConnectionState.CONNECTING
-        self._tell()
-        self.link_changed()
+    def reconnect(self, node: str, *, discard: bool = False) -> None:
+        """``drbdadm connect``: nothing unless it is StandAlone there; it takes both ends.
+
+        ``discard``: with ``--discard-my-data``: this end's changes are given up.
+        """
+        end = self.ends[node]
+        if end.state is ConnectionState.STANDALONE:
+            end.state = ConnectionState.CONNECTING
+            end.discards = discard
+            self._tell()
+            self.link_changed()
 
     def _notice(self) -> None:
         if self._linked():
@@ -415,15 +421,15 @@ class Replicated:
         if first.role is second.role is Role.PRIMARY and not first.two_primaries:
             self._stand_alone("both are Primary and two primaries are off")
             return
-        if first.alone and second.alone:
-            self._stand_alone("both were written to: split-brain")
-            self._parted(self, "both were written to during a cut")
+        discarding = [end for end in ends if end.discards and end.role is Role.SECONDARY]
+        if first.alone and second.alone and not discarding:
+            self._stand_alone("split-brain: both have a generation of their own")
+            if not any(self._has_all(one, two) for one, two in ((first, second), (second, first))):
+                self._parted(self, "both were written to during a cut")
             return
         source = self._sync_source(first, second)
         if source is not None and (target := self.peer(source.node)).role is Role.PRIMARY:
             self._stand_alone(f"{target.node} is Primary and refuses to become SyncTarget")
-            if source.alone:
-                self._parted(self, f"{source.node} was written to alone while {target.node} was Primary")
             return
         for end in ends:
             end.state = ConnectionState.CONNECTED
@@ -435,14 +441,23 @@ class Replicated:
     def _sync_source(self, first: End, second: End) -> End | None:
         """Whose data is the newer, if the two are not surely the same."""
         for end, other in ((first, second), (second, first)):
-            if end.alone or (end.good and not other.good):
+            if (end.alone and other.discards) or (end.alone and not other.alone):
+                return end
+        for end, other in ((first, second), (second, first)):
+            if (end.good and not other.good):
                 return end
         if first.crashed is not second.crashed:
             return second if first.crashed else first  # by the activity log of the one that crashed
         return None
 
+    @staticmethod
+    def _has_all(end: End, other: End) -> bool:
+        return all(includes(head, other.heads[volume]) for volume, head in end.heads.items())
+
     def _sync_from(self, source: End) -> None:
         target = self.peer(source.node)
+        if not self._has_all(source, target) and not target.discards:
+            self._parted(self, f"the resynchronisation of {target.node} overwrites what is only there")
         target.disks = dict.fromkeys(target.disks, DiskState.INCONSISTENT)
         self.syncing = target.node
         self._syncs += 1
@@ -453,14 +468,12 @@ class Replicated:
                 return
             if not self._linked():
                 return  # the cut will be noticed, and this resynchronisation begun anew
-            for volume, head in source.heads.items():
-                if not includes(head, target.heads[volume]):
-                    self._parted(self, f"the resynchronisation of {target.node} overwrote what was only there")
             target.heads = dict(source.heads)
             target.disks = dict.fromkeys(target.disks, DiskState.UP_TO_DATE)
             target.generation = source.generation
             source.alone = target.alone = False
             source.crashed = target.crashed = False
+            source.discards = target.discards = False
             self.syncing = None
             self._tell()
 

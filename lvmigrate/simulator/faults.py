@@ -94,7 +94,9 @@ class Faults:
         self._world = world
         self._controllers = controllers
         self._plan: defaultdict[Where, list[What]] = defaultdict(list)
-        self._phases: Counter[Phase] = Counter()
+        self._counts: Counter[Phase] = Counter()
+        #: Every phase that was entered, in order.
+        self.moments: list[Moment] = []
         #: What was reached, in order.
         self.hit: list[tuple[Where, What]] = []
         #: Called with every migration that enters a phase.
@@ -121,8 +123,9 @@ class Faults:
 
     def phase(self, migration: Job) -> None:
         """A migration has entered a phase."""
-        self._phases[migration.phase] += 1
-        moment = Moment(migration.phase.value, self._phases[migration.phase])
+        self._counts[migration.phase] += 1
+        moment = Moment(migration.phase.value, self._counts[migration.phase])
+        self.moments.append(moment)
         for what in self._plan.pop(moment, ()):
             self.hit.append((moment, what))
             if isinstance(what, Happening):
@@ -131,9 +134,13 @@ class Faults:
             watcher(migration)
 
     def happen(self, what: Happening, controller: str = "", guest: Guest | None = None) -> None:
-        """Have it happen now: to ``guest`` (the first if not given), its home and the other node; to a controller."""
+        """Have it happen now: to ``guest`` (the first if not given), its home and the other node; to a controller.
+
+        If no controller is named, it is the youngest that lives.
+        """
         of = guest or next(iter(self._world.guests.values()))
-        actor = self._controllers[controller or next(iter(self._controllers))]
+        living = [name for name, each in self._controllers.items() if not each.dead] or list(self._controllers)
+        actor = self._controllers[controller or living[-1]]
         self._world.tell(what.value)
         with self._world.acting("a fault"):
             _ACTS[what](self._world, of, actor)

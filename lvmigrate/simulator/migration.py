@@ -268,10 +268,13 @@ class Migration:
 
     def _done(self, end: CopyEnd) -> None:
         self._stop_timer()
+        if self.phase is Phase.ENDED:
+            return
         self.phase = Phase.ENDED
         if self.end is None:
             self.end = end
         self.world.hosts[self.source].jobs.pop(self.guest.uuid, None)
+        self.world.phase_entered(self)
 
     def _fail(self, words: str, *, incoming_ends: bool = True) -> None:
         self._done(CopyEnd(ok=False, detail=words))

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Role
+from lvmigrate.replication import ConnectionOptions, ConnectionState, Opener, Place, Resource, Role
 from lvmigrate.simulator.controller import Controller
 from lvmigrate.simulator.drbd import KernelRefused, Replicated
 from lvmigrate.simulator.guard import Guard
@@ -156,6 +156,23 @@ class SimulatedStorage:
             self._kernel(node, what, lambda _: self._world.set_options(node, name, options), name)
 
         self._act("restore_options", node, act, what)
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone."""
+        what = f"Connecting {name} again"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            resource = self._resource(node, name)
+            end = resource.ends[node]
+            if peer not in resource.nodes or end.state is not ConnectionState.STANDALONE:
+                return
+            allowed, protocol = options.allow_two_primaries, options.protocol or "C"
+            self._kernel(node, what, lambda r: r.set_options(node, two_primaries=allowed, protocol=protocol), name)
+            resource.reconnect(node)
+            self._world.tell(f"{name} on {node} is connected again, by {self._world.actor}")
+
+        self._act("reconnect", node, act, what)
 
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
