@@ -444,7 +444,7 @@ class Replicated:
             if (end.alone and other.discards) or (end.alone and not other.alone):
                 return end
         for end, other in ((first, second), (second, first)):
-            if (end.good and not other.good):
+            if end.good and not other.good:
                 return end
         if first.crashed is not second.crashed:
             return second if first.crashed else first  # by the activity log of the one that crashed

@@ -66,6 +66,8 @@ class Copy:
     memory: dict[Disk, Record]
     #: libvirt is receiving it.
     incoming: bool = False
+    #: It stands, and another copy has run since: its memory is no longer the guest's.
+    older: bool = False
     holds: list[tuple[Replicated, Hold]] = field(default_factory=list)
 
     @property
@@ -80,3 +82,5 @@ class Definition:
 
     guest: Guest
     autostart: bool
+    #: Why it is off here, in the words of ``hv``.
+    off: str = "unknown"

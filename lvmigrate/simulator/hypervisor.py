@@ -172,7 +172,7 @@ class SimulatedHypervisor:
             name=guest.name,
             uuid=guest.uuid,
             state=DomainState.OFF if copy is None else copy.state,
-            reason="destroyed" if copy is None else copy.reason,
+            reason=copy.reason if copy is not None else "" if definition is None else definition.off,
             job=kind,
             persistent=definition is not None,
             autostart=definition is not None and definition.autostart,

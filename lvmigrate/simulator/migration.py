@@ -122,7 +122,7 @@ class Migration:
         self._enter(Phase.FINISHED, _REPLY_S, self._confirm)
 
     def _confirm(self) -> None:
-        self.world.end_copy(self._copy(self.source))
+        self.world.end_copy(self._copy(self.source), reason="migrated")
         self._done(CopyEnd(ok=True))
         self._emit(self.source, "stopped migrated")
 

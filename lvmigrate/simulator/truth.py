@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from lvmigrate.domain import DomainState
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Role
+from lvmigrate.replication import ConnectionOptions, ConnectionState, Role
 from lvmigrate.simulator.calls import Call, Kind
 from lvmigrate.simulator.drbd import Hold, IoFailed, KernelRefused, Replicated, Version
 from lvmigrate.simulator.guests import Copy, Definition, Disk, Guest
@@ -51,6 +51,8 @@ class Truth:
     def __init__(self, nodes: Sequence[str] = ("node1", "node2"), settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.timeline = Timeline()
+        #: How often running guests write; may be changed at any time, such as to wait long for little.
+        self.write_s = self.settings.write_s
         self.hosts = {name: Host(name=name) for name in nodes}
         self.resources: dict[str, Replicated] = {}
         #: By UUID.
@@ -263,9 +265,12 @@ class Truth:
         if others:
             words = f"{copy.guest.name} runs on {copy.node} and on {', '.join(others)}"
             self.breach(Breach.TWO_RUNNING, copy.guest.name, words)
+        for other in self.copies(copy.guest):
+            if other is not copy and not other.runs:
+                other.older = True
         for disk in copy.guest.disks:
             self._check_disk(copy, disk)
-        self.timeline.after(self.settings.write_s, lambda: self._write(copy))
+        self.timeline.after(self.write_s, lambda: self._write(copy))
 
     def _check_disk(self, copy: Copy, disk: Disk) -> bool:
         """Whether what the copy finds on its disk is what it has written; notes it when not."""
@@ -292,7 +297,7 @@ class Truth:
                 return
             if record is not None:
                 self._acknowledge(copy, disk, record)
-        self.timeline.after(self.settings.write_s, lambda: self._write(copy))
+        self.timeline.after(self.write_s, lambda: self._write(copy))
 
     def _acknowledge(self, copy: Copy, disk: Disk, record: Record) -> None:
         copy.memory[disk] = record
@@ -302,15 +307,19 @@ class Truth:
             self.breach(Breach.LOST_WRITE, copy.guest.name, words)
         copy.guest.latest[disk] = record
 
-    def end_copy(self, copy: Copy, *, cause: str = "") -> None:
-        """The process ends: ``cause`` is the fault or the person who did it, if it was one."""
+    def end_copy(self, copy: Copy, *, reason: str = "failed", cause: str = "") -> None:
+        """The process ends, for libvirt's ``reason``; ``cause`` is the fault or the person who did it, if it was one."""
         host = self.hosts[copy.node]
         if host.copies.get(copy.guest.uuid) is not copy:
             return
         del host.copies[copy.guest.uuid]
         self._close_disks(copy)
-        copy.state, copy.reason = DomainState.OFF, "destroyed"
-        if cause and not [other for other in self.copies(copy.guest) if not other.incoming]:
+        copy.state = DomainState.OFF
+        if (definition := host.definitions.get(copy.guest.uuid)) is not None:
+            definition.off = reason
+        job = self.job_of(copy.guest)
+        handed_over = job is not None and job.phase is Phase.FINISHED and copy.node == job.target
+        if cause and not copy.older and (handed_over or not self._others(copy)):
             copy.guest.ended_by = cause
         for migration in self.migrations:
             if migration.guest is copy.guest and migration.phase is not Phase.ENDED:
@@ -341,7 +350,7 @@ class Truth:
         guest = self._guest_of(resource)
         off = replicated.ends[node].two_primaries and not options.allow_two_primaries
         if off and guest is not None:
-            if not replicated.connected:
+            if replicated.ends[node].state is not ConnectionState.CONNECTED:
                 self.breach(Breach.LAW, guest.name, f"two primaries were forbidden on {node} during a cut")
             if self.job_of(guest) is not None:
                 self.breach(Breach.LAW, guest.name, f"two primaries were forbidden while {guest.name} was moving")
@@ -370,22 +379,25 @@ class Truth:
             self.tell(f"{copy.guest.name} is paused on {node}, by {self.actor}")
             self.emit(node, of, "suspended paused")
 
+    def _others(self, copy: Copy) -> list[Copy]:
+        """The other copies of its guest that are whole, and not older than one that ran."""
+        return [c for c in self.copies(copy.guest) if c is not copy and not c.incoming and not c.older]
+
     def discard(self, node: str, of: str) -> None:
         """End a copy that waits. Nothing if there is none."""
         copy = self.hosts[node].copies.get(of)
         if copy is None:
             return
-        others = [other for other in self.copies(copy.guest) if other is not copy and not other.incoming]
         newest = [
             other
-            for other in others
+            for other in self._others(copy)
             if all(includes(other.memory[d], copy.memory.get(d, other.memory[d])) for d in copy.guest.disks)
         ]
-        if not copy.incoming and not newest:
+        if not copy.incoming and not copy.older and not newest:
             words = f"{copy.guest.name} on {node}: no other copy has its memory"
             self.breach(Breach.LOST_GUEST, copy.guest.name, words)
         self.tell(f"{copy.guest.name}'s copy on {node} is ended, by {self.actor}")
-        self.end_copy(copy)
+        self.end_copy(copy, reason="destroyed")
         self.emit(node, of, "stopped destroyed")
 
     def undefine(self, node: str, of: str) -> None:
@@ -464,6 +476,8 @@ class Truth:
             return
         self.tell(f"libvirtd of {node} is back")
         host.daemon = True
+        for definition in host.definitions.values():
+            definition.off = "unknown"
         for copy in list(host.copies.values()):
             if copy.incoming:  # its source's connection has gone with the old daemon
                 self.end_copy(copy)
@@ -478,7 +492,7 @@ class Truth:
         if copy is None:
             return
         self.tell(f"{guest.name}'s QEMU on {node} is killed")
-        self.end_copy(copy, cause=f"its QEMU on {node} was killed")
+        self.end_copy(copy, reason="crashed", cause=f"its QEMU on {node} was killed")
         self.emit(node, guest.uuid, "stopped crashed")
 
     def power_cut(self, node: str, back_s: float | None = None) -> None:
@@ -509,7 +523,7 @@ class Truth:
         copies, host.copies, host.jobs = list(host.copies.values()), {}, {}
         for copy in copies:
             copy.state, copy.holds = DomainState.OFF, []
-            if not copy.incoming and not [other for other in self.copies(copy.guest) if not other.incoming]:
+            if not copy.incoming and not copy.older and not self._others(copy):
                 copy.guest.ended_by = f"{host.name} lost its power"
 
     def power_on(self, node: str) -> None:
@@ -523,6 +537,8 @@ class Truth:
             return
         self.tell(f"{host.name} has booted")
         host.powered, host.daemon, host.booted_at_s = True, True, self.now
+        for definition in host.definitions.values():
+            definition.off = "unknown"
         for resource in self.resources.values():
             if host.name in resource.nodes:
                 resource.boot(host.name)

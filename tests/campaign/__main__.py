@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 import structlog
 
@@ -18,19 +19,17 @@ from tests.campaign.run import Outcome, run
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    _quiet()
     if options.case:
         return _one(options.case)
     begin = time.monotonic()
     tally = Tally(most=options.most)
-    for case in _singles(options):
-        tally.add(run(case))
-        if options.first and tally.violations:
-            break
-    for case in _pairs(options):
-        tally.add(run(case))
-        if options.first and tally.violations:
-            break
+    with ProcessPoolExecutor(max_workers=options.jobs, initializer=_quiet) as pool:
+        for outcome in _outcomes(pool, options):
+            tally.add(outcome)
+            if options.first and tally.violations:
+                pool.shutdown(cancel_futures=True)
+                break
     tally.report(seconds=time.monotonic() - begin, seed=options.seed)
     return 1 if tally.violations else 0
 
@@ -89,24 +88,39 @@ def _line(name: str, value: int, *, goal: int | None, better: str, detail: dict[
     print(json.dumps(line), flush=True)
 
 
-def _singles(options: argparse.Namespace) -> Iterator[Case]:
-    for case in _bases(options):
-        straight = run(case)
-        yield case
-        for place, what in faults_of(straight.calls, straight.moments, case.scenario):
-            yield case.with_fault(place, what)
-
-
-def _pairs(options: argparse.Namespace) -> Iterator[Case]:
-    """Two faults: the second one is put at a call of the run that the first one has made of it."""
-    random_ = random.Random(options.seed)
+def _outcomes(pool: Executor, options: argparse.Namespace) -> Iterator[Outcome]:
+    """Every single fault of every base, then the pairs; in an order that does not depend on the machine."""
     bases = list(_bases(options))
-    for _ in range(options.pairs):
-        case = random_.choice(bases)
-        for _fault in range(2):
-            straight = run(case)
-            case = case.with_fault(*random_.choice(list(faults_of(straight.calls, straight.moments, case.scenario))))
-        yield case
+    for outcomes in pool.map(_every_single, bases):
+        yield from outcomes
+    seeds = [(base, f"{options.seed}/{base}/{number}") for number in range(options.pairs) for base in bases]
+    yield from pool.map(_pair, seeds, chunksize=20)
+
+
+def _every_single(case: Case) -> list[Outcome]:
+    straight = run(case)
+    faults = list(faults_of(straight.calls, straight.moments, case.scenario))
+    return [_brief(outcome) for outcome in (straight, *(run(case.with_fault(*fault)) for fault in faults))]
+
+
+def _pair(drawn: tuple[Case, str]) -> Outcome:
+    """Two faults: the second one is put at a call of the run that the first one has made of it."""
+    case, seed = drawn
+    random_ = random.Random(seed)
+    for _fault in range(2):
+        straight = run(case)
+        case = case.with_fault(*random_.choice(list(faults_of(straight.calls, straight.moments, case.scenario))))
+    return _brief(run(case))
+
+
+def _brief(outcome: Outcome) -> Outcome:
+    """Without what is only needed for telling its story."""
+    outcome.calls, outcome.moments, outcome.story = [], [], []
+    return outcome
+
+
+def _quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 def _bases(options: argparse.Namespace) -> Iterator[Case]:
@@ -134,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--case", help="run this one, and tell its story")
     parser.add_argument("--scenario", action="append", default=[], help="only this one (may be repeated)")
     parser.add_argument("--variant", action="append", default=[], help="only this one (may be repeated)")
-    parser.add_argument("--pairs", type=int, default=0, help="so many random pairs of faults")
+    parser.add_argument("--pairs", type=int, default=0, help="so many random pairs of faults in each scenario and variant")
+    parser.add_argument("--jobs", type=int, default=2, help="so many processes")
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--most", type=int, default=3, help="print so many cases of each kind of violation")
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
