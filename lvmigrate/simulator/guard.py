@@ -1,0 +1,133 @@
+"""The dead-man's guard of one guest on one node: it decides with `lvmigrate.guard.decide`, from what its node sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from lvmigrate import guard as decision
+from lvmigrate.domain import DomainState
+from lvmigrate.guard import Act, Link
+from lvmigrate.replication import ConnectionState, ReplicationState, Role
+from lvmigrate.simulator.drbd import KernelRefused
+from lvmigrate.simulator.host import Host
+from lvmigrate.simulator.timeline import Event
+from lvmigrate.simulator.truth import Truth
+from lvmigrate.token import Guarded, GuardSeen
+
+#: How often a guard looks, in seconds.
+TICK_S: Final = 2.0
+#: Acts in one look: each changes something, so there is an end.
+_MOST_ACTS: Final = 10
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Guard:
+    """It survives the controller that armed it, and dies with its node."""
+
+    world: Truth
+    host: Host
+    uuid: str
+    instance: str
+    guarded: tuple[Guarded, ...]
+    resume: bool
+    #: By resource: the generation of the data when it was armed.
+    generations: dict[str, str]
+    #: Its service runs; one that was killed leaves its files.
+    alive: bool = True
+    says: str = ""
+    _next: Event | None = field(default=None)
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._next = self.world.timeline.after(TICK_S, self._tick)
+
+    def end(self) -> None:
+        """Do nothing more."""
+        self.alive = False
+        if self._next is not None:
+            self._next.cancel()
+
+    def seen(self) -> GuardSeen:
+        """As a command finds it."""
+        return GuardSeen(
+            node=self.host.name,
+            uuid=self.uuid,
+            instance=self.instance,
+            alive=self.alive,
+            guarded=self.guarded,
+            resume=self.resume,
+            says=self.says,
+        )
+
+    def _tick(self) -> None:
+        if not self.alive:
+            return
+        with self.world.acting(f"guard on {self.host.name}"):
+            for _ in range(_MOST_ACTS):
+                if not self._act():
+                    break
+        if self.alive:
+            self.start()
+
+    def _act(self) -> bool:
+        """Do one thing; whether something was done, so that another look is worth while."""
+        held = self.host.held(self.uuid, self.world.timeline.now)
+        alive = held is not None and held.alive
+        act, number = decision.decide(self._copy(), self._links(), alive=alive, resume=self.resume)
+        self.says = "" if act is Act.SLEEP else act.value
+        guarded = None if number is None else self.guarded[number]
+        try:
+            match act:
+                case Act.DEMOTE if guarded is not None:
+                    self.world.demote(self.host.name, guarded.resource)
+                case Act.RESTORE if guarded is not None:
+                    self.world.set_options(self.host.name, guarded.resource, guarded.options)
+                case Act.RESUME:
+                    self.world.resume(self.host.name, self.uuid)
+                case Act.DISARM:
+                    # The token that ran out stays: it says what the move set out to do.
+                    self.host.guards.pop(self.uuid, None)
+                    self.end()
+                    return False
+                case _:
+                    return False
+        except KernelRefused as refusal:
+            self.says = refusal.words
+            return False
+        return True
+
+    def _copy(self) -> decision.Copy:
+        copy = self.host.copies.get(self.uuid)
+        if not self.host.daemon:
+            return decision.Copy.UNKNOWN
+        if self.uuid in self.host.jobs or (copy is not None and copy.incoming):
+            return decision.Copy.BUSY
+        if copy is None:
+            return decision.Copy.NONE
+        waits = copy.state is DomainState.PAUSED and copy.reason == "user"
+        return decision.Copy.WAITS if waits else decision.Copy.LIVES
+
+    def _links(self) -> Sequence[Link]:
+        return [self._link(guarded) for guarded in self.guarded]
+
+    def _link(self, guarded: Guarded) -> Link:
+        resource = self.world.resources[guarded.resource]
+        end, seen = resource.ends[self.host.name], resource.view(self.host.name)
+        connection = None if seen is None else seen.towards(guarded.peer)
+        connected = connection is not None and connection.state is ConnectionState.CONNECTED
+        return Link(
+            primary=end.role is Role.PRIMARY,
+            held=bool(end.holds),
+            connected=connected,
+            peer_secondary=connection is not None and connected and connection.peer_role is Role.SECONDARY,
+            in_step=seen is not None
+            and seen.in_step_with(guarded.peer)
+            and connection is not None
+            and all(volume.replication is ReplicationState.ESTABLISHED for volume in connection.volumes),
+            unbroken=end.generation == self.generations.get(guarded.resource),
+            changed=connection is not None
+            and (end.two_primaries, end.protocol)
+            != (guarded.options.allow_two_primaries, guarded.options.protocol or "C"),
+        )

@@ -1,0 +1,86 @@
+"""Guests, and the copies of them that exist: each remembers what it has written, and its memory travels with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lvmigrate.domain import DomainDisk, DomainState
+from lvmigrate.simulator.drbd import Hold, Replicated
+from lvmigrate.simulator.records import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """One disk of a guest: a volume of a resource, under one path on every node."""
+
+    target: str
+    path: str
+    resource: Replicated
+    volume: int
+
+    @property
+    def described(self) -> DomainDisk:
+        """As libvirt describes it."""
+        return DomainDisk(target=self.target, source=self.path, kind="block", device="disk", read_only=False)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Guest:
+    """A guest, wherever its copies are."""
+
+    name: str
+    uuid: str
+    disks: tuple[Disk, ...]
+    memory_kib: int
+    #: Where it was when the world began, and whether its CPUs ran.
+    home: str
+    ran: bool
+    #: What was defined in the beginning: persistent at home, with or without autostart.
+    persistent: bool
+    autostart: bool
+    #: The nodes that had a definition in the beginning.
+    defined_on: frozenset[str]
+    #: The newest acknowledged write to each disk.
+    latest: dict[Disk, Record] = field(default_factory=dict)
+    #: Somebody other than lvmigrate paused it.
+    paused_by_operator: bool = False
+    #: What ended its last copy, if that was a fault or a person.
+    ended_by: str = ""
+
+    @property
+    def resources(self) -> tuple[Replicated, ...]:
+        """Its resources, each once."""
+        return tuple(dict.fromkeys(disk.resource for disk in self.disks))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Copy:
+    """One process with a guest's memory, on one node."""
+
+    guest: Guest
+    node: str
+    state: DomainState
+    #: Why it is in that state, in the words of ``hv``.
+    reason: str
+    #: By disk: what it has written, or found there.
+    memory: dict[Disk, Record]
+    #: libvirt is receiving it.
+    incoming: bool = False
+    #: It stands, and another copy has run since: its memory is no longer the guest's.
+    older: bool = False
+    holds: list[tuple[Replicated, Hold]] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        """Whether its CPUs run."""
+        return self.state is DomainState.RUNNING
+
+
+@dataclass(slots=True, kw_only=True)
+class Definition:
+    """A guest's definition on one node."""
+
+    guest: Guest
+    autostart: bool
+    #: Why it is off here, in the words of ``hv``.
+    off: str = "unknown"

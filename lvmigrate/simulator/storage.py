@@ -1,0 +1,367 @@
+"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
+from lvmigrate.protocols import Watch
+from lvmigrate.replication import ConnectionOptions, ConnectionState, Opener, Place, Resource, Role
+from lvmigrate.simulator.controller import Controller
+from lvmigrate.simulator.drbd import KernelRefused, Replicated
+from lvmigrate.simulator.guard import Guard
+from lvmigrate.simulator.host import Host, TokenFile
+from lvmigrate.simulator.watch import SimulatedWatch
+from lvmigrate.token import Guarded, Held, Token, Traces
+
+T = TypeVar("T")
+
+_HELD: Final = 97
+
+
+class SimulatedStorage:
+    """Replicated disks on nodes, and what lvmigrate leaves there."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._world = controller.world
+
+    # ---- looking
+
+    def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
+        """Which resource and volume each block device is on ``node``."""
+
+        def look() -> Mapping[str, Place]:
+            return {
+                path: Place(resource=resource.name, volume=number)
+                for resource in self._here(node)
+                for number, minor in enumerate(resource.minors)
+                if (path := f"/dev/drbd{minor}") in paths
+            }
+
+        return self._ask("locate", node, look)
+
+    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+        """No path leads to shared storage here."""
+        return self._ask("shared", node, frozenset) if paths else frozenset()
+
+    def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
+        """What the node's kernel says now of these resources, or of all."""
+
+        def look() -> Mapping[str, Resource]:
+            views = {resource.name: resource.view(node) for resource in self._here(node)}
+            return {n: view for n, view in views.items() if view is not None and (names is None or n in names)}
+
+        return self._ask("observe", node, look)
+
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        """The generation of the data of each volume (``RESOURCE/NUMBER``)."""
+
+        def look() -> Mapping[str, str]:
+            return {
+                f"{resource.name}/{number}": resource.ends[node].generation
+                for resource in self._here(node)
+                if resource.name in names
+                for number in resource.ends[node].disks
+            }
+
+        return self._ask("generations", node, look)
+
+    @contextmanager
+    def watch(
+        self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
+    ) -> Iterator[Watch]:
+        """Follow these resources on these nodes. Inside the context every node has answered once."""
+        for node in nodes:
+            self._ask("watch", node, lambda: None)
+        watch = SimulatedWatch(self._controller, nodes, tuple(names), on_change)
+        self._controller.watches.append(watch)
+        try:
+            yield watch
+        finally:
+            watch.close()
+            if watch in self._controller.watches:
+                self._controller.watches.remove(watch)
+
+    def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
+        """What is set on the connection from ``node`` to ``peer`` now."""
+
+        def look() -> ConnectionOptions:
+            resource = self._connection(node, name, peer)
+            end = resource.ends[node]
+            return ConnectionOptions(
+                allow_two_primaries=end.two_primaries,
+                protocol=None if end.protocol == "C" else end.protocol,
+                auto_promote=resource.auto_promote,
+            )
+
+        return self._ask("options", node, look)
+
+    def two_primaries(self, node: str) -> frozenset[str]:
+        """The resources of ``node`` with a connection on which two primaries are allowed now."""
+        return self._ask(
+            "two_primaries",
+            node,
+            lambda: frozenset(
+                r.name
+                for r in self._here(node)
+                if r.ends[node].two_primaries and (view := r.view(node)) is not None and view.connections
+            ),
+        )
+
+    def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
+        """What has a device of these resources open on ``node`` now, in any mode."""
+
+        def look() -> tuple[Opener, ...]:
+            return tuple(
+                Opener(resource=resource.name, volume=number, what=hold.who, process=hold.process)
+                for resource in self._here(node)
+                if resource.name in names
+                for hold in resource.ends[node].holds
+                for number in resource.ends[node].disks
+            )
+
+        return self._ask("openers", node, look)
+
+    # ---- changing
+
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
+        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
+        what = f"Allowing two primaries of {name}"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            self._connection(node, name, peer)
+            self._kernel(node, what, lambda r: r.set_options(node, two_primaries=True, protocol="C"), name)
+            self._world.tell(f"two primaries are allowed for {name} on {node}")
+
+        self._act("allow_two_primaries", node, act, what)
+
+    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Set allow-two-primaries and the protocol to exactly ``options``; off only while Connected."""
+        what = f"{'Allowing' if options.allow_two_primaries else 'Forbidding'} two primaries of {name}"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            resource = self._connection(node, name, peer)
+            end = resource.ends[node]
+            if (end.two_primaries, end.protocol) == (options.allow_two_primaries, options.protocol or "C"):
+                return
+            if end.two_primaries and not options.allow_two_primaries and not resource.connected:
+                raise CommandFailed(
+                    node, what, status=96, hint="Wait for the connection.", code=Code.NOT_CONNECTED, detail="(96)"
+                )
+            self._kernel(node, what, lambda _: self._world.set_options(node, name, options), name)
+
+        self._act("restore_options", node, act, what)
+
+    def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+        """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone."""
+        what = f"Connecting {name} again"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            resource = self._resource(node, name)
+            end = resource.ends[node]
+            if peer not in resource.nodes or end.state is not ConnectionState.STANDALONE:
+                return
+            allowed, protocol = options.allow_two_primaries, options.protocol or "C"
+            self._kernel(node, what, lambda r: r.set_options(node, two_primaries=allowed, protocol=protocol), name)
+            resource.reconnect(node)
+            self._world.tell(f"{name} on {node} is connected again, by {self._world.actor}")
+
+        self._act("reconnect", node, act, what)
+
+    def promote(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+        what = f"Promoting {name}"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            self._kernel(node, what, lambda resource: resource.promote(node), name)
+            self._world.tell(f"{name} is Primary on {node}, by {self._world.actor}")
+
+        self._act("promote", node, act, what)
+
+    def demote(self, node: str, name: str, token: Token) -> None:
+        """Make the node Secondary. Refuses with `DeviceHeld` while anything has a device open in any mode."""
+        what = f"Demoting {name}"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            end = self._resource(node, name).ends[node]
+            if end.role is Role.SECONDARY:
+                return
+            if end.holds:
+                who = "; ".join(hold.who for hold in end.holds)
+                raise DeviceHeld(
+                    node, what, status=_HELD, hint=f"Still open by {who}: end that first.", code=Code.DEVICE_HELD
+                )
+            self._kernel(node, what, lambda _: self._world.demote(node, name), name)
+
+        self._act("demote", node, act, what)
+
+    # ---- marks
+
+    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+        """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is."""
+
+        def act() -> Held | None:
+            host = self._host(node)
+            held = host.held(token.uuid, self._world.now)
+            if held is not None and held.alive and held.id not in (token.id, replaces):
+                return held
+            host.tokens[token.uuid] = TokenFile(token=token, deadline_s=host.uptime(self._world.now) + token.lease_s)
+            return None
+
+        return self._act("take_token", node, act, "Taking the token")
+
+    def renew_token(self, node: str, token: Token) -> None:
+        """Put the deadline ahead. Raises `TokenLost`, or `CommandFailed` (`Code.GUARD_LOST`)."""
+
+        def act() -> None:
+            self._ours(node, token, "Renewing the token")
+            host = self._host(node)
+            # The errand that stands there stays: it is the move's, whoever holds the token.
+            host.tokens[token.uuid].deadline_s = host.uptime(self._world.now) + token.lease_s
+            guard = host.guards.get(token.uuid)
+            if token.guarded and (guard is None or not guard.alive):
+                raise CommandFailed(
+                    node, "Renewing the token", status=98, hint="Look at the guard.", code=Code.GUARD_LOST
+                )
+
+        self._act("renew_token", node, act, "Renewing the token")
+
+    def drop_token(self, node: str, token: Token) -> None:
+        """Remove our token from ``node``. Nothing if it is not ours."""
+
+        def act() -> None:
+            host = self._host(node)
+            file = host.tokens.get(token.uuid)
+            if file is not None and file.token.id == token.id:
+                del host.tokens[token.uuid]
+
+        self._act("drop_token", node, act, "Dropping the token")
+
+    def guard_trouble(self, node: str) -> str | None:
+        """Guards can be armed everywhere."""
+        return self._ask("guard_trouble", node, lambda: None)
+
+    def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
+        """Start the dead-man's guard of this guest on ``node``. Idempotent."""
+
+        def act() -> None:
+            self._ours(node, token, "Arming the guard")
+            host = self._host(node)
+            before = host.guards.pop(token.uuid, None)
+            known = {} if before is None else before.generations
+            if before is not None:
+                before.end()
+            guard = Guard(
+                world=self._world,
+                host=host,
+                uuid=token.uuid,
+                instance=token.instance,
+                guarded=tuple(guarded),
+                resume=resume,
+                generations={
+                    order.resource: known.get(
+                        order.resource, self._world.resources[order.resource].ends[node].generation
+                    )
+                    for order in guarded
+                },
+            )
+            host.guards[token.uuid] = guard
+            guard.start()
+
+        self._act("arm_guard", node, act, "Arming the guard")
+
+    def disarm_guard(self, node: str, token: Token) -> None:
+        """End this guest's guard on ``node``. Nothing if there is none. Raises also `TokenLost`."""
+
+        def act() -> None:
+            self._ours(node, token, "Disarming the guard")
+            guard = self._host(node).guards.pop(token.uuid, None)
+            if guard is not None:
+                guard.end()
+
+        self._act("disarm_guard", node, act, "Disarming the guard")
+
+    def traces(self, node: str) -> Traces:
+        """Every token and every guard that is on ``node`` now."""
+
+        def look() -> Traces:
+            host = self._host(node)
+            held = (host.held(uuid, self._world.now) for uuid in host.tokens)
+            return Traces(
+                node=node,
+                tokens=tuple(token for token in held if token is not None),
+                guards=tuple(guard.seen() for guard in host.guards.values()),
+            )
+
+        return self._ask("traces", node, look)
+
+    def keepalive_s(self, node: str) -> float:
+        """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
+        return self._ask("keepalive_s", node, lambda: self._world.settings.keepalive_s)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    # ---- how
+
+    def _ask(self, method: str, node: str, look: Callable[[], T]) -> T:
+        what = method.replace("_", " ")
+        return self._controller.call(method, node, look, acts=False, libvirt=False, what=what)
+
+    def _act(self, method: str, node: str, act: Callable[[], T], what: str) -> T:
+        return self._controller.call(method, node, act, acts=True, libvirt=False, what=what)
+
+    def _host(self, node: str) -> Host:
+        return self._world.hosts[node]
+
+    def _here(self, node: str) -> list[Replicated]:
+        return [resource for resource in self._world.resources.values() if node in resource.nodes]
+
+    def _resource(self, node: str, name: str) -> Replicated:
+        resource = self._world.resources.get(name)
+        if resource is None or node not in resource.nodes:
+            raise CommandFailed(node, f"Finding {name}", status=95, hint="Bring it up.", code=Code.STORAGE_FAILED)
+        return resource
+
+    def _connection(self, node: str, name: str, peer: str) -> Replicated:
+        """The resource, if it has a connection to the peer: 8.4 has none while StandAlone."""
+        resource = self._resource(node, name)
+        view = resource.view(node)
+        if view is None or view.towards(peer) is None:
+            raise CommandFailed(
+                node,
+                f"Finding the connection of {name} to {peer}",
+                status=0,
+                hint="Look at drbdadm status on both nodes.",
+                code=Code.NOT_CONNECTED,
+            )
+        return resource
+
+    def _ours(self, node: str, token: Token, what: str) -> None:
+        file = self._host(node).tokens.get(token.uuid)
+        if file is None or file.token.id != token.id:
+            raise TokenLost(
+                f"{what} was not tried on {node}: the token of {token.instance} there is not ours any more.",
+                hint="Somebody else took this guest over: look at what runs, and where, before anything else.",
+            )
+
+    def _kernel(self, node: str, what: str, act: Callable[[Replicated], object], name: str) -> None:
+        try:
+            act(self._resource(node, name))
+        except KernelRefused as refusal:
+            raise CommandFailed(
+                node,
+                what,
+                status=refusal.status,
+                hint="Look at drbdsetup status on both nodes.",
+                detail=refusal.words,
+                code=Code.STORAGE_FAILED,
+            ) from refusal

@@ -1,0 +1,174 @@
+"""What a campaign tries: a variant of the world, a scenario that leads up to one tasklet, and faults put at its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from lvmigrate.plan import Options, Switch
+from lvmigrate.simulator import Call, Happening, Kind, Phase, Settings, Version
+from lvmigrate.simulator.calls import OF_ACTS, OF_COPIES, OF_LOOKS, OF_WAITS
+from lvmigrate.simulator.faults import BETWEEN, Moment, What, Where, where
+
+#: Waiting is no remote call; what can happen to it is told apart.
+_WAITS: Final = frozenset({"wait", "adopted.wait", "watch.wait"})
+_IN_PHASES: Final = (*BETWEEN, Happening.CONTROLLER_KILLED, Happening.CONTROLLER_STOPPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What kind of world it is. ``str()`` names it, as in ``9-auto/fast/running``."""
+
+    version: Version
+    auto_promote: bool = False
+    switch: Switch = Switch.STRICT
+    running: bool = True
+    #: A QEMU that receives memory opens its disks for reading first (older libvirt).
+    reads_first: bool = False
+
+    def __str__(self) -> str:
+        drbd = self.version.value + ("-auto" if self.auto_promote else "") + ("-ro" if self.reads_first else "")
+        return f"{drbd}/{self.switch.value}/{'running' if self.running else 'paused'}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The variant that ``text`` names. Raises `ValueError`."""
+        drbd, switch, state = text.split("/")
+        version, *marks = drbd.split("-")
+        return cls(
+            version=Version(version),
+            auto_promote="auto" in marks,
+            reads_first="ro" in marks,
+            switch=Switch(switch),
+            running=state == "running",
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """As the simulator wants it."""
+        return Settings(version=self.version, auto_promote=self.auto_promote, incoming_writes=not self.reads_first)
+
+    @property
+    def options(self) -> Options:
+        """As the tasklet wants it."""
+        return Options(switch=self.switch)
+
+
+VARIANTS: Final = tuple(
+    Variant.parse(text)
+    for text in (
+        "9-auto/strict/running",
+        "9/strict/running",
+        "8.4/strict/running",
+        "9-auto-ro/strict/running",
+        "9-auto/strict/paused",
+        "8.4/strict/paused",
+        "9-auto/fast/running",
+        "8.4/fast/running",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What leads up to the tasklet under test, which controller ``c1`` (a move) or ``c2`` (a cleanup) runs."""
+
+    name: str
+    #: Faults that belong to the scenario, so that the tasklet takes another way than the straight one.
+    given: tuple[tuple[str, What], ...] = ()
+    #: The tasklet under test is a cleanup, after c1's move has ended so many seconds ago; else it is the move.
+    cleanup_after_s: float | None = None
+    abort: bool = False
+
+    @property
+    def controller(self) -> str:
+        """Whose calls the faults are put at."""
+        return "c1" if self.cleanup_after_s is None else "c2"
+
+
+SCENARIOS: Final = (
+    Scenario(name="migrate"),
+    Scenario(name="migrate-aborted", given=(("transfer#1", Happening.ABORTED),)),
+    Scenario(name="migrate-drbd-cut", given=(("transfer#1", Happening.DRBD_CUT_SHORT),)),
+    Scenario(name="migrate-target-qemu-dies", given=(("transfer#1", Happening.TARGET_QEMU_KILLED),)),
+    Scenario(name="migrate-reply-lost", given=(("finished#1", Happening.LIBVIRT_CUT_LONG),)),
+    Scenario(name="migrate-source-daemon-dies", given=(("suspended#1", Happening.SOURCE_DAEMON_KILLED),)),
+    Scenario(
+        name="cleanup-before-copy", given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0
+    ),
+    Scenario(name="cleanup-in-copy", given=(("transfer#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=0.1),
+    Scenario(
+        name="cleanup-in-copy-aborting",
+        given=(("transfer#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=0.1,
+        abort=True,
+    ),
+    Scenario(name="cleanup-after-copy", given=(("ended#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=1.0),
+    Scenario(
+        name="cleanup-much-later", given=(("ended#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=200.0
+    ),
+    Scenario(name="cleanup-before-close", given=(("c1.demote@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
+    Scenario(
+        name="cleanup-before-undefine", given=(("c1.undefine@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0
+    ),
+    Scenario(
+        name="cleanup-reply-lost",
+        given=(("finished#1", Happening.CONTROLLER_KILLED), ("finished#1", Happening.LIBVIRT_CUT_LONG)),
+        cleanup_after_s=60.0,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run. ``str()`` is what ``--case`` takes."""
+
+    variant: Variant
+    scenario: Scenario
+    faults: tuple[tuple[Where, What], ...] = ()
+
+    def __str__(self) -> str:
+        faults = "".join(f" {place}={what.name}" for place, what in self.faults)
+        return f"{self.scenario.name} {self.variant}{faults}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The case that ``text`` names. Raises `ValueError`."""
+        name, variant, *faults = text.split()
+        scenario = next((s for s in SCENARIOS if s.name == name), None)
+        if scenario is None:
+            raise ValueError(f"there is no scenario {name}")
+        return cls(
+            variant=Variant.parse(variant),
+            scenario=scenario,
+            faults=tuple(_fault(fault) for fault in faults),
+        )
+
+    def with_fault(self, place: Where, what: What) -> Case:
+        """The same with one more fault."""
+        return replace(self, faults=(*self.faults, (place, what)))
+
+
+def _fault(text: str) -> tuple[Where, What]:
+    place, _, name = text.rpartition("=")
+    return where(place), Kind[name] if name in Kind.__members__ else Happening[name]
+
+
+def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> Iterator[tuple[Where, What]]:
+    """Everything that can be put at the calls of a run, and between them, and in its phases."""
+    for call in calls:
+        if call.place.controller != scenario.controller:
+            continue
+        yield from ((call.place, what) for what in (*kinds_of(call), *BETWEEN))
+    for moment in phases:
+        yield from ((moment, what) for what in _IN_PHASES if moment.phase != Phase.ENDED.value or what is not None)
+
+
+def kinds_of(call: Call) -> tuple[Kind, ...]:
+    """What can happen to a call."""
+    if call.place.method in _WAITS:
+        return OF_WAITS if call.place.method == "wait" else OF_WAITS[1:]
+    if call.place.method == "copy_memory":
+        return OF_COPIES
+    return OF_ACTS if call.acts else OF_LOOKS

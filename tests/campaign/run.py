@@ -1,0 +1,242 @@
+"""One case, from its beginning to its judgement: what was promised, what is so, and whether a cleanup leads back."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, OutcomeUnknown, Refused
+from lvmigrate.migrate import MigrateInstance
+from lvmigrate.plan import Switch
+from lvmigrate.replication import ConnectionState
+from lvmigrate.simulator import (
+    Breach,
+    Call,
+    ControllerKilled,
+    Finding,
+    Guest,
+    Happening,
+    Kind,
+    Moment,
+    Violation,
+    World,
+    Wrong,
+    audit,
+)
+from tests.campaign.cases import Case
+
+#: Long enough for every lease to run out and every guard to act.
+_GUARDS_S: Final = 150.0
+#: Long enough for every boot, every late call and every resynchronisation.
+_HEALED_S: Final = 200.0
+_AGAIN_S: Final = 45.0
+_CLEANUPS: Final = 4
+_SELDOM_S: Final = 5.0
+_SOURCE: Final = "node1"
+_NAME: Final = "web1"
+#: What a fault can still do after the last look, so that no promise covers it.
+_PASSING: Final = frozenset({Wrong.NODE, Wrong.APART})
+#: What guards are there for.
+_GUARDED: Final = frozenset({Wrong.TWO_PRIMARIES, Wrong.UNUSED, Wrong.ROLES, Wrong.STATE, Wrong.COPIES, Wrong.GUARD})
+_OF_THE_CONTROLLER: Final = frozenset(
+    {
+        Kind.KILLED_BEFORE,
+        Kind.KILLED_AFTER,
+        Happening.CONTROLLER_KILLED,
+    }
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a case amounts to."""
+
+    case: Case
+    #: How the tasklet under test ended: the name of a class.
+    ended: str = ""
+    #: Promises that were broken, in words.
+    violations: list[str] = field(default_factory=list)
+    #: Why the guest is held for a person, if the world's truth justifies that.
+    held: str = ""
+    #: What the fast switch does not promise to keep from happening.
+    accepted: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    #: Whether every fault was met.
+    met: bool = True
+    story: list[tuple[float, str]] = field(default_factory=list)
+
+
+def run(case: Case) -> Outcome:
+    """Play it."""
+    outcome = Outcome(case=case)
+    with World(settings=case.variant.settings) as world:
+        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        for place, what in (*case.scenario.given, *case.faults):
+            world.faults.add(place, what)
+        world.timeline.advance(1.0)
+        _play(case, world, guest, outcome)
+        outcome.met = len(world.faults.hit) == len(case.scenario.given) + len(case.faults)
+        outcome.story = world.story
+    return outcome
+
+
+def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
+    end = _tasklet_under_test(case, world, outcome)
+    outcome.calls = list(world.calls)
+    outcome.moments = list(world.faults.moments)
+    outcome.ended = type(end).__name__
+    # What a dead controller leaves is no promise; all others are.
+    _judge_promise(end, world, guest, outcome)
+    _wait(world, _GUARDS_S)
+    if isinstance(end, ControllerKilled) and _only_the_controller(case):
+        _judge_guards(world, outcome)
+    world.heal()
+    _wait(world, _HEALED_S)
+    _clean_up(world, guest, outcome)
+    for violation in world.violations:
+        accept = case.variant.switch is Switch.FAST and _is_of_the_fast_switch(violation, world.violations)
+        (outcome.accepted if accept else outcome.violations).append(str(violation))
+
+
+def _wait(world: World, seconds: float) -> None:
+    """Let much time pass, with little writing."""
+    usual, world.write_s = world.write_s, _SELDOM_S
+    world.timeline.advance(seconds)
+    world.write_s = usual
+
+
+def _tasklet_under_test(case: Case, world: World, outcome: Outcome) -> Any:
+    move = MigrateInstance(world.controller("c1"), _NAME, options=case.variant.options)
+
+    def migrate() -> Any:
+        move.check_prereq()
+        return move.exec()
+
+    end = _ended(migrate, outcome)
+    after = case.scenario.cleanup_after_s
+    if after is None:
+        return end
+    world.timeline.advance(after)
+    return _cleanup(world, "c2", outcome, abort=case.scenario.abort)
+
+
+def _cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+    def clean() -> Any:
+        tasklet = CleanupInstance(world.controller(controller), _NAME, abort=abort)
+        tasklet.check_prereq()
+        return tasklet.exec()
+
+    return _ended(clean, outcome)
+
+
+def _ended(work: Callable[[], Any], outcome: Outcome) -> Any:
+    """The report or the error with which it ended; a defect is a violation."""
+    try:
+        return work()
+    except LvmigrateError as error:
+        if error.code is Code.INTERNAL:
+            outcome.violations.append(f"a defect: {error}")
+        return error
+    except ControllerKilled as killed:
+        return killed
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is a finding
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        outcome.violations.append(f"a defect: {error!r} ({where.filename}:{where.lineno})")
+        return error
+
+
+def _judge_promise(end: Any, world: World, guest: Guest, outcome: Outcome) -> None:
+    """What each end says must be so at once."""
+    if isinstance(end, (ControllerKilled, OutcomeUnknown, LeftBehind, GuestLost)):
+        return
+    if isinstance(end, LvmigrateError) and not isinstance(end, MoveFailed):
+        return
+    found = [finding for finding in audit(world) if finding.wrong not in _PASSING]
+    outcome.violations += [f"{type(end).__name__}, but {finding}" for finding in found]
+    away = [copy.node for copy in world.copies(guest) if copy.node != _SOURCE]
+    if isinstance(end, MoveFailed) and away:
+        outcome.violations.append(f"{type(end).__name__}, but a copy on {away[0]}")
+
+
+def _only_the_controller(case: Case) -> bool:
+    every = (*case.scenario.given, *case.faults)
+    return all(what in _OF_THE_CONTROLLER for _, what in every)
+
+
+def _judge_guards(world: World, outcome: Outcome) -> None:
+    """A controller died and nothing else is wrong: the guards alone lead to one running copy and nothing open."""
+    outcome.violations += [f"after the guards: {f}" for f in audit(world) if f.wrong in _GUARDED]
+
+
+def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
+    """With everything mended: a cleanup from another controller leads back, unless a person has to decide."""
+    for attempt in range(_CLEANUPS):
+        end = _cleanup(world, f"c{attempt + 3}", outcome)
+        wrong = list(audit(world))
+        if isinstance(end, (OutcomeUnknown, LeftBehind)) and (why := _person(world, guest)) is not None:
+            outcome.held = why
+            if not _mended(world, guest, why):
+                return
+        elif isinstance(end, GuestLost) and guest.ended_by and not wrong:
+            return
+        elif not isinstance(end, LvmigrateError):
+            break
+        _wait(world, _AGAIN_S)
+    _wait(world, _AGAIN_S)
+    wrong = list(audit(world))
+    if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
+        outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
+    outcome.violations += [f"after the cleanup: {finding}" for finding in _counted(wrong)]
+
+
+def _counted(findings: list[Finding]) -> Iterator[Finding]:
+    yield from findings
+
+
+def _person(world: World, guest: Guest) -> str | None:
+    """Why a person has to decide, by the world's truth; ``None``: nobody should have to."""
+    copies = world.copies(guest)
+    for resource in guest.resources:
+        ends = list(resource.ends.values())
+        if all(end.state is ConnectionState.STANDALONE for end in ends) and all(end.alone for end in ends):
+            return "split-brain: both ends have a generation of their own"
+    if len(copies) == 1 and not copies[0].runs and guest.ran:
+        copy = copies[0]
+        for disk in guest.disks:
+            if disk.resource.content(copy.node, disk.volume) is not copy.memory[disk]:
+                return "the copy that waits has a disk that lacks its writes"
+    if len(copies) > 1 and not any(copy.runs for copy in copies):
+        ran = {v.by for v in world.violations if v.breach is Breach.TWO_RUNNING}
+        if ran or guest.paused_by_operator:
+            return "two copies stand, and both may have run"
+    return None
+
+
+def _mended(world: World, guest: Guest, why: str) -> bool:
+    """Do what a person would, if it is clear; whether it is."""
+    if not why.startswith("split-brain"):
+        return False
+    copies = world.copies(guest)
+    if len(copies) > 1:
+        return False
+    home = copies[0].node if copies else guest.home
+    for resource in guest.resources:
+        away = resource.peer(home)
+        if away.holds or resource.ends[home].state is not ConnectionState.STANDALONE:
+            return False
+        resource.demote(away.node)
+        for end in resource.ends.values():
+            resource.set_options(end.node, two_primaries=False, protocol=resource.configured)
+        resource.reconnect(away.node, discard=True)
+        resource.reconnect(home)
+    return True
+
+
+def _is_of_the_fast_switch(violation: Violation, every: list[Violation]) -> bool:
+    """Whether libvirt itself did it, or it follows from what libvirt did."""
+    first = next((v for v in every if v.breach in (Breach.TWO_RUNNING, Breach.STALE)), None)
+    return first is not None and first.by.startswith("libvirt on") and violation.at_s >= first.at_s
