@@ -308,7 +308,7 @@ class Truth:
         copy.guest.latest[disk] = record
 
     def end_copy(self, copy: Copy, *, reason: str = "failed", cause: str = "") -> None:
-        """The process ends, for libvirt's ``reason``; ``cause`` is the fault or the person who did it, if it was one."""
+        """The process ends, for libvirt's ``reason``; ``cause`` is the fault or the person who did it, if any."""
         host = self.hosts[copy.node]
         if host.copies.get(copy.guest.uuid) is not copy:
             return

@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--case", help="run this one, and tell its story")
     parser.add_argument("--scenario", action="append", default=[], help="only this one (may be repeated)")
     parser.add_argument("--variant", action="append", default=[], help="only this one (may be repeated)")
-    parser.add_argument("--pairs", type=int, default=0, help="so many random pairs of faults in each scenario and variant")
+    parser.add_argument(
+        "--pairs", type=int, default=0, help="so many random pairs of faults in each scenario and variant"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="so many processes")
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--most", type=int, default=3, help="print so many cases of each kind of violation")

@@ -1,4 +1,4 @@
-"""What a campaign tries: a variant of the world, a scenario that leads up to one tasklet, and faults put at its calls."""
+"""What a campaign tries: a variant of the world, a scenario that leads up to a tasklet, and faults at its calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from lvmigrate.plan import Options, Switch
-from lvmigrate.simulator import Call, Happening, Kind, Phase, Settings, Version
+from lvmigrate.simulator import Call, Happening, Kind, Settings, Version
 from lvmigrate.simulator.calls import OF_ACTS, OF_COPIES, OF_LOOKS, OF_WAITS
 from lvmigrate.simulator.faults import BETWEEN, Moment, What, Where, where
 
@@ -94,9 +94,7 @@ SCENARIOS: Final = (
     Scenario(name="migrate-target-qemu-dies", given=(("transfer#1", Happening.TARGET_QEMU_KILLED),)),
     Scenario(name="migrate-reply-lost", given=(("finished#1", Happening.LIBVIRT_CUT_LONG),)),
     Scenario(name="migrate-source-daemon-dies", given=(("suspended#1", Happening.SOURCE_DAEMON_KILLED),)),
-    Scenario(
-        name="cleanup-before-copy", given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0
-    ),
+    Scenario(name="cleanup-before-copy", given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
     Scenario(name="cleanup-in-copy", given=(("transfer#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=0.1),
     Scenario(
         name="cleanup-in-copy-aborting",
@@ -105,13 +103,9 @@ SCENARIOS: Final = (
         abort=True,
     ),
     Scenario(name="cleanup-after-copy", given=(("ended#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=1.0),
-    Scenario(
-        name="cleanup-much-later", given=(("ended#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=200.0
-    ),
+    Scenario(name="cleanup-much-later", given=(("ended#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=200.0),
     Scenario(name="cleanup-before-close", given=(("c1.demote@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
-    Scenario(
-        name="cleanup-before-undefine", given=(("c1.undefine@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0
-    ),
+    Scenario(name="cleanup-before-undefine", given=(("c1.undefine@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
     Scenario(
         name="cleanup-reply-lost",
         given=(("finished#1", Happening.CONTROLLER_KILLED), ("finished#1", Happening.LIBVIRT_CUT_LONG)),
@@ -162,7 +156,7 @@ def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> It
             continue
         yield from ((call.place, what) for what in (*kinds_of(call), *BETWEEN))
     for moment in phases:
-        yield from ((moment, what) for what in _IN_PHASES if moment.phase != Phase.ENDED.value or what is not None)
+        yield from ((moment, what) for what in _IN_PHASES)
 
 
 def kinds_of(call: Call) -> tuple[Kind, ...]:

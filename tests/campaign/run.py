@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, OutcomeUnknown, Refused
+from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, OutcomeUnknown
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
