@@ -29,11 +29,10 @@ auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
-keepalive_interval = {interval}
-keepalive_count = {count}
 """
 #: stdio_handler: there is no virtlogd. user and group: post-copy's userfaultfd is root's. keepalive_*: how long the
-#: source's daemon waits for a target's that does not answer; in libvirtd.conf, how long a daemon waits for its client.
+#: source's daemon waits for a target's that does not answer; a target's daemon waits for its client as long as by default
+#: (libvirtd.conf), five times five seconds.
 _QEMU: Final = """\
 stdio_handler = "file"
 user = "root"
@@ -79,12 +78,7 @@ class Host:
             (folder / part).mkdir(parents=True)
         number = address.rpartition(".")[2]
         (folder / "etc/libvirtd.conf").write_text(
-            _LIBVIRTD.format(
-                uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}",
-                address=address,
-                interval=keepalive[0],
-                count=keepalive[1],
-            )
+            _LIBVIRTD.format(uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}", address=address)
         )
         (folder / "etc/qemu.conf").write_text(_QEMU.format(address=address, interval=keepalive[0], count=keepalive[1]))
         # A process group of its own: Ctrl-C in a terminal is the test's to handle.
