@@ -177,6 +177,7 @@ SOURCE_PHASES: list[Look] = [
     ("running", "booted", "outgoing"),
     ("paused", "migration", "outgoing"),
     ("in shutdown", "0", "none"),
+    ("shut off", "migrated", "outgoing"),
     ("shut off", "migrated", "none"),
 ]
 TARGET_PHASES: dict[Switch, list[Look]] = {
