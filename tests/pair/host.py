@@ -31,8 +31,8 @@ unix_sock_rw_perms = "0700"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 """
 #: stdio_handler: there is no virtlogd. user and group: post-copy's userfaultfd is root's. keepalive_*: how long the
-#: source's daemon waits for a target's that does not answer; a target's daemon waits for its client as long as by default
-#: (libvirtd.conf), five times five seconds.
+#: source's daemon waits for a target's that does not answer; a target's daemon waits for its client as long as by
+#: default (libvirtd.conf), five times five seconds.
 _QEMU: Final = """\
 stdio_handler = "file"
 user = "root"
