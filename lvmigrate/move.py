@@ -266,6 +266,17 @@ class Move:
                 )
             )
         self._stop_if_asked()
+        if self.plan.domain.persistent and self.plan.domain.autostart:
+            # From here on a reboot of the source must not start, from its disk, what may run elsewhere.
+            set_autostart = partial(self.context.hypervisor.set_autostart, self.plan.source, self.plan.domain.uuid)
+            self.rollback.register(
+                Undo(
+                    leftover=f"autostart of {self.plan.instance} is off on {self.plan.source}",
+                    hint=f"`virsh autostart {self.plan.instance}` on {self.plan.source}.",
+                    act=partial(set_autostart, on=True),
+                )
+            )
+            set_autostart(on=False)
         # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
         self.lease.renew()
         self.phase = _Phase.BETWEEN
@@ -306,12 +317,6 @@ class Move:
 
     def close(self) -> None:
         """Demote the source, and forbid two primaries once it is seen Secondary."""
-        domain = self.plan.domain
-        if domain.persistent and domain.autostart:
-            try:  # from here on a reboot of the source must not start what runs elsewhere, whatever else fails
-                self.context.hypervisor.set_autostart(self.plan.source, domain.uuid, on=False)
-            except LvmigrateError as error:
-                self.troubles.append(error)
         duals = [self._dual_primary(resource) for resource in self.plan.resources]
         outcomes = outcomes_of([partial(dual.close, self.plan.source) for dual in duals])
         self.troubles += [error for error in outcomes if isinstance(error, LvmigrateError)]

@@ -68,9 +68,9 @@ def test_the_order_of_what_is_changed_is_the_design() -> None:
         "arm_guard",
         "allow_two_primaries",
         "promote",
+        "set_autostart",  # off at the source
         "copy_memory",
         "resume",
-        "set_autostart",  # off at the source
         "demote",
         "restore_options",
         "undefine",
