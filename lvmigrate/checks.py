@@ -148,10 +148,10 @@ def _guard(survey: Survey) -> Iterator[Finding]:
 
 
 def _unsettled(survey: Survey, errand: Errand) -> bool:
-    """Whether definitions are still where that move has left them."""
+    """Whether definitions and autostart are still as that move has left them."""
     if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
         return False
-    if survey.domain.node == errand.target:
+    if survey.domain.node == errand.target or survey.domain.autostart is not errand.autostart:
         return True
     return survey.target.domain is not None and not errand.target_had_definition
 

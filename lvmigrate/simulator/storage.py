@@ -224,8 +224,7 @@ class SimulatedStorage:
         def act() -> None:
             self._ours(node, token, "Renewing the token")
             host = self._host(node)
-            # The errand that stands there stays: it is the move's, whoever holds the token.
-            host.tokens[token.uuid].deadline_s = host.uptime(self._world.now) + token.lease_s
+            host.tokens[token.uuid] = TokenFile(token=token, deadline_s=host.uptime(self._world.now) + token.lease_s)
             guard = host.guards.get(token.uuid)
             if token.guarded and (guard is None or not guard.alive):
                 raise CommandFailed(
