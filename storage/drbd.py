@@ -17,7 +17,7 @@ import structlog
 
 from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Opener, OtherHand, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
 from storage import events2, openers, show
 from storage.events2 import NAME, BadLine
@@ -128,6 +128,26 @@ class DrbdStorage(Marks):
             return ()
         answer = self._remote.ask(node, f"Looking who has {_enough(names)} open", "openers", *map(_name, names))
         return openers.parse(answer.out)
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """What is around these resources on ``node``: the module, their configuration, and who else acts on them.
+
+        "For good" is what `drbdadm adjust` would leave as it is.
+        """
+        if not names:
+            return Surroundings()
+        what = f"Looking around {_enough(names)}"
+        answer = self._remote.ask(node, what, "surroundings", *map(_name, names))
+        lines = [line.split() for line in answer.out.splitlines()]
+        return Surroundings(
+            version=next((words[1] for words in lines if words[0] == "version"), ""),
+            two_primaries_for_good=frozenset(words[1] for words in lines if words[0] == "lasting"),
+            other_hands=tuple(
+                OtherHand(program=words[1], resource=words[2], active=words[3] == "yes")
+                for words in lines
+                if words[0] == "hand"
+            ),
+        )
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
