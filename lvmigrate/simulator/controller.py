@@ -149,9 +149,7 @@ class Controller:
             self.wake()
         return result
 
-    def _fail_before(
-        self, fault: Kind, node: str, what: str, act: Callable[[], object], deadline: float
-    ) -> None:
+    def _fail_before(self, fault: Kind, node: str, what: str, act: Callable[[], object], deadline: float) -> None:
         match fault:
             case Kind.REFUSED_BEFORE:
                 self.spend(_BROKEN_S)
