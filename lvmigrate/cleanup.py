@@ -255,7 +255,7 @@ class _Cleanup:
         return self.seen.target
 
     def _join(self, name: str) -> None:
-        """Have a resource connected again: DRBD's handshake tells whether the disk where the guest waits has everything.
+        """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.
 
         It refuses, and discards nothing, if the other copy is the newer: the one that waits holds its node Primary.  So
         once both are in step, whatever broke before is no doubt any more.
@@ -318,7 +318,9 @@ class _Cleanup:
                     Guarded(resource=name, peer=self.seen.other(node), options=before[end])
                     for name, before in resources.items()
                 ],
-                resume=node == self.seen.target and self.seen.ran is True,
+                resume=node == self.seen.target
+                and self.seen.ran is True
+                and not any(option.allow_two_primaries for before in resources.values() for option in before),
             )
             self.notes.add(f"armed a guard on {node}")
             armed.append(node)
@@ -414,7 +416,7 @@ class _Cleanup:
         if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE) and self.seen.home is not None:
             raise GuestLost(
                 f"{self.seen.name} died while what was left of its move was closed.",
-                hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes, then start it where it is defined.",
+                hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes, then start it.",
             )
 
     def _finish(self) -> None:

@@ -388,7 +388,10 @@ class Move:
             node,
             self.lease.token,
             [Guarded(resource=r.name, peer=peer, options=r.options[end]) for r in self.plan.resources],
-            resume=node == self.plan.target and self.settlement.ran is True,
+            # The other guard's word is that it forbids two primaries: where they stay allowed for good, it has none.
+            resume=node == self.plan.target
+            and self.settlement.ran is True
+            and not any(option.allow_two_primaries for r in self.plan.resources for option in r.options),
         )
 
     def _disarm(self, node: str) -> None:

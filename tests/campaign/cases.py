@@ -160,7 +160,7 @@ def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> It
 
 
 def distinct(calls: Sequence[Call]) -> list[Call]:
-    """The calls without those that a loop repeats while it waits: its first two rounds are kept, a middle one, its last.
+    """The calls without those that a loop repeats while it waits: two rounds are kept, then a middle one and the last.
 
     A round is up to four calls; what comes between the kept ones differs by the time alone.
     """
