@@ -100,6 +100,8 @@ class Code(enum.StrEnum):
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.
     SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    #: A resynchronisation does not get on.
+    SYNC_STALLED = "SYNC_STALLED"
     #: The target is Primary already.
     DUAL_PRIMARY = "DUAL_PRIMARY"
     #: The source is not Primary although the guest is there.

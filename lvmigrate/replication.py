@@ -163,6 +163,11 @@ class Resource:
     volumes: tuple[Volume, ...]
     connections: tuple[Connection, ...]
 
+    @property
+    def tells_progress(self) -> bool:
+        """Whether the module sends events while it resynchronises: 8.4, which knows no names of peers, does not."""
+        return all(connection.name != "peer" for connection in self.connections) and bool(self.connections)
+
     def towards(self, peer: str) -> Connection | None:
         """The connection to the node called ``peer``; the only one there is where the module knows no names (8.4)."""
         named = [c for c in self.connections if c.name == peer]
