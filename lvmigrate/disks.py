@@ -12,7 +12,7 @@ import structlog
 from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.progress import SyncProgress
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import Resource, Role
+from lvmigrate.replication import Resource, Role, Standing, Unbroken
 from lvmigrate.resync import SyncMeter
 from lvmigrate.together import outcomes_of
 
@@ -34,6 +34,7 @@ class Disks:
     nodes: tuple[str, str]
     #: By node: the generations of the data when replication was last proved whole.
     _generations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    _since: float = 0.0
     _meter: SyncMeter = field(default_factory=SyncMeter)
     #: When the kernels were asked last, and what they said.
     _asked: tuple[float, list[tuple[Resource | None, str]]] | None = None
@@ -65,11 +66,33 @@ class Disks:
         """What each end was last heard to be, in words."""
         return tuple(f"{r.name} is {r.role.value} on {r.node}" for r, _ in self.ends() if r is not None)
 
-    def remember(self) -> None:
+    def remember(self, now: float = 0.0) -> None:
         """From here on replication is to stay whole: forget earlier breaks, and remember the data's generations."""
+        self._since = now
         self.watch.forgive()
         found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
         self._generations = {n: g for n, g in zip(self.nodes, found, strict=True) if not isinstance(g, LvmigrateError)}
+
+    def standing(self) -> Standing:
+        """Whether replication never left Established since `remember`.
+
+        Where events are missing, because a stream ended and began again, only the kernel can prove it: a copy that was
+        written to without the other has another generation.  Where it gives no answer, nobody knows.
+        """
+        breaks, gaps = self.watch.breaks(), self.watch.gaps()
+        if breaks:
+            verdict, because = Unbroken.NO, breaks[0]
+        elif not gaps:
+            verdict, because = Unbroken.YES, "by the events of both nodes"
+        else:
+            same = self._same_generations()
+            if same is None:
+                verdict, because = Unbroken.UNKNOWN, gaps[0]
+            elif same:
+                verdict, because = Unbroken.YES, f"by the generations of the data; {gaps[0]}"
+            else:
+                verdict, because = Unbroken.NO, f"the data have another generation; {gaps[0]}"
+        return Standing(verdict=verdict, since_s=self._since, because=because)
 
     def doubts_now(self) -> list[str]:
         """Why the two copies may not hold the same data, by both kernels' own word.
@@ -89,12 +112,15 @@ class Disks:
         breaks = self.watch.breaks()
         return [*breaks, *doubts] if breaks and (doubts or not self._same_generations()) else doubts
 
-    def _same_generations(self) -> bool:
+    def _same_generations(self) -> bool | None:
+        """Whether the data are those of `remember` by their generations; ``None``: a node gives no answer."""
         found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
-        same = all(
-            node in self._generations and now == self._generations[node]
-            for node, now in zip(self.nodes, found, strict=True)
-        )
+        pairs = [(self._generations.get(node), now) for node, now in zip(self.nodes, found, strict=True)]
+        same: bool | None = None
+        if any(before is not None and not isinstance(now, LvmigrateError) and now != before for before, now in pairs):
+            same = False
+        elif all(before is not None and now == before for before, now in pairs):
+            same = True
         _log.info("generations_compared", same=same)
         return same
 

@@ -226,7 +226,7 @@ class Move:
                     hint="See why the resynchronisation is slow, or give it longer with --sync-timeout.",
                 )
         self._check_again()
-        self.disks.remember()
+        self.disks.remember(self.context.clock.now())
 
     def guard(self) -> None:
         """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more."""
@@ -319,6 +319,8 @@ class Move:
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
         arrival.let_run()
         self.chronicle.mark("target runs")
+        if self.plan.resources:
+            self.chronicle.note(str(self.disks.standing()))
         arrival.alone()
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED

@@ -220,6 +220,29 @@ class Resource:
         return not any(self.doubts(peer))
 
 
+class Unbroken(enum.Enum):
+    """Whether replication stayed whole. The value is a word for people."""
+
+    YES = "never left Established"
+    NO = "left Established"
+    #: Nobody watched for a while, and no kernel can prove what was meanwhile.
+    UNKNOWN = "nobody knows whether it left Established"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of replication since a moment. ``str()`` is a clause."""
+
+    verdict: Unbroken
+    #: That moment, by the clock of the one who watches, in seconds.
+    since_s: float
+    #: Why, in words.
+    because: str
+
+    def __str__(self) -> str:
+        return f"replication {self.verdict.value} ({self.because})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a block device leads: a volume of a resource."""
