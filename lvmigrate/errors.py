@@ -94,6 +94,8 @@ class Code(enum.StrEnum):
     RESOURCE_SHARED = "RESOURCE_SHARED"
     #: A resource has no working connection between the two nodes.
     NOT_CONNECTED = "NOT_CONNECTED"
+    #: Both copies of a volume have changed while they were apart; a person chooses which is given up.
+    SPLIT_BRAIN = "SPLIT_BRAIN"
     #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
     #: A volume has no quorum.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 
@@ -218,6 +219,19 @@ class Resource:
     def in_step_with(self, peer: str) -> bool:
         """Connected to ``peer``, and every volume Established and UpToDate at both ends, as this node sees it."""
         return not any(self.doubts(peer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where the data of one copy of a volume come from: generations as 16 hexadecimal digits, roles' bit left out."""
+
+    current: str
+    #: The generation since which it counts what the peer lacks, then older ones; none of them zero.
+    earlier: tuple[str, ...]
+    #: KiB that it counts as differing from the peer's; ``None``: it does not say.
+    changed_kib: int | None = None
+    #: When its node lost the peer last, by the node's kernel log.
+    lost_at: datetime | None = None
 
 
 class Unbroken(enum.Enum):
