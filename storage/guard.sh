@@ -41,7 +41,7 @@ arm() {
         --property=Restart=on-failure --property=RestartSec=1 --property=StartLimitIntervalSec=0 \
         --property='RestartForceExitStatus=SIGTERM SIGHUP SIGINT SIGPIPE' --property=TimeoutStopSec=5 \
         /bin/sh "$script" 2>&1 9>&-) || {
-        [ "$first" = no ] || rm -f "$orders" "$script"
+        [ "$first" = no ] || forget_guard
         fail 99 "$refused"
     }
     deadline=$written
@@ -83,6 +83,14 @@ guard() {
             *) tell "$acknowledged" "looking or acting failed, see the journal"; rest ;;
         esac
     done
+    # The one before was killed while it removed its own files.
+    (locked "$uuid" leave)
+}
+
+# leave: nothing stays of a guard without orders.
+leave() {
+    [ -e "$orders" ] || forget_guard
+    rm -f "$lock"
 }
 
 # rest: about two seconds; less if the token lives again, which is to be acknowledged soon.
@@ -158,7 +166,8 @@ look_and_act() {
             if read_token; then
                 { say "over-${id#over-}"; sed 1d "$token"; } >"$token.new" && mv -f "$token.new" "$token" || exit 94
             fi
-            rm -f "$orders" "$tokens/$uuid.seen" "$tokens/$uuid.sh" "$lock"
+            forget_guard
+            rm -f "$token.new" "$lock"
             return "$is_over"
             ;;
     esac

@@ -141,7 +141,9 @@ drop_token() {
     if read_token && [ "$id" != "$1" ]; then
         return
     fi
-    rm -f "$token" "$lock"
+    # What an arming left that was killed before there were orders; where there are, their guard is at work.
+    [ -e "$tokens/$uuid.guard" ] || forget_guard
+    rm -f "$token" "$token.new" "$lock"
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -211,9 +213,16 @@ stop_guard() {
 }
 
 disarm() {
-    [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ] || return 0
-    stop_guard
-    rm -f "$tokens/$uuid.guard" "$tokens/$uuid.seen" "$tokens/$uuid.sh"
+    if [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ]; then stop_guard; fi
+    forget_guard
+}
+
+# forget_guard: after it, nothing of a guard is there, and nothing half written: a guard is stopped at any instant, and a
+# command may be killed.  The orders go first and the script last: a guard that is started again in between finds nothing
+# to do, and removes the rest.
+forget_guard() {
+    set -- "$tokens/$uuid"
+    rm -f "$1.guard" "$1.guard.new" "$1.seen" "$1.seen.new" "$1.sh.new" "$1.sh"
 }
 
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.

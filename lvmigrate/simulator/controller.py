@@ -135,7 +135,8 @@ class Controller:
         settings = self.world.settings
         deadline = settings.hypervisor_deadline_s if libvirt else settings.storage_deadline_s
         fault = self.arrive(method, node, acts=acts)
-        self._fail_before(fault, node, what, act, deadline)
+        if fault is not None:
+            self._fail_before(fault, node, what, act, deadline)
         if not self.reaches(node, libvirt=libvirt):
             refused_at_once = libvirt and self.world.hosts[node].powered and not self.cut_from[node]
             self.spend(_BROKEN_S if refused_at_once else settings.connect_s)
@@ -143,13 +144,12 @@ class Controller:
         self.spend(settings.hypervisor_call_s if libvirt else settings.storage_call_s)
         with self.world.acting(f"controller {self.name}"):
             result = act()
-        self._fail_after(fault, node, what, deadline)
-        self.wake()
+        if fault is not None:
+            self._fail_after(fault, node, what, deadline)
+            self.wake()
         return result
 
-    def _fail_before(
-        self, fault: Kind | None, node: str, what: str, act: Callable[[], object], deadline: float
-    ) -> None:
+    def _fail_before(self, fault: Kind, node: str, what: str, act: Callable[[], object], deadline: float) -> None:
         match fault:
             case Kind.REFUSED_BEFORE:
                 self.spend(_BROKEN_S)
@@ -165,7 +165,7 @@ class Controller:
                 self.spend(_LATE_S)
                 self._lose(node, what, "no answer in time")
 
-    def _fail_after(self, fault: Kind | None, node: str, what: str, deadline: float) -> None:
+    def _fail_after(self, fault: Kind, node: str, what: str, deadline: float) -> None:
         match fault:
             case Kind.REFUSED_AFTER:
                 self._refuse(node, what)

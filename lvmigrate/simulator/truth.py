@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from lvmigrate.domain import DomainState
@@ -45,14 +45,28 @@ class Hearer(Protocol):
         """Every way of its own to a node is mended."""
 
 
+class Acting:
+    """While in the context, ``who`` is the one who acts. (A generator would cost more than what is done in it.)"""
+
+    __slots__ = ("_actors", "_who")
+
+    def __init__(self, actors: list[str], who: str) -> None:
+        self._actors = actors
+        self._who = who
+
+    def __enter__(self) -> None:
+        self._actors.append(self._who)
+
+    def __exit__(self, *_error: object) -> None:
+        self._actors.pop()
+
+
 class Truth:
     """Some hosts, their libvirt and their DRBD, and what happens to them; who acts, and what must not happen."""
 
     def __init__(self, nodes: Sequence[str] = ("node1", "node2"), settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.timeline = Timeline()
-        #: How often running guests write; may be changed at any time, such as to wait long for little.
-        self.write_s = self.settings.write_s
         self.hosts = {name: Host(name=name) for name in nodes}
         self.resources: dict[str, Replicated] = {}
         #: By UUID.
@@ -166,14 +180,9 @@ class Truth:
         """Note what happened, for people."""
         self.story.append((self.now, what))
 
-    @contextmanager
-    def acting(self, who: str) -> Iterator[None]:
+    def acting(self, who: str) -> Acting:
         """Whoever does what happens in this context."""
-        self._actor.append(who)
-        try:
-            yield
-        finally:
-            self._actor.pop()
+        return Acting(self._actor, who)
 
     @property
     def actor(self) -> str:
@@ -202,6 +211,7 @@ class Truth:
     def phase_entered(self, migration: Job) -> None:
         """A migration entered its next phase."""
         self.tell(f"migration of {migration.guest.name} from {migration.source}: {migration.phase.value}")
+        self._all_write_soon()
         self.entered(migration)
 
     # ---- copies of guests
@@ -270,7 +280,20 @@ class Truth:
                 other.older = True
         for disk in copy.guest.disks:
             self._check_disk(copy, disk)
-        self.timeline.after(self.write_s, lambda: self._write(copy))
+        self._write_soon(copy)
+
+    def _write_soon(self, copy: Copy) -> None:
+        """Have a running guest write often again: something has changed."""
+        if copy.next_write is not None:
+            copy.next_write.cancel()
+        copy.write_s = self.settings.write_s
+        copy.next_write = self.timeline.after(copy.write_s, partial(self._write, copy))
+
+    def _all_write_soon(self) -> None:
+        for host in self.hosts.values():
+            for copy in host.copies.values():
+                if copy.runs:
+                    self._write_soon(copy)
 
     def _check_disk(self, copy: Copy, disk: Disk) -> bool:
         """Whether what the copy finds on its disk is what it has written; notes it when not."""
@@ -284,7 +307,8 @@ class Truth:
         return False
 
     def _write(self, copy: Copy) -> None:
-        """A running guest writes to each of its disks, again and again."""
+        """A running guest writes to each of its disks, again and again; the longer nothing changes, the more seldom."""
+        copy.next_write = None
         if not copy.runs or self.hosts[copy.node].copies.get(copy.guest.uuid) is not copy:
             return
         for disk in copy.guest.disks:
@@ -297,7 +321,9 @@ class Truth:
                 return
             if record is not None:
                 self._acknowledge(copy, disk, record)
-        self.timeline.after(self.write_s, lambda: self._write(copy))
+        if copy.next_write is None:
+            copy.write_s = min(2 * copy.write_s, self.settings.seldom_s)
+            copy.next_write = self.timeline.after(copy.write_s, partial(self._write, copy))
 
     def _acknowledge(self, copy: Copy, disk: Disk, record: Record) -> None:
         copy.memory[disk] = record
@@ -442,6 +468,7 @@ class Truth:
             self._link_changed(what)
 
     def _link_changed(self, what: str) -> None:
+        self._all_write_soon()
         if what == DRBD:
             for resource in self.resources.values():
                 resource.link_changed()
@@ -502,6 +529,7 @@ class Truth:
             return
         self.tell(f"{node} loses its power")
         host.powered = False
+        self._all_write_soon()
         for guard in host.guards.values():
             guard.end()
         host.tokens, host.guards = {}, {}
@@ -581,5 +609,6 @@ class Truth:
             hearer.way_mended()
 
     def _replication_changed(self, resource: Replicated) -> None:
+        self._all_write_soon()
         for hearer in self.hearers:
             hearer.see(resource)

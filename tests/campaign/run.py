@@ -26,7 +26,7 @@ from lvmigrate.simulator import (
     Wrong,
     audit,
 )
-from tests.campaign.cases import Case
+from tests.campaign.cases import Case, faults_of
 
 #: Long enough for every lease to run out and every guard to act.
 _GUARDS_S: Final = 150.0
@@ -34,7 +34,6 @@ _GUARDS_S: Final = 150.0
 _HEALED_S: Final = 200.0
 _AGAIN_S: Final = 45.0
 _CLEANUPS: Final = 4
-_SELDOM_S: Final = 5.0
 _SOURCE: Final = "node1"
 _NAME: Final = "web1"
 #: What a fault can still do after the last look, so that no promise covers it.
@@ -84,6 +83,14 @@ def run(case: Case) -> Outcome:
     return outcome
 
 
+def singles_of(base: Case) -> Iterator[Case]:
+    """The base itself, then the same with every single fault at every call that it makes of itself."""
+    straight = run(base)
+    yield base
+    for fault in faults_of(straight.calls, straight.moments, base.scenario):
+        yield base.with_fault(*fault)
+
+
 def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     end = _tasklet_under_test(case, world, outcome)
     outcome.calls = list(world.calls)
@@ -91,22 +98,15 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.ended = type(end).__name__
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome)
-    _wait(world, _GUARDS_S)
+    world.timeline.advance(_GUARDS_S)
     if isinstance(end, ControllerKilled) and _only_the_controller(case):
         _judge_guards(world, outcome)
     world.heal()
-    _wait(world, _HEALED_S)
+    world.timeline.advance(_HEALED_S)
     _clean_up(world, guest, outcome)
     for violation in world.violations:
         accept = case.variant.switch is Switch.FAST and _is_of_the_fast_switch(violation, world.violations)
         (outcome.accepted if accept else outcome.violations).append(str(violation))
-
-
-def _wait(world: World, seconds: float) -> None:
-    """Let much time pass, with little writing."""
-    usual, world.write_s = world.write_s, _SELDOM_S
-    world.timeline.advance(seconds)
-    world.write_s = usual
 
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome) -> Any:
@@ -185,8 +185,8 @@ def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
             return
         elif not isinstance(end, LvmigrateError):
             break
-        _wait(world, _AGAIN_S)
-    _wait(world, _AGAIN_S)
+        world.timeline.advance(_AGAIN_S)
+    world.timeline.advance(_AGAIN_S)
     wrong = list(audit(world))
     if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
         outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
