@@ -12,6 +12,7 @@ from lvmigrate import environment
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
+from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Role
 from lvmigrate.survey import Sightings, Survey
@@ -240,6 +241,14 @@ _DOUBTS: Final = {
 }
 
 
+def _parted(survey: Survey) -> Iterator[Finding]:
+    source, target = survey.source, survey.target
+    for name in sorted(source.resources.keys() & target.resources.keys()):
+        apart = parting(name, (source.node, source.lineages), (target.node, target.lineages))
+        if apart is not None:
+            yield apart.finding(keep=source.node)
+
+
 def _in_step(survey: Survey) -> Iterator[Finding]:
     # A copy that is on its way to the target is waited for, not refused.
     waited_for = {
@@ -341,6 +350,7 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _fast,
     _disks,
     _shared,
+    _parted,
     _in_step,
     environment.sizes,
     environment.versions,

@@ -33,6 +33,7 @@ from lvmigrate.errors import (
     UsageError,
 )
 from lvmigrate.lease import Lease, holder
+from lvmigrate.lineage import parted
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import CleanupReport
@@ -357,6 +358,7 @@ class _Cleanup:
                     self.context.storage.demote(node, name, self.lease.token)
                     self.notes.add(f"{name}: made {node} Secondary")
                 case Closing.RECONNECT if reconnects_left:
+                    self._refuse_if_parted(name, home)
                     reconnects_left -= 1
                     self._reconnect(name)
                 case Closing.FORBID:
@@ -377,6 +379,13 @@ class _Cleanup:
             ]
         )
         self.notes.add(f"{name}: connected {nodes[0]} and {nodes[1]} again")
+
+    def _refuse_if_parted(self, name: str, home: str) -> None:
+        """A reconnection could make DRBD choose between two changed copies, by its after-sb policies: a person does."""
+        apart = parted(self.context.storage, name, self.seen.nodes)
+        if apart is not None:
+            finding = apart.finding(keep=home)
+            raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
 
     def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
         return LeftBehind(

@@ -94,12 +94,16 @@ class Code(enum.StrEnum):
     RESOURCE_SHARED = "RESOURCE_SHARED"
     #: A resource has no working connection between the two nodes.
     NOT_CONNECTED = "NOT_CONNECTED"
+    #: Both copies of a volume have changed while they were apart; a person chooses which is given up.
+    SPLIT_BRAIN = "SPLIT_BRAIN"
     #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
     #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.
     SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    #: A resynchronisation does not get on.
+    SYNC_STALLED = "SYNC_STALLED"
     #: The target is Primary already.
     DUAL_PRIMARY = "DUAL_PRIMARY"
     #: The source is not Primary although the guest is there.

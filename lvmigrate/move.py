@@ -38,6 +38,7 @@ from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
 from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import Report
+from lvmigrate.resync import STALL_HINTS
 from lvmigrate.rollback import Leftover, Rollback, Undo
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context, Step
@@ -211,8 +212,16 @@ class Move:
         deadline = self.context.clock.now() + self.options.sync_timeout_s
         while not self.disks.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
-            waiting = self.disks.progress_now()
+            waiting = self.disks.sync(self.context.clock.now())
             self.chronicle.tell(sync=waiting)
+            if waiting.stall is not None and waiting.stalled_s >= self.options.sync_stall_s:
+                raise MoveFailed(
+                    f"The disks of {self.plan.instance} have not come nearer to being in step for"
+                    f" {waiting.stalled_s:.0f} s: {waiting.stall.value}.",
+                    code=Code.SYNC_STALLED,
+                    hint=STALL_HINTS[waiting.stall],
+                    detail="; ".join(waiting.waiting_for),
+                )
             if self.context.clock.now() > deadline:
                 raise MoveFailed(
                     f"The disks of {self.plan.instance} were not in step after {self.options.sync_timeout_s:g} s"
@@ -221,7 +230,7 @@ class Move:
                     hint="See why the resynchronisation is slow, or give it longer with --sync-timeout.",
                 )
         self._check_again()
-        self.disks.remember()
+        self.disks.remember(self.context.clock.now())
 
     def guard(self) -> None:
         """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more."""
@@ -316,6 +325,8 @@ class Move:
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
         arrival.let_run()
         self.chronicle.mark("target runs")
+        if self.plan.resources:
+            self.chronicle.note(str(self.disks.standing()))
         arrival.alone()
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED

@@ -17,7 +17,7 @@ from typing import Protocol
 from lvmigrate.domain import Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
 
 
@@ -155,6 +155,9 @@ class Storage(Protocol):
 
         It is another one as soon as a Primary has written without its peer; a role alone does not change it.
         """
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``."""
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None

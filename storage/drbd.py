@@ -17,9 +17,9 @@ import structlog
 
 from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, OtherHand, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
-from storage import events2, openers, show
+from storage import events2, lineage, openers, show
 from storage.events2 import NAME, BadLine
 from storage.marks import Marks, no_guard, orders
 from storage.remote import Remote
@@ -121,6 +121,17 @@ class DrbdStorage(Marks):
         answer = self._remote.ask(node, what, "generations", *map(_name, names))
         lines = (line.split() for line in answer.out.splitlines())
         return {f"{name}/{volume}": generation for name, volume, generation in lines}
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``.
+
+        A volume without a disk there is left out.
+        """
+        if not names:
+            return {}
+        what = f"Reading the generations of {_enough(names)}"
+        answer = self._remote.ask(node, what, "lineages", peer, *map(_name, names))
+        return lineage.parse(answer.out)
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""

@@ -460,6 +460,63 @@ generations() {
     done
 }
 
+# lineages PEER RESOURCE...: what tells whether two copies have parted: lines
+#   gi RESOURCE VOLUME UUIDS KIB           (generations as drbdsetup get-gi prints them; what differs, - if not known)
+#   since RESOURCE TIME                    (when the connection was lost, by this node's kernel log)
+lineages() {
+    towards=$1
+    shift
+    for name in "$@"; do
+        look "$name"
+        peer=0
+        while read -r _action object words; do
+            case "$object $words " in connection\ *" conn-name:$towards "*) ;; *) continue ;; esac
+            peer=${words#*peer-node-id:}
+            peer=${peer%%[!0-9]*}
+        done <<END
+$dump
+END
+        full=$(drbdsetup events2 --now --statistics) || exit
+        for device in $devices; do
+            case $version in
+                8.*) uuids=$(drbdsetup get-gi "${device#*:}") || uuids=- ;;
+                *) uuids=$(drbdsetup get-gi "$name" "$peer" "${device%%:*}") || uuids=- ;;
+            esac
+            differs "$name" "$peer" "$device"
+            say "gi $name ${device%%:*} ${uuids:--} $kib"
+        done
+        lost=$(kernel_log | grep -e "drbd $(quoted "$name")[ :/].*conn( Connected -> " | tail -n 1)
+        [ -z "$lost" ] || say "since $name ${lost%% *}"
+    done
+}
+
+kernel_log() {
+    journalctl -q -k -b -o short-iso --no-pager 2>/dev/null || dmesg --time-format iso 2>/dev/null
+}
+
+# differs RESOURCE PEER_NODE_ID VOLUME:MINOR: into $kib what $full says.  8.4 forgets it with the connection, but for /proc/drbd.
+differs() {
+    kib=-
+    while read -r _action object words; do
+        case "$object $words " in
+            "peer-device name:$1 peer-node-id:$2 "*" volume:${3%%:*} "*out-of-sync:*)
+                kib=${words#*out-of-sync:}
+                kib=${kib%%[!0-9]*}
+                ;;
+        esac
+    done <<END
+$full
+END
+    if [ "$kib" != - ] || [ ! -r "$root/proc/drbd" ]; then return; fi
+    minor=''
+    while read -r first rest; do
+        case $first in [0-9]*:) minor=${first%:} ;; esac
+        case "$minor $rest " in
+            "${3#*:} "*" oos:"*) kib=${rest#*oos:}; kib=${kib%%[!0-9]*} ;;
+        esac
+    done <"$root/proc/drbd"
+}
+
 # ---- who has a device open: lines RESOURCE VOLUME WHAT, some of them twice
 
 openers() {

@@ -13,7 +13,7 @@ from typing import Never
 
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
 from storage.marks import Marks, no_guard
 from storage.remote import Remote
@@ -63,6 +63,11 @@ class SharedStorage(Marks):
         return {}
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:  # noqa: ARG002
+        """There are no resources."""
+        self._remote.node(node)
+        return {}
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:  # noqa: ARG002
         """There are no resources."""
         self._remote.node(node)
         return {}

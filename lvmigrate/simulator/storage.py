@@ -11,6 +11,7 @@ from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
     ConnectionOptions,
     ConnectionState,
+    Lineage,
     Opener,
     Place,
     Resource,
@@ -76,6 +77,19 @@ class SimulatedStorage:
             }
 
         return self._ask("generations", node, look)
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``."""
+
+        def look() -> Mapping[str, Lineage]:
+            return {
+                f"{resource.name}/{number}": Lineage(current=end.generation, earlier=end.earlier)
+                for resource in self._here(node)
+                if resource.name in names and peer in resource.nodes and (end := resource.ends[node]).up
+                for number in end.disks
+            }
+
+        return self._ask("lineages", node, look) if names else {}
 
     @contextmanager
     def watch(

@@ -21,6 +21,7 @@ from lvmigrate.replication import (
     ConnectionOptions,
     ConnectionState,
     DiskState,
+    Lineage,
     Opener,
     OtherHand,
     PeerVolume,
@@ -74,6 +75,9 @@ class World:
     keepalive_s: float = 30.0
     #: Grows with each write that a peer does not get.
     generation: int = 1
+    lineages: dict[str, Lineage] = field(default_factory=lambda: dict.fromkeys(NODES, Lineage(current="A", earlier=())))
+    #: A connection that is lost: not even looked for.
+    standalone: bool = False
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
     replicated: bool = True
@@ -343,7 +347,11 @@ class FakeStorage:
         connection = Connection(
             name=peer,
             peer_node_id=NODES.index(peer),
-            state=ConnectionState.CONNECTED if world.connected else ConnectionState.CONNECTING,
+            state=ConnectionState.CONNECTED
+            if world.connected
+            else ConnectionState.STANDALONE
+            if world.standalone
+            else ConnectionState.CONNECTING,
             peer_role=world.roles[peer] if world.connected else Role.UNKNOWN,
             congested=False,
             volumes=(volumes,),
@@ -368,6 +376,12 @@ class FakeStorage:
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         with self.world.call("generations", node):
             return {f"{name}/0": str(self.world.generation) for name in names}
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        if not names:
+            return {}
+        with self.world.call("lineages", node):
+            return {f"{name}/0": self.world.lineages[node] for name in names}
 
     def two_primaries(self, node: str) -> frozenset[str]:
         with self.world.call("two_primaries", node):
