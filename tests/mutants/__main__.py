@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 
+from tests.mutants import scripts
 from tests.mutants.catch import BrokenError, Catcher, Verdict
 from tests.mutants.found import found
-from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import ROOT, Mutant
 
 #: What caught each mutant last: it is tried first.
 CATCHERS: Final = Path(__file__).with_name("catchers.json")
@@ -42,11 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def every() -> list[Mutant]:
-    """Every mutant. Raises `ValueError` when two have one name, or when one is about a text that is not there."""
-    mutants = found()
+    """Every mutant. Raises `ValueError` when two have one name, or `NoSuchTextError`."""
+    mutants = [*found(), *scripts.mutants()]
     names = [mutant.name for mutant in mutants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"more than one mutant is called {', '.join(sorted(twice))}")
+    for mutant in mutants:
+        mutant.changed((ROOT / mutant.file).read_text(encoding="utf-8"))
     return mutants
 
 
@@ -70,8 +73,9 @@ def tried(mutants: list[Mutant], options: argparse.Namespace) -> list[Verdict]:
             print(f"caught {mutant.name}\n    {verdict.catcher}: {verdict.why}", file=sys.stderr, flush=True)
         return verdict
 
-    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        return list(pool.map(one, mutants))
+    with ThreadPoolExecutor(options.jobs) as busy, ThreadPoolExecutor(options.waiting) as waiting:
+        futures = [(busy if m.file.endswith(".py") else waiting).submit(one, m) for m in mutants]
+        return [future.result() for future in futures]
 
 
 def remember(verdicts: list[Verdict]) -> None:
@@ -93,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", action="append", default=[], help="only those whose name matches (as in a shell)")
     parser.add_argument("--list", action="store_true", help="print the names of all, and do nothing")
-    parser.add_argument("--jobs", type=int, default=2, help="so many at once")
+    parser.add_argument("--jobs", type=int, default=2, help="so many of the core's at once")
+    parser.add_argument("--waiting", type=int, default=6, help="so many of the scripts' at once: their tests sleep")
     parser.add_argument("--seconds", type=float, default=60, help="how long the campaign tries where nothing is known")
     parser.add_argument("--remember", action="store_true", help="write down what caught each, to be tried first")
     parser.add_argument("--verbose", action="store_true", help="tell what caught each")

@@ -18,14 +18,15 @@ from tests.campaign.run import run
 from tests.mutants.mutant import Mutant, apply, copy_tree
 
 #: The unit tests of the core, which are asked when no case catches it.
-_CORE: Final = ("tests/unit/test_decision.py", "tests/unit/test_migrate.py", "tests/unit/test_cleanup.py")
-_GUARD: Final = "tests/unit/storage/test_guard_script.py::test_it_decides_as_the_function_does"
-_SCRIPTS: Final = (
-    "tests/unit/storage/test_node_script.py",
-    "tests/unit/storage/test_guard_script.py",
-    "tests/unit/storage/test_drbd.py",
-    "tests/unit/storage/test_marks.py",
+_CORE: Final = (
+    "tests/simulator",
+    "tests/unit/test_decision.py",
+    "tests/unit/test_migrate.py",
+    "tests/unit/test_cleanup.py",
 )
+_SCRIPTS: Final = tuple(f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script"))
+#: It compares the guard's two halves.
+_DECIDES: Final = "tests/unit/storage/test_guard_script.py::test_it_decides_as_the_function_does"
 #: These tests take some seconds; one that takes this long does not end.
 _MOST_S: Final = 180
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
@@ -67,8 +68,7 @@ class Catcher:
                 return found
             if core and (found := self._by_cases(mutant, where, cases)):
                 return found
-            of_core = (*_CORE, _GUARD) if mutant.file.endswith("/guard.py") else _CORE
-            found = self._by_tests(mutant, where, of_core if core else _SCRIPTS)
+            found = self._by_tests(mutant, where, _tests_of(mutant))
             return found or Verdict(mutant=mutant, catcher="", why="")
 
     def _by_cases(self, mutant: Mutant, where: Path, cases: Sequence[str]) -> Verdict | None:
@@ -126,6 +126,15 @@ class Catcher:
             if case not in self._clean:
                 self._clean[case] = not run(Case.parse(case)).violations
             return self._clean[case]
+
+
+def _tests_of(mutant: Mutant) -> tuple[str, ...]:
+    """The tests that may catch it, the likeliest first."""
+    if mutant.file.endswith(".py"):
+        return (*_CORE, _DECIDES) if mutant.file.endswith("/guard.py") else _CORE
+    if mutant.name.startswith("guard.sh decide:"):
+        return (_DECIDES,)
+    return _SCRIPTS[-1:] if mutant.file.endswith("/guard.sh") else _SCRIPTS
 
 
 def _environment(where: Path) -> dict[str, str]:

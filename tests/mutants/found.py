@@ -1,7 +1,7 @@
 """Mutants that are found in the source, so that none is forgotten when a line is added to it.
 
 Each of these is one mutant: a statement that only calls something, or that sets an attribute, left out; the condition
-of an ``if``, as if it never held; one part of an ``and`` or an ``or``, left out; one member of a table, left out.
+of an ``if``, as if it never held; one part of another ``and`` or ``or``, left out; one member of a table, left out.
 What is left out here and why stands in `NOT_MUTATED`.
 """
 
@@ -41,6 +41,8 @@ _TABLES: Final = frozenset(
         "move.STEPS",
     }
 )
+#: Where the parts of an ``if``'s condition are mutants as well, each for itself.
+_PART_BY_PART: Final = frozenset({"guard"})
 _MOST: Final = 70
 #: What is only said to people: no law hangs on it.
 _SAID: Final = ("_log.", "self.chronicle.", "self.notes.add(", "lines.append(")
@@ -163,7 +165,11 @@ class _Finder(ast.NodeVisitor):
 
     def visit_If(self, node: ast.If) -> None:  # noqa: N802 -- ast's name
         self._note(f"as if never {_short(node.test)}", node.test, "False")
-        self.generic_visit(node)
+        if self._module in _PART_BY_PART:
+            self.generic_visit(node)
+            return
+        for child in (*node.body, *node.orelse):
+            self.visit(child)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:  # noqa: N802 -- ast's name
         """Words for people."""
