@@ -295,6 +295,8 @@ def audit_lines(audit: Audit) -> Iterator[str]:
         yield from error_lines(error)
     if not audit.findings:
         yield "nothing is left behind" + (" on the nodes that answered" if audit.silent else "")
+    for note in audit.notes:
+        yield f"note {note.code}: {note.sentence}"
     for finding in audit.findings:
         yield from finding_lines(finding)
 

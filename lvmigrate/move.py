@@ -155,7 +155,9 @@ class Move:
         return self.rollback.run()
 
     def _with_open_state(self, error: OutcomeUnknown) -> OutcomeUnknown:
-        """The same error, with what is left open beside the guest itself."""
+        """The same error, with what is left open beside the guest itself; what is known stays in the token."""
+        if self.settlement.handed_over:
+            outcomes_of([self.lease.renew])
         opened = "two primaries allowed" if self.chronicle.happened("two primaries allowed") else None
         if opened is None or self.chronicle.happened("two primaries forbidden"):
             return error
@@ -179,14 +181,16 @@ class Move:
 
     def lock(self) -> None:
         """Take the token on both nodes, in sorted order, so that two controllers cannot hold one each."""
-        for node in sorted(self.nodes):
-            self.rollback.register(
-                Undo(
-                    leftover=f"the token of this move on {node}",
-                    hint="The token runs out by itself.",
-                    act=partial(self._drop_token, node),
-                )
+        self.rollback.register(
+            Undo(
+                leftover="the token of this move",
+                hint="The token runs out by itself.",
+                act=self._drop_tokens,
+                # It is the record of the move: what could not be undone, a cleanup finds there.
+                only_if_clean=True,
             )
+        )
+        for node in sorted(self.nodes):
             held = self.lease.take(node)
             if held is not None:
                 finding = Finding(
@@ -291,6 +295,8 @@ class Move:
                 detail="" if reason is None else str(reason),
             )
         self.chronicle.mark("source stopped")  # if no event told of it earlier
+        if end.ok:
+            self._handed_over()
         if self.settlement.settle(self._wait_for_job if end.ok else self._abort_job):
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
@@ -341,7 +347,7 @@ class Move:
             self.lease.confirm()
             self.definitions.moved(autostart=self.plan.domain.autostart)
         together([partial(self._disarm, node) for node in self.nodes])
-        together([partial(self._drop_token, node) for node in self.nodes])
+        self._drop_tokens()
 
     # What the steps are made of.
 
@@ -382,16 +388,19 @@ class Move:
             node,
             self.lease.token,
             [Guarded(resource=r.name, peer=peer, options=r.options[end]) for r in self.plan.resources],
-            resume=node == self.plan.target and self.settlement.ran is True,
+            # The other guard's word is that it forbids two primaries: where they stay allowed for good, it has none.
+            resume=node == self.plan.target
+            and self.settlement.ran is True
+            and not any(option.allow_two_primaries for r in self.plan.resources for option in r.options),
         )
 
     def _disarm(self, node: str) -> None:
         self.lease.unguarded()
         self.context.storage.disarm_guard(node, self.lease.token)
 
-    def _drop_token(self, node: str) -> None:
+    def _drop_tokens(self) -> None:
         self.lease.end()
-        self.context.storage.drop_token(node, self.lease.token)
+        self.lease.drop()
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():
@@ -411,11 +420,18 @@ class Move:
             clock=self.context.clock,
         )
 
+    def _handed_over(self) -> None:
+        """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""
+        self.settlement.handed_over = True
+        self.lease.hand_over()
+
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
         self.chronicle.note(f"{self.plan.instance} on {node}: {event}")
         if node == self.plan.source and event.startswith(("suspended", "stopped")):
             self.chronicle.mark("source stopped")
+        if node == self.plan.source and event == "stopped migrated":
+            self._handed_over()
         if node == self.plan.target and event.startswith("resumed"):
             self.chronicle.mark("target runs")
         if node == self.plan.source and event in ("suspended paused", "resumed unpaused"):

@@ -17,7 +17,7 @@ from typing import Protocol
 from lvmigrate.domain import Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
 
 
@@ -170,6 +170,9 @@ class Storage(Protocol):
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """What is around these resources on ``node``: the module, their configuration, and who else acts on them."""
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
         """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""

@@ -235,6 +235,28 @@ class ConnectionOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherHand:
+    """Another program on a node that has a resource in its configuration, and may act on it at any time."""
+
+    #: ``linstor``, ``drbd-reactor`` or ``pacemaker``.
+    program: str
+    resource: str
+    #: Whether it runs now.
+    active: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is around some resources on a node: the module, their configuration, and who else acts on them."""
+
+    #: DRBD's version as the module says it; empty where there are no resources.
+    version: str = ""
+    #: The resources on which two primaries are allowed now and by the node's configuration too: they are left so.
+    two_primaries_for_good: frozenset[str] = frozenset()
+    other_hands: tuple[OtherHand, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opener:
     """Something on a node that has a volume's device open."""
 

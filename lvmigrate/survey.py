@@ -10,7 +10,7 @@ from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Finding, NodeUnreachable, Refused
 from lvmigrate.plan import Options
 from lvmigrate.protocols import Hypervisor, Storage
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource, Surroundings
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Traces
 
@@ -58,6 +58,7 @@ class Side:
     #: By name: what is set on the connection to the other side.
     options: Mapping[str, ConnectionOptions]
     openers: tuple[Opener, ...]
+    surroundings: Surroundings
     #: The paths of the guest's disks that every node reaches alike.
     shared: frozenset[str]
     #: What lvmigrate has left here.
@@ -127,6 +128,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
         resources=resources,
         options=dict(zip(reached, options, strict=True)),
         openers=storage.openers(node, resources.keys()),
+        surroundings=storage.surroundings(node, resources.keys()),
         shared=storage.shared(node, own),
         traces=storage.traces(node),
         guard_trouble=storage.guard_trouble(node),

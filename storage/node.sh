@@ -141,7 +141,9 @@ drop_token() {
     if read_token && [ "$id" != "$1" ]; then
         return
     fi
-    rm -f "$token" "$lock"
+    # What an arming left that was killed before there were orders; where there are, their guard is at work.
+    [ -e "$tokens/$uuid.guard" ] || forget_guard
+    rm -f "$token" "$token.new" "$lock"
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -211,9 +213,16 @@ stop_guard() {
 }
 
 disarm() {
-    [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ] || return 0
-    stop_guard
-    rm -f "$tokens/$uuid.guard" "$tokens/$uuid.seen" "$tokens/$uuid.sh"
+    if [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ]; then stop_guard; fi
+    forget_guard
+}
+
+# forget_guard: after it, nothing of a guard is there, and nothing half written: a guard is stopped at any instant, and a
+# command may be killed.  The orders go first and the script last: a guard that is started again in between finds nothing
+# to do, and removes the rest.
+forget_guard() {
+    set -- "$tokens/$uuid"
+    rm -f "$1.guard" "$1.guard.new" "$1.seen" "$1.seen.new" "$1.sh.new" "$1.sh"
 }
 
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
@@ -267,6 +276,56 @@ show_any() {
 }
 
 loaded() { [ -r "$root/sys/module/drbd/version" ]; }
+
+# surroundings RESOURCE...: the module's version, and of each resource whether two primaries are allowed for good, and
+# which other program of this node has it in its configuration:
+#   version VERSION
+#   lasting RESOURCE
+#   hand linstor|drbd-reactor|pacemaker RESOURCE yes|no      (whether that program runs)
+surroundings() {
+    need_drbd
+    say "version $version"
+    for name in "$@"; do
+        shown=$(drbdsetup show "$name") || exit
+        case $shown in *allow-two-primaries*yes*) lasting "$name" ;; esac
+        if [ -e "$root/var/lib/linstor.d/$name.res" ]; then hand linstor linstor-satellite "$name"; fi
+        pattern=$(quoted "$name")
+        if named_in /etc/drbd-reactor.d "promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[].]"; then
+            hand drbd-reactor drbd-reactor "$name"
+        fi
+        if named_in /var/lib/pacemaker/cib "name=\"drbd_resource\" value=\"$pattern\""; then
+            hand pacemaker pacemaker "$name"
+        fi
+    done
+}
+
+# lasting RESOURCE: a line, if its configuration, applied anew, would leave two primaries allowed.  Asked of drbdadm
+# itself, which would do it: what it would not touch is as the configuration says.
+lasting() {
+    plan=$(timeout 20 drbdadm --dry-run adjust "$1" 2>/dev/null) || return 0
+    while read -r tool command rest; do
+        case $tool/$command/$rest in
+            drbdsetup*/net-options/*--allow-two-primaries=yes*) ;;
+            drbdsetup*/net-options/* | drbdsetup*/*connect/* | drbdsetup*/new-*) return 0 ;;
+        esac
+    done <<END
+$plan
+END
+    say "lasting $1"
+}
+
+# named_in DIRECTORY PATTERN: whether a file there has such a line.
+named_in() { [ -d "$root$1" ] && grep -rqs -e "$2" "$root$1"; }
+
+# quoted WORD: for a pattern.
+quoted() { say "$1" | sed 's/[].[*^$\\]/\\&/g'; }
+
+# hand PROGRAM SERVICE RESOURCE
+hand() {
+    running=no
+    systemctl --quiet is-active "$2" 2>/dev/null && running=yes
+    say "hand $1 $3 $running"
+}
 
 # look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).
 look() {

@@ -128,6 +128,8 @@ class Replicated:
         self.auto_promote = auto_promote
         #: What the configuration file says: a node that boots has this.
         self.configured = protocol
+        #: Whether it allows two primaries too.
+        self.for_good = False
         self.ends = {node: End(node=node, protocol=protocol) for node in nodes}
         for end in self.ends.values():
             end.disks = dict.fromkeys(range(len(minors)), DiskState.UP_TO_DATE)
@@ -376,7 +378,7 @@ class Replicated:
         """The node is back: Secondary, with the options of its configuration file, looking for its peer."""
         end = self.ends[node]
         end.up = True
-        end.two_primaries, end.protocol = False, self.configured
+        end.two_primaries, end.protocol = self.for_good, self.configured
         end.state = ConnectionState.CONNECTING
         if self.syncing is not None:
             self._interrupt()

@@ -22,11 +22,13 @@ from lvmigrate.replication import (
     ConnectionState,
     DiskState,
     Opener,
+    OtherHand,
     PeerVolume,
     Place,
     ReplicationState,
     Resource,
     Role,
+    Surroundings,
     Volume,
 )
 from lvmigrate.tasklet import Context
@@ -53,6 +55,13 @@ class World:
     connected: bool = True
     replication: ReplicationState = ReplicationState.ESTABLISHED
     two_primaries: bool = False
+    #: They are by the configuration too.
+    for_good: bool = False
+    hands: tuple[OtherHand, ...] = ()
+    versions: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "9.3.3"))
+    #: Connections to other nodes than the two.
+    third: tuple[Connection, ...] = ()
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 100))
     protocol: str | None = None
     auto_promote: bool = False
     tokens: dict[str, Token] = field(default_factory=dict)
@@ -344,8 +353,8 @@ class FakeStorage:
             name=world.resource,
             role=world.roles[node],
             suspended="no",
-            volumes=(Volume(number=0, minor=7, disk=world.disks[node], quorum=True, size_kib=100),),
-            connections=(connection,),
+            volumes=(Volume(number=0, minor=7, disk=world.disks[node], quorum=True, size_kib=world.sizes[node]),),
+            connections=(connection, *world.third),
         )
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
@@ -363,6 +372,14 @@ class FakeStorage:
     def two_primaries(self, node: str) -> frozenset[str]:
         with self.world.call("two_primaries", node):
             return frozenset({self.world.resource} if self.world.two_primaries else ())
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        with self.world.call("surroundings", node):
+            return Surroundings(
+                version=self.world.versions[node],
+                two_primaries_for_good=frozenset(names if self.world.for_good else ()),
+                other_hands=self.world.hands,
+            )
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         with self.world.call("observe", node):

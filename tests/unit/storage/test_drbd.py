@@ -12,7 +12,7 @@ import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionOptions, Role
+from lvmigrate.replication import ConnectionOptions, OtherHand, Role, Surroundings
 from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
@@ -285,3 +285,71 @@ def test_configurations_are_never_logged(
     printed = capsys.readouterr()
     assert "hush" not in printed.out + printed.err + caplog.text
     assert re.search(r"ran_on_node.*node1", printed.out)
+
+
+# ---- what is around them
+
+
+def program(node: Any, name: str, text: str) -> None:
+    file = node.root / "bin" / name
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+
+
+#: What ``drbdadm --dry-run adjust`` said where two primaries were on, and not in the configuration (recorded).
+ADJUST_93 = (
+    "drbdsetup net-options r1 1 --set-defaults --_name=node2 --connect-int=2 --timeout=20 --ping-int=2 --protocol=C"
+)
+ADJUST_84 = (
+    "drbdsetup-84 net-options ipv4:10.77.0.11:7788 ipv4:10.77.0.12:7788 --set-defaults --connect-int=2 --timeout=20"
+    " --ping-int=2 --protocol=C"
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "adjust", "lasting"),
+    [
+        ("drbd93", "r1", "true", True),
+        ("drbd93", "r1", f"echo '{ADJUST_93}'", False),
+        ("drbd93", "r1", f"echo '{ADJUST_93} --allow-two-primaries=yes'", True),
+        ("drbd93", "r1", "echo 'drbdsetup disk-options 10 --set-defaults'", True),
+        ("drbd93", "r1", "echo 'drbdsetup connect r1 1'", False),
+        ("drbd93", "r1", "echo 'r1 is not defined in your config' >&2; exit 1", False),
+        ("drbd84", "r0", "true", True),
+        ("drbd84", "r0", f"echo '{ADJUST_84}'", False),
+    ],
+)
+def test_whether_two_primaries_are_configured_for_good(
+    fake: Make, storage: DrbdStorage, version: str, name: str, adjust: str, *, lasting: bool
+) -> None:
+    node = fake(version)
+    program(node, "drbdadm", f'[ "$*" = "--dry-run adjust {name}" ] || exit 3\n{adjust}')
+    # What is not allowed now is not asked for.
+    assert storage.surroundings("node1", [name]).two_primaries_for_good == frozenset()
+    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    seen = storage.surroundings("node1", [name])
+    assert seen.two_primaries_for_good == (frozenset({name}) if lasting else frozenset())
+    assert seen.version == {"drbd93": "9.3.3", "drbd84": "8.4.11"}[version]
+    assert node.told == []
+
+
+def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    program(node, "systemctl", 'case "$*" in *linstor-satellite) exit 0 ;; esac; exit 3')
+    assert storage.surroundings("node1", ["r1"]).other_hands == ()
+    for name, text in {
+        "var/lib/linstor.d/r1.res": "resource r1 { }\n",
+        "etc/drbd-reactor.d/web.toml": '[[promoter]]\n[promoter.resources.r1]\nstart = ["x.service"]\n',
+        "var/lib/pacemaker/cib/cib.xml": '<nvpair id="a" name="drbd_resource" value="r1"/>\n',
+    }.items():
+        file = node.root / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert storage.surroundings("node1", ["r1"]).other_hands == (
+        OtherHand(program="linstor", resource="r1", active=True),
+        OtherHand(program="drbd-reactor", resource="r1", active=False),
+        OtherHand(program="pacemaker", resource="r1", active=False),
+    )
+    # A name is no pattern, and r1 is not r10.
+    assert storage.surroundings("node1", ["r10", "r."]).other_hands == ()
+    assert storage.surroundings("node1", []) == Surroundings()
