@@ -72,7 +72,7 @@ def stand(world: World, guest: Guest, node: str, sight: Sight) -> None:
     if copy is None:
         return
     if sight is S.GONE:
-        world.end_copy(copy)
+        world.end_copy(copy, reason="migrated")
     elif sight is not S.RUNS:
         copy.state, copy.reason = DomainState.PAUSED, _REASON[sight]
     elif not copy.runs:
