@@ -180,6 +180,7 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "bandwidth_mib_s": asked.bandwidth,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
+        "sync_stall_s": asked.sync_stall,
         "copy_timeout_s": asked.copy_timeout,
         "switch": Switch.FAST if asked.fast else None,
         "guard": False if asked.no_guard else None,
@@ -263,6 +264,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     moving.add_argument(
         "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
+    )
+    moving.add_argument(
+        "--sync-stall", metavar="S", type=_positive(float), help="longest standstill of a resynchronisation (120)"
     )
     moving.add_argument(
         "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"

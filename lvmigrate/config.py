@@ -29,6 +29,7 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "bandwidth_mib_s": (int,),
         "downtime_limit_s": (float, int),
         "sync_timeout_s": (float, int),
+        "sync_stall_s": (float, int),
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
     }

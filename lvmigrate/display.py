@@ -68,7 +68,11 @@ def memory_words(memory: MemoryProgress) -> str:
 def sync_words(sync: SyncProgress) -> str:
     """One line about the resynchronisation of the disks."""
     percent = "" if sync.percent is None else f"{sync.percent:.0f} %, "
-    return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go; waiting for: {'; '.join(sync.waiting_for) or 'events'}"
+    rate = "" if sync.rate_kib_s is None else f" at {size(round(sync.rate_kib_s * 1024))}/s"
+    eta = "" if sync.eta_s is None else f", about {seconds(sync.eta_s)} more"
+    stall = "" if sync.stall is None else f"; stands still for {seconds(sync.stalled_s)}: {sync.stall.value}"
+    waiting = "; ".join(sync.waiting_for) or "events"
+    return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go{rate}{eta}{stall}; waiting for: {waiting}"
 
 
 def _title(plan: Plan) -> str:
@@ -298,6 +302,8 @@ def audit_lines(audit: Audit) -> Iterator[str]:
         yield from error_lines(error)
     if not audit.findings:
         yield "nothing is left behind" + (" on the nodes that answered" if audit.silent else "")
+    for note in audit.notes:
+        yield f"note {note.code}: {note.sentence}"
     for finding in audit.findings:
         yield from finding_lines(finding)
 

@@ -172,6 +172,9 @@ _NEEDS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
 _ACTIONS: Final = {action.value: action for action in Action if action is not Action.NONE}
 _KINDS: Final = {kind.value: kind for kind in Kind if kind is not Kind.SKIPPED}
 
+#: The resource that a line names, even one that is not understood.
+NAME: Final = re.compile(r"(?:^|\s)name:(\S+)")
+
 # Colour is off in a pipe, unless the node's environment forces it.
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -221,7 +221,7 @@ def test_a_dry_run_says_the_row_and_changes_nothing() -> None:
     assert any("let it run" in act for act in plan.acts)
     assert any("forget the definition on node1" in act for act in plan.acts)
     assert {name for name, _ in world.calls} <= {
-        "domain", "domains", "traces", "locate", "observe", "two_primaries", "options", "openers",
+        "domain", "domains", "traces", "locate", "observe", "two_primaries", "options", "openers", "surroundings",
     }  # fmt: skip
 
 
