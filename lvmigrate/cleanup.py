@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import scene
+from lvmigrate import acts, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
 from lvmigrate.decision import closing as closing_of
@@ -32,6 +32,8 @@ from lvmigrate.errors import (
     TokenLost,
     UsageError,
 )
+from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
+from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
 from lvmigrate.lineage import parted
 from lvmigrate.plan import ResourcePlan
@@ -105,8 +107,26 @@ class CleanupInstance:
         """
         if self._scene is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        with structlog.contextvars.bound_contextvars(instance=self._scene.name), ExitStack() as stack:
-            return _Cleanup(self._context, self._scene, stack, abort=self._abort).run()
+        seen = self._scene
+
+        def clean(record: Record) -> CleanupReport:
+            with ExitStack() as stack:
+                context = acts.recorded(self._context, record)
+                return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
+
+        plan = plan_of(seen, abort=self._abort)
+        opening = Opening(
+            tasklet="cleanup",
+            instance=seen.name,
+            uuid=seen.uuid,
+            source=seen.source,
+            target=seen.target,
+            holder=holder(),
+            plan={"ruling": jsonable(plan.ruling), "closing": jsonable(plan.closing), "acts": list(plan.acts)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=seen.name):
+            # What mends needs no memory: a full disk of the controller must not keep a guest from being mended.
+            return keep(self._context.journal, opening, clean, now=self._context.clock.now, needed=False)
 
 
 def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
@@ -130,21 +150,25 @@ class _Notes:
     """What was done, for the report."""
 
     lines: list[str] = field(default_factory=list)
+    record: Record = NO_RECORD
 
     def add(self, sentence: str) -> None:
         self.lines.append(sentence)
+        self.record.add(Kind.MOMENT, sentence, {"said_by": "lvmigrate"})
         _log.info("cleanup_did", what=sentence)
 
 
 class _Cleanup:
     """One cleanup under way."""
 
-    def __init__(self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool) -> None:
+    def __init__(
+        self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
         self.seen = seen
         self.stack = stack
         self.abort = abort
-        self.notes = _Notes()
+        self.notes = _Notes(record=record)
         self.began = context.clock.now()
         self.lease: Lease
         self.settlement: Settlement

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from lvmigrate.errors import Code, ConfigurationError
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
+from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL_PATH
 
 DEFAULT_PATH: Final = Path("/etc/lvmigrate/cluster.toml")
 _EXAMPLE: Final = 'See the README: [nodes.NAME] with ssh = "root@NAME" for each of your hosts.'
@@ -54,6 +55,8 @@ class Config:
     ssh_config: Path | None
     defaults: Options
     limits: Limits
+    #: The file of the journal; ``None``: none is kept.
+    journal: Path | None = JOURNAL_PATH
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -94,7 +97,7 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "defaults", "limits"))
+        self._only((), root, ("nodes", "ssh", "defaults", "limits", "journal"))
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
         ssh_config = self._value(("ssh",), ssh, "config", (str,))
@@ -104,7 +107,15 @@ class _Reader:
             ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
             defaults=Options(**self._numbers(root, "defaults", _DEFAULTS)),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
+            journal=self._journal(self._table(root, "journal")),
         )
+
+    def _journal(self, table: Mapping[str, Any]) -> Path | None:
+        self._only(("journal",), table, ("path",))
+        path = self._value(("journal",), table, "path", (str,))
+        if path is None:
+            return JOURNAL_PATH
+        return self._path.parent / Path(path).expanduser() if path else None
 
     def _nodes(self, table: Mapping[str, Any]) -> Mapping[str, Node]:
         if not table:

@@ -19,10 +19,13 @@ from rich.text import Text
 from lvmigrate.audit import Audit
 from lvmigrate.cleanup import CleanupPlan
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
+from lvmigrate.journal import OK, Entry, Story
+from lvmigrate.page import outcome, when
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import GuestOnNode, NodeStatus
+from lvmigrate.timeline import timeline
 
 _MIB: Final = 1024 * 1024
 #: How often plain output speaks during one step, in seconds (the seed's feedback interval).
@@ -339,6 +342,35 @@ def status_table(nodes: tuple[NodeStatus, ...]) -> Table:
         elif not node.guests:
             table.add_row("", node.node, Text("no guests", style="dim"), "", "", "")
     return table
+
+
+def history_table(entries: tuple[Entry, ...]) -> Table:
+    """The journal's newest errands, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("id", "begun", "guest", "what", "outcome"):
+        table.add_column(title, overflow="fold", no_wrap=title == "id")
+    for entry in entries:
+        what = f"{entry.tasklet} {entry.source} -> {entry.target}"
+        style = "green" if entry.outcome == OK else "yellow" if entry.outcome is None else "red"
+        table.add_row(entry.id, when(entry), entry.instance, what, Text(outcome(entry), style=style))
+    return table
+
+
+def story_lines(story: Story) -> Iterator[str]:
+    """Everything the journal knows of one errand, for people."""
+    entry, line = story.entry, timeline(story)
+    yield f"{entry.instance}: {entry.tasklet} {entry.source} -> {entry.target}"
+    yield f"  {outcome(entry)}"
+    if story.result is not None and story.result.get("hint"):
+        yield f"      next: {story.result['hint']}"
+    yield f"  {entry.id}, begun {when(entry)} by {entry.holder}"
+    for name, spans in (("steps", line.steps), ("windows", line.windows)):
+        for place, span in enumerate(spans):
+            note = f": {span.error}" if span.error else " (no end was written)" if span.open else ""
+            head = "" if place else name
+            yield f"  {head:<9} {span.begin_s:9.3f} s  {span.name} {seconds(span.seconds)}{note}"
+    for tick in line.ticks:
+        yield f"  {tick.said_by:<9} {tick.at_s:9.3f} s  {tick.what}"
 
 
 def _replication(guest: GuestOnNode) -> str:

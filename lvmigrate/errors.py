@@ -164,6 +164,10 @@ class Code(enum.StrEnum):
     GUEST_LOST = "GUEST_LOST"
     #: What happened could not be proved; nothing was undone.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    #: The journal cannot be written, or not be read.
+    JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
+    #: The journal knows no such errand, or more than one.
+    ERRAND_UNKNOWN = "ERRAND_UNKNOWN"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

@@ -34,6 +34,7 @@ from lvmigrate.errors import (
     TokenLost,
 )
 from lvmigrate.follow import ABORT_S, Following, aborted
+from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
 from lvmigrate.protocols import MemoryCopy
@@ -67,13 +68,16 @@ class Move:
     ``stack`` ends what the move has running (its event stream, its lease) when it is left.
     """
 
-    def __init__(self, context: Context, plan: Plan, options: Options, stack: ExitStack) -> None:
+    def __init__(
+        self, context: Context, plan: Plan, options: Options, stack: ExitStack, *, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
+        self.record = record
         self.plan = plan
         self.options = options
         self.stack = stack
         self.nodes = (plan.source, plan.target)
-        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress)
+        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress, record=record)
         self.rollback = Rollback()
         self.lease = Lease(
             context.storage,
@@ -103,6 +107,8 @@ class Move:
         )
         self.phase = _Phase.AT_SOURCE
         self.disks: Disks
+        #: Whether ``disks`` are there: the events begin before them.
+        self.watched = False
         self.copy: MemoryCopy | None = None
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
@@ -207,8 +213,10 @@ class Move:
         """Wait until the disks are in step, still single-primary; then replication must stay whole to the end."""
         self.stack.enter_context(self.context.hypervisor.on_change(self.plan.domain.uuid, self._event))
         names = tuple(resource.name for resource in self.plan.resources)
-        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note))
+        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self._changed))
         self.disks = Disks(storage=self.context.storage, watch=watch, names=names, nodes=self.nodes)
+        self.chronicle.replication(resource for resource, _ in self.disks.ends())
+        self.watched = True
         deadline = self.context.clock.now() + self.options.sync_timeout_s
         while not self.disks.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
@@ -431,6 +439,12 @@ class Move:
             clock=self.context.clock,
         )
 
+    def _changed(self, sentence: str) -> None:
+        """A change that the kernels told of; called from the watch's own threads."""
+        self.chronicle.note(sentence, said_by="drbd")
+        if self.watched:
+            self.chronicle.replication(resource for resource, _ in self.disks.ends())
+
     def _handed_over(self) -> None:
         """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""
         self.settlement.handed_over = True
@@ -438,7 +452,7 @@ class Move:
 
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
-        self.chronicle.note(f"{self.plan.instance} on {node}: {event}")
+        self.chronicle.note(f"{self.plan.instance} on {node}: {event}", said_by="libvirt")
         if node == self.plan.source and event.startswith(("suspended", "stopped")):
             self.chronicle.mark("source stopped")
         if node == self.plan.source and event == "stopped migrated":
@@ -454,6 +468,7 @@ class Move:
         return Report(
             instance=self.plan.instance,
             uuid=self.plan.domain.uuid,
+            errand=self.record.id,
             source=self.plan.source,
             target=self.plan.target,
             mode=self.plan.mode.value,
