@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
@@ -35,6 +35,8 @@ _GUARDS_S: Final = 150.0
 #: Long enough for every boot, every late call and every resynchronisation.
 _HEALED_S: Final = 200.0
 _AGAIN_S: Final = 45.0
+#: How often somebody looks whether a controller is stopped.
+_LOOK_S: Final = 5.0
 _CLEANUPS: Final = 4
 _SOURCE: Final = "node1"
 _NAME: Final = "web1"
@@ -76,8 +78,10 @@ class Outcome:
 def run(case: Case) -> Outcome:
     """Play it."""
     outcome = Outcome(case=case)
-    with World(settings=case.variant.settings) as world:
+    with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
         guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        if case.scenario.taken_over:
+            _take_over(case.scenario.controller, world, outcome)
         for place, what in (*case.scenario.given, *case.faults):
             world.faults.add(place, what)
         world.timeline.advance(1.0)
@@ -139,6 +143,15 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
     world.timeline.advance(after)
     marks.before = _tokens(world)
     return _cleanup(world, "c2", outcome, abort=case.scenario.abort)
+
+
+def _take_over(controller: str, world: World, outcome: Outcome) -> None:
+    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own any more."""
+    of = world.controllers.get(controller)
+    if of is None or not of.stopped:
+        world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
+    else:
+        _cleanup(world, "rival", outcome)
 
 
 def _cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
