@@ -169,6 +169,8 @@ class _Cleanup:
                 raise
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
+        if last.home is None and self.seen.home is not None:
+            raise self._died()
         return CleanupReport(
             instance=last.name,
             uuid=last.uuid,
@@ -414,10 +416,14 @@ class _Cleanup:
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""
         if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE) and self.seen.home is not None:
-            raise GuestLost(
-                f"{self.seen.name} died while what was left of its move was closed.",
-                hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes, then start it.",
-            )
+            raise self._died()
+
+    def _died(self) -> GuestLost:
+        return GuestLost(
+            f"{self.seen.name} died while what was left of its move was closed.",
+            hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes; `lvmigrate cleanup {self.seen.name}`"
+            " again closes what it had open; then start it.",
+        )
 
     def _finish(self) -> None:
         """Nothing is left to guard, and nothing to say: the guards, and the tokens last."""

@@ -118,7 +118,7 @@ class World:
         self.domains[there] = dataclasses.replace(
             self.domains[here], node=there, state=state, autostart=False, reason="user", job=JobKind.NONE
         )
-        self.set(here, state=DomainState.OFF)
+        self.set(here, state=DomainState.OFF, reason="migrated")
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
 
