@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, OutcomeUnknown
+from lvmigrate.errors import (
+    Code,
+    GuestLost,
+    LeftBehind,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    OutcomeUnknown,
+    TokenLost,
+)
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -70,6 +79,8 @@ class Outcome:
     accepted: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
+    #: What the end told a person to look at.
+    told: frozenset[Wrong] = frozenset()
     #: Whether every fault was met.
     met: bool = True
     story: list[tuple[float, str]] = field(default_factory=list)
@@ -105,6 +116,8 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.calls = list(world.calls)
     outcome.moments = list(world.faults.moments)
     outcome.ended = type(end).__name__
+    if isinstance(end, TokenLost) and "autostart" in end.hint:
+        outcome.told = frozenset({Wrong.AUTOSTART})
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     world.timeline.advance(_GUARDS_S)
@@ -232,11 +245,7 @@ def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
     wrong = list(audit(world))
     if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
         outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
-    outcome.violations += [f"after the cleanup: {finding}" for finding in _counted(wrong)]
-
-
-def _counted(findings: list[Finding]) -> Iterator[Finding]:
-    yield from findings
+    outcome.violations += [f"after the cleanup: {finding}" for finding in wrong if finding.wrong not in outcome.told]
 
 
 def _person(world: World, guest: Guest) -> str | None:

@@ -89,7 +89,15 @@ def remember(verdicts: list[Verdict]) -> None:
 
 def _line(name: str, value: int, *, goal: int | None, detail: dict[str, object]) -> None:
     holds = None if goal is None else value >= goal
-    line = {"name": name, "value": value, "unit": "", "goal": goal, "holds": holds, "better": "higher", "detail": detail}
+    line = {
+        "name": name,
+        "value": value,
+        "unit": "",
+        "goal": goal,
+        "holds": holds,
+        "better": "higher",
+        "detail": detail,
+    }
     print(json.dumps(line), flush=True)
 
 

@@ -24,7 +24,9 @@ _CORE: Final = (
     "tests/unit/test_migrate.py",
     "tests/unit/test_cleanup.py",
 )
-_SCRIPTS: Final = tuple(f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script"))
+_SCRIPTS: Final = tuple(
+    f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script")
+)
 #: It compares the guard's two halves.
 _DECIDES: Final = "tests/unit/storage/test_guard_script.py::test_it_decides_as_the_function_does"
 #: These tests take some seconds; one that takes this long does not end.

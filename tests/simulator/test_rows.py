@@ -110,9 +110,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("pair", "end"), ENDS.items(), ids=lambda value: f"{value[0]} x {value[1]}")
-def test_one_copy_is_left_where_it_belongs(
-    world: World, pair: tuple[Sight, Sight], end: tuple[str, bool]
-) -> None:
+def test_one_copy_is_left_where_it_belongs(world: World, pair: tuple[Sight, Sight], end: tuple[str, bool]) -> None:
     guest = found(world, *pair)
     assert seen(world, guest) == pair
     report = clean(world)
