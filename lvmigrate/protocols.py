@@ -42,8 +42,20 @@ class MemoryCopy(Protocol):
         Guaranteed afterwards: nothing. Look at both nodes.
         """
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
-        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
+    def limit_downtime(self, seconds: float) -> None:
+        """Let the guest stand still for so long at the end of the copy."""
+
+    def start_post_copy(self) -> None:
+        """Let the guest go on at the target now, with the memory that is there; the rest follows.
+
+        Guaranteed afterwards: it cannot be aborted any more.  Raises `NodeUnreachable`: it may act, later.
+        """
+
+    def wait(self, timeout_s: float, *, cancel: Event | None = None) -> CopyEnd | None:
+        """How the call ended; ``None``: it still runs after ``timeout_s``, or when ``cancel`` is set.
+
+        ``None`` also, sooner, when a pass over the memory has begun.
+        """
 
 
 class Hypervisor(Protocol):
@@ -61,10 +73,13 @@ class Hypervisor(Protocol):
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``.
 
-        It arrives paused, unless ``options.switch`` is `Switch.FAST`: then it is started there by the target's libvirt.
-        Returns at once; if it raises, no copy was started.  The source's definition is never removed; a persistent
-        guest becomes persistent on the target.
+        It arrives paused, unless ``options.switch`` is `Switch.FAST`, or the guest runs and the copy may become a
+        post-copy: then it is started there by the target's libvirt.  Returns at once; if it raises, no copy was
+        started.  The source's definition is never removed; a persistent guest becomes persistent on the target.
         """
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
+        """Connect the two ends of a post-copy that broke; with the options it was begun with. Returns at once."""
 
     def adopt(self, node: str, uuid: str) -> MemoryCopy:
         """Follow the outgoing job that ``node`` has for the guest, whoever started it.

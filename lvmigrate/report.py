@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvmigrate.convergence import Firing
 from lvmigrate.errors import Finding
 
 
@@ -59,6 +60,13 @@ class Report:
     #: Bytes of memory sent, and passes over it.
     memory_bytes: int
     iterations: int
+    #: The most that auto-converge slowed the guest's CPUs down.
+    throttle_percent: int = 0
+    #: Whether the guest went on at the target before all of its memory was there.
+    post_copy: bool = False
+    #: The name of the convergence policy, and every rule of it that fired.
+    policy: str = ""
+    fired: tuple[Firing, ...] = ()
     running: bool
     steps: tuple[StepRecord, ...]
     timeline: tuple[Moment, ...]

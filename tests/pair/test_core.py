@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from lvmigrate.cluster import Cluster
 from lvmigrate.errors import Code, GuestLost, MoveAborted, MoveFailed, OutcomeUnknown, Refused
-from lvmigrate.plan import Options, Switch
+from lvmigrate.plan import Mode, Options, Switch
 from lvmigrate.progress import StepProgress
 from lvmigrate.report import Report
 from tests.pair.cluster import Description
@@ -335,3 +336,17 @@ def test_two_running_copies_are_suspended(controlled: Controlled) -> None:
     with pytest.raises(OutcomeUnknown):
         controlled.cluster.cleanup(guest.name)
     assert pair.states(guest) == {"node1": "paused (user)", "node2": "paused (user)"}
+
+
+# ---- modes, and copies that do not come to their end ----
+
+
+@pytest.mark.parametrize("mode", [Mode.NON_LIVE, Mode.POST_COPY], ids=["non-live", "post-copy"])
+@patient
+def test_a_move_in_another_mode(controlled: Controlled, mode: Mode) -> None:
+    options = dataclasses.replace(STRICT, mode=mode)
+    report = controlled.cluster.migrate(controlled.guest.name, target="node2", options=options)
+    assert (report.target, report.running, report.mode) == ("node2", True, mode.value)
+    assert report.post_copy is (mode is Mode.POST_COPY)
+    assert report.downtime_s > 0
+    controlled.whole(controlled.pair.two)

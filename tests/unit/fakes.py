@@ -85,6 +85,11 @@ class World:
     #: How often the copy is asked whether it has ended before it has, and what happens each time.
     looks: int = 2
     on_look: Callable[[int], None] = lambda _left: None
+    #: What the copy's statistics say, by the looks that are left.
+    progress: Callable[[int], MemoryProgress | None] = lambda _left: None
+    #: Every downtime limit that was set during the copy.
+    downtime_limits: list[float] = field(default_factory=list)
+    post_copied: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -210,14 +215,21 @@ class FakeCopy:
     end: CopyEnd | None = None
 
     def progress(self) -> MemoryProgress | None:
-        return None
+        return self.world.progress(self.looks)
 
     def abort(self) -> None:
         self.world.abort_asked = True
         self.looks = self.looks if self.world.stubborn else 0
         self.world.on_look(0)
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
+    def limit_downtime(self, seconds: float) -> None:
+        self.world.downtime_limits.append(seconds)
+
+    def start_post_copy(self) -> None:
+        with self.world.call("start_post_copy", "node1"):
+            self.world.post_copied = True
+
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
         if self.looks > 0:
             self.looks -= 1
             self.world.on_look(self.looks)
@@ -250,6 +262,10 @@ class FakeHypervisor:
     def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
         with self.world.call("copy_memory", domain.node):
             return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> FakeCopy:
+        with self.world.call("resume_post_copy", domain.node):
+            return FakeCopy(self.world, lambda: self.world.ending(self.world), 0)
 
     def adopt(self, node: str, uuid: str) -> FakeCopy:
         with self.world.call("adopt", node):
