@@ -18,6 +18,7 @@ from rich.text import Text
 
 from lvmigrate.audit import Audit
 from lvmigrate.cleanup import CleanupPlan
+from lvmigrate.convergence import Firing, Then
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
@@ -55,10 +56,11 @@ def size(value: float) -> str:
 
 def memory_words(memory: MemoryProgress) -> str:
     """One line about the copy of memory."""
+    throttle = f", the guest is slowed down by {memory.throttle_percent} %" if memory.throttle_percent else ""
     eta = f", about {seconds(memory.eta_s)} left" if memory.eta_s is not None and memory.remaining else ""
     return (
         f"{memory.percent:.0f} %, {size(memory.remaining)} of {size(memory.total)} to go,"
-        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}"
+        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}{throttle}"
     )
 
 
@@ -214,12 +216,22 @@ def report_lines(report: Report) -> Iterator[str]:
         ("downtime", f"{seconds(report.downtime_s)} (source seen stopped until target seen running)"),
         ("dual-primary", f"{seconds(report.dual_primary_s)} (allowed for {seconds(report.two_primaries_allowed_s)})"),
         ("memory", f"{size(report.memory_bytes)} sent in {report.iterations} passes"),
+        *(("rule", _firing_words(firing)) for firing in report.fired),
         ("steps", ", ".join(f"{step.name} {seconds(step.seconds)}" for step in report.steps)),
     )
     for name, value in rows:
         yield f"  {name:<13} {value}"
+    if report.throttle_percent:
+        yield f"  {'throttle':<13} the guest was slowed down by up to {report.throttle_percent} %"
     for warning in report.warnings:
         yield from finding_lines(warning, mark="warning ")
+
+
+def _firing_words(firing: Firing) -> str:
+    """A rule that fired, for people."""
+    limit_s = firing.downtime_limit_s
+    to = "" if limit_s is None or firing.then is Then.PAUSE else f" to {seconds(limit_s)}"
+    return f"{firing.policy} {firing.rule} at {seconds(firing.at_s)}: {firing.then.value}{to}: {firing.why}"
 
 
 def finding_lines(finding: Finding, *, mark: str = "") -> Iterator[str]:

@@ -47,7 +47,8 @@ class MigrateInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        seen = survey(self._context.hypervisor, self._context.storage, domain, self._choose(domain), self._options)
+        target = self._context.nodes[self._choose(domain)]
+        seen = survey(self._context.hypervisor, self._context.storage, domain, target, self._options)
         if findings := checks.refusals(seen):
             raise Refused(self._instance, findings)
         self._plan = _planned(seen, self._options.mode)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
@@ -252,6 +253,9 @@ class Storage(Protocol):
 
     def traces(self, node: str) -> Traces:
         """Every token and every guard that is on ``node`` now."""
+
+    def certificates(self, node: str) -> Certificates:
+        """What QEMU on ``node`` encrypts migrations with."""
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

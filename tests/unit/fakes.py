@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.clock import Clock
 from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
@@ -63,6 +64,8 @@ class World:
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
+    certificates: dict[str, Certificates] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
     #: Grows with each write that a peer does not get.
     generation: int = 1
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
@@ -257,7 +260,8 @@ class FakeHypervisor:
 
     def host(self, node: str) -> Host:
         with self.world.call("host", node):
-            return Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+            usual = Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+            return self.world.hosts.get(node, usual)
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
         with self.world.call("copy_memory", domain.node):
@@ -510,6 +514,9 @@ class FakeStorage:
                     if at == node
                 ),
             )
+
+    def certificates(self, node: str) -> Certificates:
+        return self.world.certificates.get(node) or Certificates(node=node, folder="/tls", names=frozenset({node}))
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):
