@@ -36,6 +36,10 @@ test-pair: venv ## two real libvirt daemons on this machine, faults and all: a m
 test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
+.PHONY: bench-storage
+bench-storage: ready ## events per second and their latency; opening and closing a dual-primary, against the same by hand
+	@$(IN_LAB) $(BIN)/python -m tests.bench.storage
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up

@@ -24,6 +24,8 @@ class Seen:
     traces: Traces
     resources: Mapping[str, Resource]
     two_primaries: frozenset[str]
+    #: Those of them that the node's configuration allows for good.
+    for_good: frozenset[str]
     #: The resources that something has open here.
     held: frozenset[str]
     #: The resources under each guest's disks, by the guest's UUID.
@@ -35,6 +37,8 @@ class Audit:
     """The whole cluster's leftovers."""
 
     findings: tuple[Finding, ...]
+    #: What is as it is by somebody's will, and dangerous all the same.
+    notes: tuple[Finding, ...]
     #: Moves and cleanups under way: their tokens live, so what they opened is theirs.
     under_way: tuple[Held, ...]
     #: Nodes that gave no answer: what is there is not known.
@@ -49,6 +53,7 @@ def audit(context: Context) -> Audit:
     living = {held.uuid: held for node in seen for held in node.traces.tokens if held.alive}
     return Audit(
         findings=tuple(findings(seen, frozenset(living))),
+        notes=tuple(_notes(seen)),
         under_way=tuple(living.values()),
         silent=tuple(outcome for outcome in outcomes if isinstance(outcome, LvmigrateError)),
     )
@@ -120,11 +125,21 @@ def _roles(nodes: tuple[Seen, ...], busy: set[str]) -> Iterator[Finding]:
 
 
 def _options(node: Seen, busy: set[str]) -> Iterator[Finding]:
-    for name in sorted(node.two_primaries - busy):
+    for name in sorted(node.two_primaries - node.for_good - busy):
         yield Finding(
             code=Code.TWO_PRIMARIES_ON,
             sentence=f"Two primaries are allowed for {name} on {node.node}.",
-            hint=_of((node,), name) + " If the configuration sets it: take it out there, then `drbdadm adjust`.",
+            hint=_of((node,), name),
+        )
+
+
+def _notes(nodes: tuple[Seen, ...]) -> Iterator[Finding]:
+    for name in sorted({name for node in nodes for name in node.for_good}):
+        where = " and ".join(node.node for node in nodes if name in node.for_good)
+        yield Finding(
+            code=Code.TWO_PRIMARIES_FOR_GOOD,
+            sentence=f"The configuration of {where} allows two primaries for {name} at any time.",
+            hint="It is left so. To end it: take allow-two-primaries out, then `drbdadm adjust` on both nodes.",
         )
 
 
@@ -173,6 +188,7 @@ def _seen(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
     )
     places = storage.locate(node, {disk.source for domain in domains for disk in domain.disks if disk.source})
     resources = storage.observe(node)
+    two_primaries = storage.two_primaries(node)
     used = {
         domain.uuid: frozenset(places[d.source].resource for d in domain.disks if d.source and d.source in places)
         for domain in domains
@@ -182,7 +198,8 @@ def _seen(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
         domains=domains,
         traces=storage.traces(node),
         resources=resources,
-        two_primaries=storage.two_primaries(node),
+        two_primaries=two_primaries,
+        for_good=storage.surroundings(node, sorted(two_primaries)).two_primaries_for_good,
         held=frozenset(opener.resource for opener in storage.openers(node, sorted(resources))),
         used=used,
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from lvmigrate import capabilities, certificates
+from lvmigrate import capabilities, certificates, environment
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
+from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
+from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Role
 from lvmigrate.survey import Sightings, Survey
@@ -149,10 +151,10 @@ def _guard(survey: Survey) -> Iterator[Finding]:
 
 
 def _unsettled(survey: Survey, errand: Errand) -> bool:
-    """Whether definitions are still where that move has left them."""
+    """Whether definitions and autostart are still as that move has left them."""
     if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
         return False
-    if survey.domain.node == errand.target:
+    if survey.domain.node == errand.target or survey.domain.autostart is not errand.autostart:
         return True
     return survey.target.domain is not None and not errand.target_had_definition
 
@@ -253,6 +255,14 @@ _DOUBTS: Final = {
 }
 
 
+def _parted(survey: Survey) -> Iterator[Finding]:
+    source, target = survey.source, survey.target
+    for name in sorted(source.resources.keys() & target.resources.keys()):
+        apart = parting(name, (source.node, source.lineages), (target.node, target.lineages))
+        if apart is not None:
+            yield apart.finding(keep=source.node)
+
+
 def _in_step(survey: Survey) -> Iterator[Finding]:
     # A copy that is on its way to the target is waited for, not refused.
     waited_for = {
@@ -299,12 +309,11 @@ def _two_primaries(survey: Survey) -> Iterator[Finding]:
             for side in (survey.source, survey.target)
             if name in side.options and side.options[name].allow_two_primaries
         ]
-        if on:
+        if on and not for_good(survey, name):
             yield Finding(
                 code=Code.TWO_PRIMARIES_ON,
                 sentence=f"allow-two-primaries is on already for {name} (on {' and '.join(on)}).",
-                hint=f"An earlier move left it (`lvmigrate cleanup {survey.domain.name}`), or the configuration sets"
-                " it: then take it out there, and `drbdadm adjust` on both nodes.",
+                hint=f"An earlier move left it: `lvmigrate cleanup {survey.domain.name}`.",
             )
 
 
@@ -357,14 +366,17 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _tls,
     _disks,
     _shared,
+    _parted,
     _in_step,
+    environment.sizes,
+    environment.versions,
     _roles,
     _two_primaries,
     _openers,
     _memory,
 )
 
-WARNINGS: Final[tuple[Check, ...]] = (_tcg,)
+WARNINGS: Final[tuple[Check, ...]] = (_tcg, *environment.WARNINGS)
 
 
 def refusals(survey: Survey) -> tuple[Finding, ...]:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -140,6 +141,39 @@ def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     return silent[0].exit_code if silent else ExitCode.OK
 
 
+def _history(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    entries = cluster.history(asked.instance, most=asked.most)
+    if asked.json:
+        _print(json.dumps({"errands": jsonable(entries)}))
+    elif entries:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().print(display.history_table(entries))
+    else:
+        _print("nothing was done yet" + (f" to {asked.instance}" if asked.instance else ""))
+    return ExitCode.OK
+
+
+def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display, page  # noqa: PLC0415
+
+    story = cluster.story(asked.id)
+    if asked.html is None:
+        _show(story, display.story_lines, as_json=asked.json)
+    elif asked.html == "-":
+        _print(page.page(story))
+    else:
+        try:
+            Path(asked.html).write_text(page.page(story), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{asked.html} cannot be written: {error.strerror}.", hint="Name another file.") from error
+        _print(json.dumps({"file": asked.html}) if asked.json else asked.html)
+    return ExitCode.OK
+
+
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
     """The configuration's defaults with what the command line says."""
     from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
@@ -167,6 +201,7 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "tls": asked.tls or None,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
+        "sync_stall_s": asked.sync_stall,
         "copy_timeout_s": asked.copy_timeout,
         "switch": Switch.FAST if asked.fast else None,
         "guard": False if asked.no_guard else None,
@@ -291,6 +326,9 @@ def _parser() -> argparse.ArgumentParser:
         "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
     )
     moving.add_argument(
+        "--sync-stall", metavar="S", type=_positive(float), help="longest standstill of a resynchronisation (120)"
+    )
+    moving.add_argument(
         "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
     )
     moving.add_argument(
@@ -315,6 +353,8 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, [common], "show every guest, its nodes, its disks"),
         ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
         ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
+        ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
+        ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
         command.set_defaults(act=act)
@@ -324,7 +364,12 @@ def _parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
             )
             command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
-        if act is _status:
+        if act is _report:
+            command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
+            command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
+        if act is _history:
+            command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
+        if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser
 

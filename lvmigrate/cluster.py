@@ -14,12 +14,14 @@ from lvmigrate.audit import Audit, audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
 from lvmigrate.errors import MoveAborted
+from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
 from lvmigrate.log import quiet_by_default
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.report import CleanupReport, Report
+from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
 from lvmigrate.tasklet import Context
 from storage import DrbdStorage
@@ -38,11 +40,14 @@ class Cluster:
     Nothing is connected to before it is needed.  One object may be used from several threads, for several moves.
     """
 
-    def __init__(self, configuration: Config, hypervisor: Hypervisor, storage: Storage) -> None:
+    def __init__(
+        self, configuration: Config, hypervisor: Hypervisor, storage: Storage, journal: Journal = NO_JOURNAL
+    ) -> None:
         quiet_by_default()
         self.config = configuration
         self._hypervisor = hypervisor
         self._storage = storage
+        self._journal = journal
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Cluster:
@@ -60,6 +65,7 @@ class Cluster:
                 command_timeout_s=limits.command_s,
                 connect_timeout_s=limits.connect_s,
             ),
+            NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
         )
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
@@ -137,6 +143,14 @@ class Cluster:
         """What every node says of its guests, or of ``instance`` alone, and of their disks."""
         return status(self._hypervisor, self._storage, self.config.nodes, instance)
 
+    def history(self, instance: str | None = None, *, most: int = 50) -> tuple[Entry, ...]:
+        """The newest errands that the journal knows, of all guests or of one, newest first."""
+        return self._journal.history(instance=instance, most=most)
+
+    def story(self, errand: str) -> Story:
+        """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""
+        return self._journal.story(errand)
+
     def close(self) -> None:
         """End every connection. Moves must have ended."""
         self._hypervisor.close()
@@ -164,6 +178,7 @@ class Cluster:
             post_copy=post_copy or threading.Event(),
             on_progress=on_progress or (lambda _progress: None),
             lease_s=self.config.limits.lease_s,
+            journal=self._journal,
         )
 
 

@@ -16,6 +16,7 @@ from lvmigrate.convergence import NAMED, Policy, Rule, Then
 from lvmigrate.errors import Code, ConfigurationError
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options
+from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL_PATH
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "recovery_timeout_s": (float, int),
         "downtime_limit_s": (float, int),
         "sync_timeout_s": (float, int),
+        "sync_stall_s": (float, int),
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
     }
@@ -87,6 +89,8 @@ class Config:
     limits: Limits
     #: The named policies and the configuration's own.
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType(NAMED))
+    #: The file of the journal; ``None``: none is kept.
+    journal: Path | None = JOURNAL_PATH
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -127,7 +131,7 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "defaults", "limits", "policies"))
+        self._only((), root, ("nodes", "ssh", "defaults", "limits", "policies", "journal"))
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
         policies = self._policies(self._table(root, "policies"))
@@ -139,7 +143,15 @@ class _Reader:
             defaults=self._defaults(root, policies),
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
+            journal=self._journal(self._table(root, "journal")),
         )
+
+    def _journal(self, table: Mapping[str, Any]) -> Path | None:
+        self._only(("journal",), table, ("path",))
+        path = self._value(("journal",), table, "path", (str,))
+        if path is None:
+            return JOURNAL_PATH
+        return self._path.parent / Path(path).expanduser() if path else None
 
     def _nodes(self, table: Mapping[str, Any]) -> Mapping[str, Node]:
         if not table:

@@ -55,7 +55,7 @@ class Action(enum.Enum):
 
     ASK_AGAIN = "ask both nodes again; what does not change until the deadline is held"
     FOLLOW = "libvirt's job goes on: keep the token and the guards alive, watch it to its end, then look again"
-    SWITCH = "it has arrived: let it run on the target if replication is whole"
+    SWITCH = "it has arrived: connect what DRBD has parted, and let it run on the target if replication is whole"
     STAYED = "nothing arrived: it stays at the source as it is; close what was opened"
     DISCARD_TARGET = "end the target's copy, which never ran; it stays at the source; close what was opened"
     DISCARD_AND_RESUME = "end the target's copy, which never ran; let the source's run again; close what was opened"
@@ -122,17 +122,34 @@ GUEST: Final[dict[tuple[Sight, Sight], Ruling]] = {
 }
 
 
-def decide(source: Sight, target: Sight, *, ran: bool | None, last_chance: bool) -> Ruling:
+#: When a reply is lost, libvirt lets the source's copy run again; if that one ends later, the one that waits is older
+#: than the disk.
+NOT_HANDED_OVER: Final = (
+    "nothing says that the source's copy was handed over before it ended: it may have run on, and be the newer one"
+)
+
+
+def handed_over(domain: Domain | None) -> bool | None:
+    """Whether the copy of the source ended because it was handed over, by its libvirt's word; ``None``: no word."""
+    return None if domain is None or domain.state is not DomainState.OFF else domain.reason == "migrated"
+
+
+def decide(
+    source: Sight, target: Sight, *, ran: bool | None, last_chance: bool, handed_over: bool | None = None
+) -> Ruling:
     """What follows from both nodes' word about the guest.
 
     ``ran``: whether its CPUs ran when the move began (one that was paused stays paused); ``None``: nobody knows, so it
     is not known either which node was the source.  ``last_chance``: the deadline has passed; nothing will change by
-    itself any more.
+    itself any more.  ``handed_over``: whether the source's copy, gone now, ended because it was handed over; ``None``:
+    nobody says (a transient guest leaves no word).
     """
     pair = (source, target)
     ruling = GUEST.get(pair)
     if ruling is None:
         return _unlisted(pair, last_chance=last_chance)
+    if ruling.action is _A.SWITCH and ran is not False and handed_over is False:
+        return Ruling(action=_A.HOLD, why=NOT_HANDED_OVER)
     if ruling.action is _A.DISCARD_AND_RESUME and not last_chance:
         return Ruling(action=_A.ASK_AGAIN, why="libvirt may still end one of the two by itself")
     if ruling.action is _A.DISCARD_AND_RESUME and ran is None:

@@ -20,10 +20,13 @@ from lvmigrate.audit import Audit
 from lvmigrate.cleanup import CleanupPlan
 from lvmigrate.convergence import Firing, Then
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
+from lvmigrate.journal import OK, Entry, Story
+from lvmigrate.page import outcome, when
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import GuestOnNode, NodeStatus
+from lvmigrate.timeline import timeline
 
 _MIB: Final = 1024 * 1024
 #: How often plain output speaks during one step, in seconds (the seed's feedback interval).
@@ -67,7 +70,11 @@ def memory_words(memory: MemoryProgress) -> str:
 def sync_words(sync: SyncProgress) -> str:
     """One line about the resynchronisation of the disks."""
     percent = "" if sync.percent is None else f"{sync.percent:.0f} %, "
-    return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go; waiting for: {'; '.join(sync.waiting_for) or 'events'}"
+    rate = "" if sync.rate_kib_s is None else f" at {size(round(sync.rate_kib_s * 1024))}/s"
+    eta = "" if sync.eta_s is None else f", about {seconds(sync.eta_s)} more"
+    stall = "" if sync.stall is None else f"; stands still for {seconds(sync.stalled_s)}: {sync.stall.value}"
+    waiting = "; ".join(sync.waiting_for) or "events"
+    return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go{rate}{eta}{stall}; waiting for: {waiting}"
 
 
 def _title(plan: Plan) -> str:
@@ -307,6 +314,8 @@ def audit_lines(audit: Audit) -> Iterator[str]:
         yield from error_lines(error)
     if not audit.findings:
         yield "nothing is left behind" + (" on the nodes that answered" if audit.silent else "")
+    for note in audit.notes:
+        yield f"note {note.code}: {note.sentence}"
     for finding in audit.findings:
         yield from finding_lines(finding)
 
@@ -345,6 +354,35 @@ def status_table(nodes: tuple[NodeStatus, ...]) -> Table:
         elif not node.guests:
             table.add_row("", node.node, Text("no guests", style="dim"), "", "", "")
     return table
+
+
+def history_table(entries: tuple[Entry, ...]) -> Table:
+    """The journal's newest errands, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("id", "begun", "guest", "what", "outcome"):
+        table.add_column(title, overflow="fold", no_wrap=title == "id")
+    for entry in entries:
+        what = f"{entry.tasklet} {entry.source} -> {entry.target}"
+        style = "green" if entry.outcome == OK else "yellow" if entry.outcome is None else "red"
+        table.add_row(entry.id, when(entry), entry.instance, what, Text(outcome(entry), style=style))
+    return table
+
+
+def story_lines(story: Story) -> Iterator[str]:
+    """Everything the journal knows of one errand, for people."""
+    entry, line = story.entry, timeline(story)
+    yield f"{entry.instance}: {entry.tasklet} {entry.source} -> {entry.target}"
+    yield f"  {outcome(entry)}"
+    if story.result is not None and story.result.get("hint"):
+        yield f"      next: {story.result['hint']}"
+    yield f"  {entry.id}, begun {when(entry)} by {entry.holder}"
+    for name, spans in (("steps", line.steps), ("windows", line.windows)):
+        for place, span in enumerate(spans):
+            note = f": {span.error}" if span.error else " (no end was written)" if span.open else ""
+            head = "" if place else name
+            yield f"  {head:<9} {span.begin_s:9.3f} s  {span.name} {seconds(span.seconds)}{note}"
+    for tick in line.ticks:
+        yield f"  {tick.said_by:<9} {tick.at_s:9.3f} s  {tick.what}"
 
 
 def _replication(guest: GuestOnNode) -> str:

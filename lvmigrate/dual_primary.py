@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import structlog
+
 from lvmigrate.clock import Clock
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
 from lvmigrate.lease import Lease
@@ -20,6 +22,10 @@ _CONFIRM_S: Final = 30.0
 #: How long to wait for the last process to close a device, in seconds.
 _HELD_S: Final = 60.0
 _HELD_AGAIN_S: Final = 0.3
+#: How often two primaries are allowed if other hands forbid them before the target is promoted.
+_TRIES: Final = 3
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +52,18 @@ class DualPrimary:
         Primary if it was promoted here.  Raises `MoveFailed` when that is not seen in time.
         """
         name = self.plan.name
-        together(
-            [
-                partial(self.storage.allow_two_primaries, node, name, peer, self.lease.token)
-                for node, peer in self._directions()
-            ]
-        )
-        self._have_options(
-            dict.fromkeys((self.source, self.target), ConnectionOptions(allow_two_primaries=True, protocol="C")),
-            "Allowing two primaries for",
-            hint=f"Look with `drbdsetup show {name}` on both nodes.",
-        )
         promoted = not self.plan.options[1].auto_promote
-        if promoted:
-            self.storage.promote(self.target, name, self.lease.token)
+        for left in reversed(range(_TRIES)):
+            try:
+                self._allow()
+                if promoted:
+                    self.storage.promote(self.target, name, self.lease.token)
+                break
+            except CommandFailed as error:
+                # Other hands may have set it back in between, as drbdadm adjust does: then once more.
+                if not left or self._allowed():
+                    raise
+                _log.warning("two_primaries_set_back", resource=name, error=str(error))
 
         def opened() -> bool:
             ends = self._ends()
@@ -75,6 +79,26 @@ class DualPrimary:
                 hint=f"Look with `drbdsetup status {name}` on both nodes.",
                 detail="; ".join(self.watch.breaks()),
             )
+
+    def _allow(self) -> None:
+        together(
+            [
+                partial(self.storage.allow_two_primaries, node, self.plan.name, peer, self.lease.token)
+                for node, peer in self._directions()
+            ]
+        )
+        self._have_options(
+            dict.fromkeys((self.source, self.target), ConnectionOptions(allow_two_primaries=True, protocol="C")),
+            "Allowing two primaries for",
+            hint=f"Look with `drbdsetup show {self.plan.name}` on both nodes.",
+        )
+
+    def _allowed(self) -> bool:
+        """Whether two primaries are allowed at both ends now."""
+        found = together(
+            [partial(self.storage.options, node, self.plan.name, peer) for node, peer in self._directions()]
+        )
+        return all(now.allow_two_primaries for now in found)
 
     def close(self, loser: str) -> None:
         """Demote ``loser`` and forbid two primaries again.

@@ -94,18 +94,36 @@ class Code(enum.StrEnum):
     RESOURCE_SHARED = "RESOURCE_SHARED"
     #: A resource has no working connection between the two nodes.
     NOT_CONNECTED = "NOT_CONNECTED"
+    #: Both copies of a volume have changed while they were apart; a person chooses which is given up.
+    SPLIT_BRAIN = "SPLIT_BRAIN"
     #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
     #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.
     SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    #: A resynchronisation does not get on.
+    SYNC_STALLED = "SYNC_STALLED"
     #: The target is Primary already.
     DUAL_PRIMARY = "DUAL_PRIMARY"
     #: The source is not Primary although the guest is there.
     SOURCE_NOT_PRIMARY = "SOURCE_NOT_PRIMARY"
     #: Two primaries are allowed already.
     TWO_PRIMARIES_ON = "TWO_PRIMARIES_ON"
+    #: Two primaries are allowed by the configuration, for good: they are left so (a warning).
+    TWO_PRIMARIES_FOR_GOOD = "TWO_PRIMARIES_FOR_GOOD"
+    #: The connection replicates by another protocol than C; it is C during the move (a warning).
+    PROTOCOL_NOT_C = "PROTOCOL_NOT_C"
+    #: A third node has a copy of the data too (a warning).
+    THIRD_REPLICA = "THIRD_REPLICA"
+    #: A volume has another size on the other node.
+    SIZE_DIFFERS = "SIZE_DIFFERS"
+    #: A node's DRBD is too old to change options while connected.
+    DRBD_TOO_OLD = "DRBD_TOO_OLD"
+    #: The two nodes run DRBD 8 and 9 (a warning).
+    DRBD_DIFFERS = "DRBD_DIFFERS"
+    #: Another program acts on the resource too (a warning).
+    OTHER_HANDS = "OTHER_HANDS"
     #: Something has a device open that must be closed.
     DEVICE_HELD = "DEVICE_HELD"
     #: The target has too little free memory.
@@ -160,6 +178,10 @@ class Code(enum.StrEnum):
     GUEST_LOST = "GUEST_LOST"
     #: What happened could not be proved; nothing was undone.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    #: The journal cannot be written, or not be read.
+    JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
+    #: The journal knows no such errand, or more than one.
+    ERRAND_UNKNOWN = "ERRAND_UNKNOWN"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

@@ -34,11 +34,13 @@ from lvmigrate.errors import (
     TokenLost,
 )
 from lvmigrate.follow import ABORT_S, Following, aborted
+from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
 from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.recovery import Recovery
 from lvmigrate.report import Report
+from lvmigrate.resync import STALL_HINTS
 from lvmigrate.rollback import Leftover, Rollback, Undo
 from lvmigrate.settle import Settlement
 from lvmigrate.steering import POST_COPY, Steering
@@ -68,13 +70,16 @@ class Move:
     ``stack`` ends what the move has running (its event stream, its lease) when it is left.
     """
 
-    def __init__(self, context: Context, plan: Plan, options: Options, stack: ExitStack) -> None:
+    def __init__(
+        self, context: Context, plan: Plan, options: Options, stack: ExitStack, *, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
+        self.record = record
         self.plan = plan
         self.options = options
         self.stack = stack
         self.nodes = (plan.source, plan.target)
-        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress)
+        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress, record=record)
         self.rollback = Rollback()
         self.lease = Lease(
             context.storage,
@@ -104,6 +109,8 @@ class Move:
         )
         self.phase = _Phase.AT_SOURCE
         self.disks: Disks
+        #: Whether ``disks`` are there: the events begin before them.
+        self.watched = False
         self.copy: MemoryCopy | None = None
         self.steering: Steering | None = None
         #: What kept the move from being finished, past the point of no return.
@@ -158,7 +165,9 @@ class Move:
         return self.rollback.run()
 
     def _with_open_state(self, error: OutcomeUnknown) -> OutcomeUnknown:
-        """The same error, with what is left open beside the guest itself."""
+        """The same error, with what is left open beside the guest itself; what is known stays in the token."""
+        if self.settlement.handed_over:
+            outcomes_of([self.lease.renew])
         opened = "two primaries allowed" if self.chronicle.happened("two primaries allowed") else None
         if opened is None or self.chronicle.happened("two primaries forbidden"):
             return error
@@ -182,14 +191,16 @@ class Move:
 
     def lock(self) -> None:
         """Take the token on both nodes, in sorted order, so that two controllers cannot hold one each."""
-        for node in sorted(self.nodes):
-            self.rollback.register(
-                Undo(
-                    leftover=f"the token of this move on {node}",
-                    hint="The token runs out by itself.",
-                    act=partial(self._drop_token, node),
-                )
+        self.rollback.register(
+            Undo(
+                leftover="the token of this move",
+                hint="The token runs out by itself.",
+                act=self._drop_tokens,
+                # It is the record of the move: what could not be undone, a cleanup finds there.
+                only_if_clean=True,
             )
+        )
+        for node in sorted(self.nodes):
             held = self.lease.take(node)
             if held is not None:
                 finding = Finding(
@@ -205,13 +216,23 @@ class Move:
         """Wait until the disks are in step, still single-primary; then replication must stay whole to the end."""
         self.stack.enter_context(self.context.hypervisor.on_change(self.plan.domain.uuid, self._event))
         names = tuple(resource.name for resource in self.plan.resources)
-        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note))
+        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self._changed))
         self.disks = Disks(storage=self.context.storage, watch=watch, names=names, nodes=self.nodes)
+        self.chronicle.replication(resource for resource, _ in self.disks.ends())
+        self.watched = True
         deadline = self.context.clock.now() + self.options.sync_timeout_s
         while not self.disks.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
-            waiting = self.disks.progress_now()
+            waiting = self.disks.sync(self.context.clock.now())
             self.chronicle.tell(sync=waiting)
+            if waiting.stall is not None and waiting.stalled_s >= self.options.sync_stall_s:
+                raise MoveFailed(
+                    f"The disks of {self.plan.instance} have not come nearer to being in step for"
+                    f" {waiting.stalled_s:.0f} s: {waiting.stall.value}.",
+                    code=Code.SYNC_STALLED,
+                    hint=STALL_HINTS[waiting.stall],
+                    detail="; ".join(waiting.waiting_for),
+                )
             if self.context.clock.now() > deadline:
                 raise MoveFailed(
                     f"The disks of {self.plan.instance} were not in step after {self.options.sync_timeout_s:g} s"
@@ -220,7 +241,7 @@ class Move:
                     hint="See why the resynchronisation is slow, or give it longer with --sync-timeout.",
                 )
         self._check_again()
-        self.disks.remember()
+        self.disks.remember(self.context.clock.now())
 
     def guard(self) -> None:
         """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more."""
@@ -297,6 +318,8 @@ class Move:
                 detail="" if reason is None else str(reason),
             )
         self.chronicle.mark("source stopped")  # if no event told of it earlier
+        if end.ok:
+            self._handed_over()
         if self.settlement.settle(self._wait_for_job if end.ok else self._abort_job):
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
@@ -316,6 +339,8 @@ class Move:
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
         arrival.let_run()
         self.chronicle.mark("target runs")
+        if self.plan.resources:
+            self.chronicle.note(str(self.disks.standing()))
         arrival.alone()
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED
@@ -347,7 +372,7 @@ class Move:
             self.lease.confirm()
             self.definitions.moved(autostart=self.plan.domain.autostart)
         together([partial(self._disarm, node) for node in self.nodes])
-        together([partial(self._drop_token, node) for node in self.nodes])
+        self._drop_tokens()
 
     # What the steps are made of.
 
@@ -410,16 +435,19 @@ class Move:
             node,
             self.lease.token,
             [Guarded(resource=r.name, peer=peer, options=r.options[end]) for r in self.plan.resources],
-            resume=node == self.plan.target and self.settlement.ran is True,
+            # The other guard's word is that it forbids two primaries: where they stay allowed for good, it has none.
+            resume=node == self.plan.target
+            and self.settlement.ran is True
+            and not any(option.allow_two_primaries for r in self.plan.resources for option in r.options),
         )
 
     def _disarm(self, node: str) -> None:
         self.lease.unguarded()
         self.context.storage.disarm_guard(node, self.lease.token)
 
-    def _drop_token(self, node: str) -> None:
+    def _drop_tokens(self) -> None:
         self.lease.end()
-        self.context.storage.drop_token(node, self.lease.token)
+        self.lease.drop()
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():
@@ -439,11 +467,24 @@ class Move:
             clock=self.context.clock,
         )
 
+    def _changed(self, sentence: str) -> None:
+        """A change that the kernels told of; called from the watch's own threads."""
+        self.chronicle.note(sentence, said_by="drbd")
+        if self.watched:
+            self.chronicle.replication(resource for resource, _ in self.disks.ends())
+
+    def _handed_over(self) -> None:
+        """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""
+        self.settlement.handed_over = True
+        self.lease.hand_over()
+
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
-        self.chronicle.note(f"{self.plan.instance} on {node}: {event}")
+        self.chronicle.note(f"{self.plan.instance} on {node}: {event}", said_by="libvirt")
         if node == self.plan.source and event.startswith(("suspended", "stopped")):
             self.chronicle.mark("source stopped")
+        if node == self.plan.source and event == "stopped migrated":
+            self._handed_over()
         if node == self.plan.target and event.startswith("resumed"):
             self.chronicle.mark("target runs")
         if node == self.plan.source and event == "suspended post-copy":
@@ -457,6 +498,7 @@ class Move:
         return Report(
             instance=self.plan.instance,
             uuid=self.plan.domain.uuid,
+            errand=self.record.id,
             source=self.plan.source,
             target=self.plan.target,
             mode=self.plan.mode.value,

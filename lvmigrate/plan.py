@@ -76,6 +76,8 @@ class Options:
     tls: bool = False
     #: How long to wait until the disks are in step, before the move.
     sync_timeout_s: float = 3600.0
+    #: How long a resynchronisation may stand still before the move is given up.
+    sync_stall_s: float = 120.0
     #: How long the copy of memory may take before it is aborted.
     copy_timeout_s: float = 3600.0
     #: How often job statistics are read; they are read also whenever a pass over the memory has begun.

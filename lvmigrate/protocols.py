@@ -18,7 +18,7 @@ from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
 
 
@@ -172,6 +172,9 @@ class Storage(Protocol):
         It is another one as soon as a Primary has written without its peer; a role alone does not change it.
         """
 
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``."""
+
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> AbstractContextManager[Watch]:
@@ -186,6 +189,9 @@ class Storage(Protocol):
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """What is around these resources on ``node``: the module, their configuration, and who else acts on them."""
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
         """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 
@@ -163,6 +164,11 @@ class Resource:
     volumes: tuple[Volume, ...]
     connections: tuple[Connection, ...]
 
+    @property
+    def tells_progress(self) -> bool:
+        """Whether the module sends events while it resynchronises: 8.4, which knows no names of peers, does not."""
+        return all(connection.name != "peer" for connection in self.connections) and bool(self.connections)
+
     def towards(self, peer: str) -> Connection | None:
         """The connection to the node called ``peer``; the only one there is where the module knows no names (8.4)."""
         named = [c for c in self.connections if c.name == peer]
@@ -216,6 +222,42 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where the data of one copy of a volume come from: generations as 16 hexadecimal digits, roles' bit left out."""
+
+    current: str
+    #: The generation since which it counts what the peer lacks, then older ones; none of them zero.
+    earlier: tuple[str, ...]
+    #: KiB that it counts as differing from the peer's; ``None``: it does not say.
+    changed_kib: int | None = None
+    #: When its node lost the peer last, by the node's kernel log.
+    lost_at: datetime | None = None
+
+
+class Unbroken(enum.Enum):
+    """Whether replication stayed whole. The value is a word for people."""
+
+    YES = "never left Established"
+    NO = "left Established"
+    #: Nobody watched for a while, and no kernel can prove what was meanwhile.
+    UNKNOWN = "nobody knows whether it left Established"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of replication since a moment. ``str()`` is a clause."""
+
+    verdict: Unbroken
+    #: That moment, by the clock of the one who watches, in seconds.
+    since_s: float
+    #: Why, in words.
+    because: str
+
+    def __str__(self) -> str:
+        return f"replication {self.verdict.value} ({self.because})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a block device leads: a volume of a resource."""
 
@@ -232,6 +274,28 @@ class ConnectionOptions:
     protocol: str | None
     #: Whether opening the device for writing promotes by itself (a resource option of DRBD 9, on by default there).
     auto_promote: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherHand:
+    """Another program on a node that has a resource in its configuration, and may act on it at any time."""
+
+    #: ``linstor``, ``drbd-reactor`` or ``pacemaker``.
+    program: str
+    resource: str
+    #: Whether it runs now.
+    active: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is around some resources on a node: the module, their configuration, and who else acts on them."""
+
+    #: DRBD's version as the module says it; empty where there are no resources.
+    version: str = ""
+    #: The resources on which two primaries are allowed now and by the node's configuration too: they are left so.
+    two_primaries_for_good: frozenset[str] = frozenset()
+    other_hands: tuple[OtherHand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,8 @@ class Report:
 
     instance: str
     uuid: str
+    #: Under which the journal tells more of it; empty: there is none.
+    errand: str
     source: str
     target: str
     mode: str

@@ -16,6 +16,7 @@ from lvmigrate.decision import (
     Sight,
     closing,
     decide,
+    handed_over,
     link_of,
     primary,
     sight_of,
@@ -80,6 +81,11 @@ class Scene:
         return None if self.errand is None else self.errand.ran
 
     @property
+    def handed_over(self) -> bool:
+        """Whether the move itself has noted that the source's copy ended because it was handed over."""
+        return self.errand is not None and self.errand.handed_over
+
+    @property
     def persistent(self) -> bool:
         """Whether the guest is defined anywhere."""
         return any(domain.persistent for domain in self.domains.values())
@@ -112,7 +118,10 @@ class Scene:
 
     def ruling(self) -> Ruling:
         """What follows for the guest."""
-        return decide(self.sights[self.source], self.sights[self.target], ran=self.ran, last_chance=False)
+        over = True if self.handed_over else handed_over(self.domains.get(self.source))
+        return decide(
+            self.sights[self.source], self.sights[self.target], ran=self.ran, last_chance=False, handed_over=over
+        )
 
     def closings(self) -> Mapping[str, DiskRow]:
         """What follows for each resource; nothing while it is not known where the guest is to live."""
@@ -193,8 +202,8 @@ def disk(storage: Storage, name: str, home: str, away: str) -> Disk:
     ends = [None if isinstance(answer, LvmigrateError) else answer.get(name) for answer in seen]
     open_by = outcomes_of([partial(storage.openers, node, (name,)) for node in nodes])
     held = [None if isinstance(answer, LvmigrateError) else bool(answer) for answer in open_by]
-    allowed = outcomes_of([partial(storage.two_primaries, node) for node in nodes])
-    known = [name in answer for answer in allowed if not isinstance(answer, LvmigrateError)]
+    allowed = outcomes_of([partial(_allowed, storage, node, name) for node in nodes])
+    known = [answer for answer in allowed if not isinstance(answer, LvmigrateError)]
     return Disk(
         home_primary=primary(ends[0]),
         away_primary=primary(ends[1]),
@@ -202,6 +211,13 @@ def disk(storage: Storage, name: str, home: str, away: str) -> Disk:
         away_held=held[1],
         link=link_of((ends[0], ends[1]), nodes),
         two_primaries=any(known) if len(known) == len(nodes) else None,
+    )
+
+
+def _allowed(storage: Storage, node: str, name: str) -> bool:
+    """Whether two primaries are allowed there, and not by the configuration, for good: that is left as it is."""
+    return (
+        name in storage.two_primaries(node) and name not in storage.surroundings(node, (name,)).two_primaries_for_good
     )
 
 
@@ -306,14 +322,19 @@ def _options(
         for order in guard.guarded if guard is not None else ():
             if order.resource == name:
                 return order.options, order.options
+    for_good = any(
+        name in storage.surroundings(node, (name,)).two_primaries_for_good
+        for node in nodes
+        if name in corners[node].two_primaries
+    )
     found = outcomes_of(
         [partial(storage.options, node, name, peer) for node, peer in zip(nodes, reversed(nodes), strict=True)]
     )
     # DRBD 8.4 has no options of a connection that is StandAlone.
     source, target = (
-        ConnectionOptions(allow_two_primaries=False, protocol=None)
+        ConnectionOptions(allow_two_primaries=for_good, protocol=None)
         if isinstance(now, LvmigrateError)
-        else ConnectionOptions(allow_two_primaries=False, protocol=now.protocol, auto_promote=now.auto_promote)
+        else ConnectionOptions(allow_two_primaries=for_good, protocol=now.protocol, auto_promote=now.auto_promote)
         for now in found
     )
     return source, target

@@ -12,7 +12,7 @@ from lvmigrate.errors import Finding, NodeUnreachable, Refused
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from lvmigrate.protocols import Hypervisor, Storage
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, ConnectionState, Lineage, Opener, Place, Resource, Surroundings
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Traces
 
@@ -60,6 +60,9 @@ class Side:
     #: By name: what is set on the connection to the other side.
     options: Mapping[str, ConnectionOptions]
     openers: tuple[Opener, ...]
+    surroundings: Surroundings
+    #: By ``RESOURCE/NUMBER``: where the data come from, of the resources that have no connection or are StandAlone.
+    lineages: Mapping[str, Lineage]
     #: The paths of the guest's disks that every node reaches alike.
     shared: frozenset[str]
     #: What lvmigrate has left here.
@@ -113,6 +116,12 @@ def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: Nod
     return Survey(domain=domain, source=sides[0], target=sides[1], called=target.certified_name, options=options)
 
 
+def _apart(resource: Resource, peer: str) -> bool:
+    """Whether the two do not even look for each other."""
+    connection = resource.towards(peer)
+    return connection is None or connection.state is ConnectionState.STANDALONE
+
+
 def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str, options: Options) -> Side:
     all_here = hypervisor.domains(node)
     others = tuple(d for d in all_here if d.uuid != domain.uuid)
@@ -122,6 +131,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
     names = sorted({place.resource for path, place in places.items() if path in own})
     resources = storage.observe(node, names)
     reached = sorted(name for name, resource in resources.items() if resource.towards(peer) is not None)
+    apart = [name for name, resource in resources.items() if _apart(resource, peer)]
     set_there = together([partial(storage.options, node, name, peer) for name in reached])
     return Side(
         node=node,
@@ -133,6 +143,8 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
         resources=resources,
         options=dict(zip(reached, set_there, strict=True)),
         openers=storage.openers(node, resources.keys()),
+        lineages=storage.lineages(node, peer, apart),
+        surroundings=storage.surroundings(node, resources.keys()),
         shared=storage.shared(node, own),
         traces=storage.traces(node),
         guard_trouble=storage.guard_trouble(node),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from lvmigrate.clock import Clock
+from lvmigrate.journal import NO_JOURNAL, Journal
 from lvmigrate.node import Node
 from lvmigrate.plan import Plan
 from lvmigrate.progress import StepProgress
@@ -31,6 +32,7 @@ class Context:
     #: Seconds that one renewal of the token lasts.
     lease_s: float = 30.0
     clock: Clock = field(default_factory=Clock)
+    journal: Journal = NO_JOURNAL
 
 
 class Tasklet(Protocol):

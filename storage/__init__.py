@@ -8,7 +8,10 @@ The modules, each of which imports only ones before it:
 ``show``      the text of ``drbdsetup show`` as a value
 ``world``     what the lines of one node add up to
 ``shell``     commands and streams on a node, here or over ssh
+``changes``   what differs between two states, in sentences
+``feed``      what one subscriber is told
 ``watch``     one stream per node, kept alive, and what was seen in them
+``lineage``   the generations of data, as values
 ``openers``   who has a device open
 ``remote``    the functions of node.sh, called on nodes
 ``marks``     tokens and guards

@@ -17,10 +17,10 @@ import structlog
 
 from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
-from storage import events2, openers, show
-from storage.events2 import BadLine
+from storage import events2, lineage, openers, show
+from storage.events2 import NAME, BadLine
 from storage.marks import Marks, no_guard, orders
 from storage.remote import Remote
 from storage.shared import nothing_to_watch
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 #: DRBD's device number, registered with the kernel.
 MAJOR: Final = 147
+#: How many lines that were not understood an error shows.
+_BAD_LINES: Final = 3
 
 
 class DrbdStorage(Marks):
@@ -65,7 +67,7 @@ class DrbdStorage(Marks):
         devices, _, dump = answer.out.partition(".\n")
         places = {
             volume.minor: Place(resource=name, volume=volume.number)
-            for name, resource in self._world(node, dump).resources().items()
+            for name, resource in self._resources(node, dump).items()
             for volume in resource.volumes
         }
         found: dict[str, Place] = {}
@@ -86,11 +88,11 @@ class DrbdStorage(Marks):
         """
         if names is None:
             answer = self._remote.ask(node, "Looking at all resources", "dump_any")
-            return self._world(node, answer.out).resources()
+            return self._resources(node, answer.out)
         if not names:
             return {}
         answer = self._remote.ask(node, f"Looking at {_enough(names)}", "dump_all")
-        resources = self._world(node, answer.out).resources()
+        resources = self._resources(node, answer.out, names)
         return {name: resources[name] for name in names if name in resources}
 
     def two_primaries(self, node: str) -> frozenset[str]:
@@ -120,12 +122,43 @@ class DrbdStorage(Marks):
         lines = (line.split() for line in answer.out.splitlines())
         return {f"{name}/{volume}": generation for name, volume, generation in lines}
 
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``.
+
+        A volume without a disk there is left out.
+        """
+        if not names:
+            return {}
+        what = f"Reading the generations of {_enough(names)}"
+        answer = self._remote.ask(node, what, "lineages", peer, *map(_name, names))
+        return lineage.parse(answer.out)
+
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
         if not names:
             return ()
         answer = self._remote.ask(node, f"Looking who has {_enough(names)} open", "openers", *map(_name, names))
         return openers.parse(answer.out)
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """What is around these resources on ``node``: the module, their configuration, and who else acts on them.
+
+        "For good" is what `drbdadm adjust` would leave as it is.
+        """
+        if not names:
+            return Surroundings()
+        what = f"Looking around {_enough(names)}"
+        answer = self._remote.ask(node, what, "surroundings", *map(_name, names))
+        lines = [line.split() for line in answer.out.splitlines()]
+        return Surroundings(
+            version=next((words[1] for words in lines if words[0] == "version"), ""),
+            two_primaries_for_good=frozenset(words[1] for words in lines if words[0] == "lasting"),
+            other_hands=tuple(
+                OtherHand(program=words[1], resource=words[2], active=words[3] == "yes")
+                for words in lines
+                if words[0] == "hand"
+            ),
+        )
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
@@ -266,16 +299,31 @@ class DrbdStorage(Marks):
                 code=Code.STORAGE_FAILED,
             ) from error
 
-    def _world(self, node: str, dump: str) -> World:
-        world = World(node)
+    def _resources(self, node: str, dump: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
+        """What a dump adds up to. A line that is not understood is logged, and what it is about is no answer.
+
+        Raises `CommandFailed` if it is about one of ``names`` (``None``: all): a resource of which a line is missing
+        would look whole.
+        """
+        world, bad = World(node), []
         for line in dump.splitlines():
             try:
                 world.apply(events2.parse(line))
-            except BadLine as error:
+            except (BadLine, Gap) as error:
                 log.warning("bad_events2_line", node=node, reason=str(error))
-            except Gap as error:
-                log.warning("bad_events2_dump", node=node, reason=str(error))
-        return world
+                named = NAME.search(line)
+                if names is None or named is None or named[1] in names:
+                    bad.append(str(error))
+        if bad:
+            raise CommandFailed(
+                node,
+                "Understanding the state of DRBD",
+                status=0,
+                hint=f"Run on {node}: drbdsetup events2 --now --statistics",
+                detail="\n".join(bad[:_BAD_LINES]),
+                code=Code.STORAGE_FAILED,
+            )
+        return world.resources()
 
 
 def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:

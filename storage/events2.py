@@ -97,6 +97,17 @@ class Event:
     #: Every key that is not named above, as it was written.
     others: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def only_counts(self) -> bool:
+        """Whether no state changed: it tells how much was sent, is out of sync, or is done."""
+        return (
+            self.action is Action.CHANGE
+            and self.kind is Kind.PEER_DEVICE
+            and self.replication is None
+            and self.peer_disk is None
+            and self.resync_suspended is None
+        )
+
 
 def _yes(text: str) -> bool:
     if text not in {"yes", "no"}:
@@ -171,6 +182,9 @@ _NEEDS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
 
 _ACTIONS: Final = {action.value: action for action in Action if action is not Action.NONE}
 _KINDS: Final = {kind.value: kind for kind in Kind if kind is not Kind.SKIPPED}
+
+#: The resource that a line names, even one that is not understood.
+NAME: Final = re.compile(r"(?:^|\s)name:(\S+)")
 
 # Colour is off in a pipe, unless the node's environment forces it.
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")

@@ -141,7 +141,9 @@ drop_token() {
     if read_token && [ "$id" != "$1" ]; then
         return
     fi
-    rm -f "$token" "$lock"
+    # What an arming left that was killed before there were orders; where there are, their guard is at work.
+    [ -e "$tokens/$uuid.guard" ] || forget_guard
+    rm -f "$token" "$token.new" "$lock"
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -211,9 +213,16 @@ stop_guard() {
 }
 
 disarm() {
-    [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ] || return 0
-    stop_guard
-    rm -f "$tokens/$uuid.guard" "$tokens/$uuid.seen" "$tokens/$uuid.sh"
+    if [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ]; then stop_guard; fi
+    forget_guard
+}
+
+# forget_guard: after it, nothing of a guard is there, and nothing half written: a guard is stopped at any instant, and a
+# command may be killed.  The orders go first and the script last: a guard that is started again in between finds nothing
+# to do, and removes the rest.
+forget_guard() {
+    set -- "$tokens/$uuid"
+    rm -f "$1.guard" "$1.guard.new" "$1.seen" "$1.seen.new" "$1.sh.new" "$1.sh"
 }
 
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
@@ -306,6 +315,56 @@ show_any() {
 }
 
 loaded() { [ -r "$root/sys/module/drbd/version" ]; }
+
+# surroundings RESOURCE...: the module's version, and of each resource whether two primaries are allowed for good, and
+# which other program of this node has it in its configuration:
+#   version VERSION
+#   lasting RESOURCE
+#   hand linstor|drbd-reactor|pacemaker RESOURCE yes|no      (whether that program runs)
+surroundings() {
+    need_drbd
+    say "version $version"
+    for name in "$@"; do
+        shown=$(drbdsetup show "$name") || exit
+        case $shown in *allow-two-primaries*yes*) lasting "$name" ;; esac
+        if [ -e "$root/var/lib/linstor.d/$name.res" ]; then hand linstor linstor-satellite "$name"; fi
+        pattern=$(quoted "$name")
+        if named_in /etc/drbd-reactor.d "promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[].]"; then
+            hand drbd-reactor drbd-reactor "$name"
+        fi
+        if named_in /var/lib/pacemaker/cib "name=\"drbd_resource\" value=\"$pattern\""; then
+            hand pacemaker pacemaker "$name"
+        fi
+    done
+}
+
+# lasting RESOURCE: a line, if its configuration, applied anew, would leave two primaries allowed.  Asked of drbdadm
+# itself, which would do it: what it would not touch is as the configuration says.
+lasting() {
+    plan=$(timeout 20 drbdadm --dry-run adjust "$1" 2>/dev/null) || return 0
+    while read -r tool command rest; do
+        case $tool/$command/$rest in
+            drbdsetup*/net-options/*--allow-two-primaries=yes*) ;;
+            drbdsetup*/net-options/* | drbdsetup*/*connect/* | drbdsetup*/new-*) return 0 ;;
+        esac
+    done <<END
+$plan
+END
+    say "lasting $1"
+}
+
+# named_in DIRECTORY PATTERN: whether a file there has such a line.
+named_in() { [ -d "$root$1" ] && grep -rqs -e "$2" "$root$1"; }
+
+# quoted WORD: for a pattern.
+quoted() { say "$1" | sed 's/[].[*^$\\]/\\&/g'; }
+
+# hand PROGRAM SERVICE RESOURCE
+hand() {
+    running=no
+    systemctl --quiet is-active "$2" 2>/dev/null && running=yes
+    say "hand $1 $3 $running"
+}
 
 # look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).
 look() {
@@ -438,6 +497,63 @@ generations() {
             say "$name ${device%%:*} $generation"
         done
     done
+}
+
+# lineages PEER RESOURCE...: what tells whether two copies have parted: lines
+#   gi RESOURCE VOLUME UUIDS KIB           (generations as drbdsetup get-gi prints them; what differs, - if not known)
+#   since RESOURCE TIME                    (when the connection was lost, by this node's kernel log)
+lineages() {
+    towards=$1
+    shift
+    for name in "$@"; do
+        look "$name"
+        peer=0
+        while read -r _action object words; do
+            case "$object $words " in connection\ *" conn-name:$towards "*) ;; *) continue ;; esac
+            peer=${words#*peer-node-id:}
+            peer=${peer%%[!0-9]*}
+        done <<END
+$dump
+END
+        full=$(drbdsetup events2 --now --statistics) || exit
+        for device in $devices; do
+            case $version in
+                8.*) uuids=$(drbdsetup get-gi "${device#*:}") || uuids=- ;;
+                *) uuids=$(drbdsetup get-gi "$name" "$peer" "${device%%:*}") || uuids=- ;;
+            esac
+            differs "$name" "$peer" "$device"
+            say "gi $name ${device%%:*} ${uuids:--} $kib"
+        done
+        lost=$(kernel_log | grep -e "drbd $(quoted "$name")[ :/].*conn( Connected -> " | tail -n 1)
+        [ -z "$lost" ] || say "since $name ${lost%% *}"
+    done
+}
+
+kernel_log() {
+    journalctl -q -k -b -o short-iso --no-pager 2>/dev/null || dmesg --time-format iso 2>/dev/null
+}
+
+# differs RESOURCE PEER_NODE_ID VOLUME:MINOR: into $kib what $full says.  8.4 forgets it with the connection, but for /proc/drbd.
+differs() {
+    kib=-
+    while read -r _action object words; do
+        case "$object $words " in
+            "peer-device name:$1 peer-node-id:$2 "*" volume:${3%%:*} "*out-of-sync:*)
+                kib=${words#*out-of-sync:}
+                kib=${kib%%[!0-9]*}
+                ;;
+        esac
+    done <<END
+$full
+END
+    if [ "$kib" != - ] || [ ! -r "$root/proc/drbd" ]; then return; fi
+    minor=''
+    while read -r first rest; do
+        case $first in [0-9]*:) minor=${first%:} ;; esac
+        case "$minor $rest " in
+            "${3#*:} "*" oos:"*) kib=${rest#*oos:}; kib=${kib%%[!0-9]*} ;;
+        esac
+    done <"$root/proc/drbd"
 }
 
 # ---- who has a device open: lines RESOURCE VOLUME WHAT, some of them twice

@@ -13,7 +13,7 @@ from typing import Never
 
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Opener, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
 from storage.marks import Marks, no_guard
 from storage.remote import Remote
@@ -67,6 +67,11 @@ class SharedStorage(Marks):
         self._remote.node(node)
         return {}
 
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:  # noqa: ARG002
+        """There are no resources."""
+        self._remote.node(node)
+        return {}
+
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:  # noqa: ARG002
         """There are no resources."""
         self._remote.node(node)
@@ -92,6 +97,13 @@ class SharedStorage(Marks):
         """There are no resources."""
         self._remote.node(node)
         return frozenset()
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """There are no resources: `CommandFailed` if one is named."""
+        self._remote.node(node)
+        if names:
+            self._refuse(node, f"Looking around {', '.join(names)}")
+        return Surroundings()
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:  # noqa: ARG002
         """There are no connections: `CommandFailed`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import enum
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Event as Flag
 from types import TracebackType
 from typing import Final, Self
@@ -16,7 +16,9 @@ import structlog
 from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.replication import Resource, Role
 from storage import events2
-from storage.events2 import BadLine
+from storage.changes import changes
+from storage.events2 import NAME, BadLine, Event, Kind
+from storage.feed import LIMIT, Change, Feed
 from storage.shell import Answer, Stream
 from storage.world import Gap, World
 
@@ -29,9 +31,10 @@ MAX_BREAKS: Final = 100
 #: How often a waiting thread looks at its ``cancel`` flag, in seconds.
 CANCEL_S: Final = 0.1
 
-_NOT_YET: Final = "it has not answered yet"
+#: How long a listener may take for what it was not told yet, when the watch ends, in seconds.
+LISTENER_S: Final = 5.0
 
-_NAME: Final = re.compile(r"(?:^|\s)name:(\S+)")
+_NOT_YET: Final = "it has not answered yet"
 
 
 class _Notes:
@@ -51,10 +54,24 @@ class _Notes:
         return (*self._first, *((f"and {self._more} more",) if self._more else ()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unwatched:
+    """A node whose state is not known."""
+
+    node: str
+    #: Seconds since the watch began, when it was known last; 0: it was never.
+    since_s: float
+    #: Why, as a clause.
+    reason: str
+
+
 class ReplicationWatch:
     """Fulfils `lvmigrate.protocols.Watch` while it is used as a context manager.
 
     ``follow(node)`` makes one node's stream; ``why(node, answer)`` says what it means that one ended by itself.
+    Three layers: a thread for each node supervises, starting again what ended; one stream is one process; one line is
+    one value, or an error that is logged.  A line that is not understood costs nothing but what it said: the resource
+    that it names is not known until a new dump tells of it, which is asked for at once.
     """
 
     def __init__(
@@ -74,11 +91,14 @@ class ReplicationWatch:
         self._on_change = on_change
         self._answer_within_s = answer_within_s
         #: Guards everything below, and is notified of each change.
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._changes = 0
         self._now: dict[tuple[str, str], Resource] = {}
-        #: node -> why it is not known; every node starts so.
+        #: node -> why it is not known, and since when; every node starts so.
         self._unknown: dict[str, str] = dict.fromkeys(self._nodes, _NOT_YET)
+        self._since: dict[str, float] = {}
+        self._feeds: list[Feed] = []
         self._first_error: dict[str, LvmigrateError] = {}
         self._doubts: dict[tuple[str, str], tuple[str, ...]] = {}
         self._breaks = _Notes()
@@ -93,11 +113,20 @@ class ReplicationWatch:
             threading.Thread(target=self._supervise, args=(node,), name=f"events2 {node}", daemon=True)
             for node in self._nodes
         ]
+        self._listener: threading.Thread | None = None
 
     # ---- the context
 
     def __enter__(self) -> Self:
         self._begin = time.monotonic()
+        if self._on_change is not None:
+            # In a thread of its own: one that takes its time must not keep the events waiting.
+            feed = self._subscribe(LIMIT)
+            feed.next(0)
+            self._listener = threading.Thread(
+                target=self._tell, args=(feed, self._on_change), name="events2 listener", daemon=True
+            )
+            self._listener.start()
         for thread in self._threads:
             thread.start()
         answered = self.wait(lambda: bool(self._first_error) or not self._unknown, self._answer_within_s)
@@ -125,8 +154,38 @@ class ReplicationWatch:
             stream.stop()
         for thread in self._threads:
             thread.join()
+        with self._changed:
+            feeds, self._feeds = self._feeds, []
+        for feed in feeds:
+            feed.close()
+        if self._listener is not None:
+            self._listener.join(LISTENER_S)
 
     # ---- what it tells
+
+    @contextmanager
+    def subscribe(self, *, limit: int = LIMIT) -> Iterator[Feed]:
+        """Everything that changes while in the context, in order, after a first snapshot.
+
+        No more than ``limit`` changes are kept for a subscriber that does not take them: it is told then how many it
+        missed, and everything anew.
+        """
+        feed = self._subscribe(limit)
+        try:
+            yield feed
+        finally:
+            with self._changed:
+                if feed in self._feeds:
+                    self._feeds.remove(feed)
+            feed.close()
+
+    def unwatched(self) -> tuple[Unwatched, ...]:
+        """The nodes whose state is not known now, and since when."""
+        with self._changed:
+            return tuple(
+                Unwatched(node=node, since_s=self._since.get(node, 0.0), reason=reason)
+                for node, reason in self._unknown.items()
+            )
 
     def resource(self, node: str, name: str) -> Resource | None:
         """The newest state; ``None`` when it is not known (the stream is down, or the node has no such resource)."""
@@ -186,20 +245,21 @@ class ReplicationWatch:
         failures = 0
         while not self._closing.is_set():
             world = World(node)
+            unread: set[str] = set()
             try:
-                self._read(node, world)
+                self._read(node, world, unread)
             except LvmigrateError as error:
                 self._lost(node, error)
             except Exception as error:
                 # Whatever it was: a node that nobody watches must not look watched.
                 log.exception("watch_failed", node=node)
                 self._forget(node, f"a defect of the watch: {error!r}")
-            if world.complete:
+            if world.complete and not unread:
                 failures = 0
             self._closing.wait(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
             failures += 1
 
-    def _read(self, node: str, world: World) -> None:
+    def _read(self, node: str, world: World, unread: set[str]) -> None:
         with self._follow(node) as lines:
             with self._changed:
                 self._streams[node] = lines
@@ -208,7 +268,7 @@ class ReplicationWatch:
                     return
                 for line in lines:
                     try:
-                        self._take(node, world, line)
+                        self._take(node, world, unread, line)
                     except Gap as gap:
                         log.warning("rebuilding_world", node=node, reason=str(gap))
                         self._forget(node, str(gap))
@@ -226,39 +286,77 @@ class ReplicationWatch:
         self._forget(node, str(error).rstrip("."))
 
     def _forget(self, node: str, reason: str) -> None:
+        words = f"{node} is not watched: {reason}"
         with self._changed:
-            if node not in self._unknown:
-                self._gap(f"{node} is not watched: {reason}")
+            before = self._unknown.get(node)
             self._unknown[node] = reason
-            for name in self._names:
+            if before is not None:
+                self._wake()
+                return
+            self._gap(words)
+            self._since[node] = time.monotonic() - self._begin
+            for number, name in enumerate(self._names):
                 self._now.pop((node, name), None)
                 self._doubts.pop((node, name), None)
+                self._put(node, name, None, () if number else (words,))
             self._wake()
-        self._tell([f"{node} is not watched: {reason}"])
 
-    def _take(self, node: str, world: World, line: str) -> None:
-        try:
-            event = events2.parse(line)
-        except BadLine as error:
-            log.warning("bad_events2_line", node=node, reason=str(error))
-            named = _NAME.search(line)
-            if named is None or named[1] in self._names:
-                raise Gap(f"something was not understood: {error}") from error
+    def _take(self, node: str, world: World, unread: set[str], line: str) -> None:
+        """One line. ``unread``: the resources of which the dump said what was not understood."""
+        event = self._parsed(node, world, unread, line)
+        if event is None:
             return
         if event.name and event.name not in self._names:
             return
+        if event.name in unread:
+            if world.complete:
+                raise Gap(f"{event.name} changed, of which something was not understood")
+            return
         first = not world.complete
         world.apply(event)
-        if not world.complete:
+        if not world.complete or event.kind in {Kind.PATH, Kind.HELPER}:
             return
-        sentences: list[str] = []
+        if event.only_counts:
+            # Nine of ten lines during a resynchronisation.
+            self._count(node, event.name, world.resource(event.name))
+            return
         with self._changed:
-            if first and self._unknown.pop(node, _NOT_YET) != _NOT_YET:
-                sentences.append(f"{node} is watched again")
+            again = first and self._unknown.pop(node, _NOT_YET) != _NOT_YET
             for name in self._names if first else (event.name,):
-                sentences += self._see(node, name, world.resource(name), quiet=first)
+                if name in unread:
+                    self._gap(f"what {node} says of {name} is not understood")
+                    self._put(node, name, None, (f"what {node} says of {name} is not understood",))
+                    continue
+                sentences = self._see(node, name, world.resource(name), quiet=first)
+                if again:
+                    sentences, again = [f"{node} is watched again", *sentences], False
+                self._put(node, name, self._now.get((node, name)), tuple(sentences))
             self._wake()
-        self._tell(sentences)
+
+    def _count(self, node: str, name: str, new: Resource | None) -> None:
+        """As `_see`, for what changes no state."""
+        if new is None:
+            return
+        with self._changed:
+            self._now[node, name] = new
+            self._put(node, name, new, ())
+            self._changes += 1
+            self._changed.notify_all()
+
+    def _parsed(self, node: str, world: World, unread: set[str], line: str) -> Event | None:
+        """One line as a value; ``None`` if it is not understood, and costs nothing or the resource it names."""
+        try:
+            return events2.parse(line)
+        except BadLine as error:
+            log.warning("bad_events2_line", node=node, reason=str(error))
+            named = NAME.search(line)
+            if named is not None and named[1] not in self._names:
+                return None
+            if named is not None and (not world.complete or named[1] in unread):
+                # A dump begun anew would say the same.
+                unread.add(named[1])
+                return None
+            raise Gap(f"something was not understood: {error}") from error
 
     def _see(self, node: str, name: str, new: Resource | None, *, quiet: bool) -> list[str]:
         """Note the newest state. Answers what changed, in sentences."""
@@ -274,17 +372,29 @@ class ReplicationWatch:
         if doubts and doubts != self._doubts.get(key):
             self._break("; ".join(doubts))
         self._doubts[key] = doubts
-        return [] if quiet else list(_changes(node, name, old, new, self._nodes))
+        return [] if quiet else list(changes(node, name, old, new, self._nodes))
 
-    def _tell(self, sentences: Sequence[str]) -> None:
-        if self._on_change is None:
-            return
-        for sentence in sentences:
-            try:
-                self._on_change(sentence)
-            except Exception:
-                # The listener's defect must not end the watch.
-                log.exception("listener_failed", sentence=sentence)
+    def _tell(self, feed: Feed, on_change: Callable[[str], None]) -> None:
+        for item in feed:
+            if isinstance(item, Change):
+                sentences = item.sentences
+            else:
+                sentences = (f"{item.missed} changes were not told",) if item.missed else ()
+            for sentence in sentences:
+                try:
+                    on_change(sentence)
+                except Exception:
+                    # The listener's defect must not end the watch.
+                    log.exception("listener_failed", sentence=sentence)
+            if sentences:
+                with self._changed:
+                    self._wake()
+
+    def _subscribe(self, limit: int) -> Feed:
+        feed = Feed(self._lock, lambda: dict(self._now), limit)
+        with self._changed:
+            self._feeds.append(feed)
+        return feed
 
     # ---- with the lock held
 
@@ -293,6 +403,11 @@ class ReplicationWatch:
 
     def _gap(self, words: str) -> None:
         self._gaps.add(f"after {time.monotonic() - self._begin:.3f} s: {words}")
+
+    def _put(self, node: str, name: str, resource: Resource | None, sentences: tuple[str, ...]) -> None:
+        change = Change(node=node, name=name, resource=resource, sentences=sentences)
+        for feed in self._feeds:
+            feed.put(change)
 
     def _wake(self) -> None:
         self._count_dual()
@@ -314,41 +429,3 @@ class ReplicationWatch:
         if len(primaries) > 1 or any(c.peer_role is Role.PRIMARY for r in primaries for c in r.connections):
             return True
         return name in self._dual and len(primaries) + len(self._nodes) - len(known) > 1
-
-
-def _changes(node: str, name: str, old: Resource | None, new: Resource | None, nodes: Sequence[str]) -> Iterator[str]:
-    """What differs, in sentences, of roles, connections, disks and replication."""
-    if old is None or new is None:
-        if old is not new:
-            yield f"{name} on {node} {'is gone' if new is None else 'is there'}"
-        return
-    yield from _change(f"{name} on {node}", old.role, new.role)
-    if new.suspended != old.suspended:
-        yield f"{name} on {node}: I/O suspended: {new.suspended} (was {old.suspended})"
-    disks = {v.number: v.disk for v in old.volumes}
-    for volume in new.volumes:
-        yield from _change(f"{name}/{volume.number} on {node}", disks.pop(volume.number, None), volume.disk)
-    for number in disks:
-        yield f"{name}/{number} on {node} is gone"
-    links = {c.peer_node_id: c for c in old.connections}
-    for connection in new.connections:
-        link = links.pop(connection.peer_node_id, None)
-        peer = _peer_name(connection.name, node, nodes)
-        yield from _change(f"{name} on {node}", link.state if link else None, connection.state, f" to {peer}")
-        states = {v.number: v.replication for v in link.volumes} if link else {}
-        for there in connection.volumes:
-            what = f"{name}/{there.number} on {node}"
-            yield from _change(what, states.get(there.number), there.replication, f" to {peer}")
-    for link in links.values():
-        yield f"{name} on {node} has no connection to {_peer_name(link.name, node, nodes)} any more"
-
-
-def _change(what: str, old: enum.Enum | None, new: enum.Enum, to: str = "") -> Iterator[str]:
-    if new is not old:
-        yield f"{what} is {new.value}{to} (was {old.value if old else 'absent'})"
-
-
-def _peer_name(connection: str, node: str, nodes: Sequence[str]) -> str:
-    """DRBD 8.4 calls every peer ``peer``; of two watched nodes it is the other one."""
-    others = [n for n in nodes if n != node]
-    return others[0] if connection == "peer" and len(others) == 1 else connection

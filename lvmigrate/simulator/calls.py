@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 _PLACE: Final = re.compile(r"(?P<controller>[^.@#]+)\.(?P<method>[^.@#]+)@(?P<node>[^.@#]*)#(?P<occurrence>\d+)")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(NamedTuple):
     """One call of one run, named so that it is the same in the next run: the how-manieth of its kind it is.
 
     >>> Place.parse("c1.promote@node2#1")
@@ -39,8 +37,7 @@ class Place:
         return cls(match["controller"], match["method"], match["node"], int(match["occurrence"]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """A call that was made."""
 
     #: From 1, over all controllers.

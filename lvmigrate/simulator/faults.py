@@ -6,8 +6,7 @@ import enum
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from lvmigrate.simulator.calls import Call, Kind, Place
 from lvmigrate.simulator.controller import Controller
@@ -56,8 +55,7 @@ What = Kind | Happening
 Act = Callable[[Truth, Guest, Controller], None]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Moment:
+class Moment(NamedTuple):
     """The entry of a phase of a migration: the how-manieth of its kind.
 
     >>> str(Moment.parse("finished#1"))
@@ -112,6 +110,8 @@ class Faults:
     def before(self, call: Call) -> Kind | None:
         """A call is about to be made: have happen what comes before it; the fault that it meets."""
         met: Kind | None = None
+        if not self._plan:
+            return None
         for what in self._plan.pop(call.place, ()):
             self.hit.append((call.place, what))
             if isinstance(what, Kind):

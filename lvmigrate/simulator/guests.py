@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lvmigrate.domain import DomainDisk, DomainState
 from lvmigrate.simulator.drbd import Hold, Replicated
 from lvmigrate.simulator.records import Record
+from lvmigrate.simulator.timeline import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,9 @@ class Guest:
     paused_by_operator: bool = False
     #: What ended its last copy, if that was a fault or a person.
     ended_by: str = ""
+    ended_at_s: float = 0.0
+    #: When which copy was lost to a fault.
+    lost: list[tuple[float, Copy]] = field(default_factory=list)
 
     @property
     def resources(self) -> tuple[Replicated, ...]:
@@ -69,6 +73,9 @@ class Copy:
     #: It stands, and another copy has run since: its memory is no longer the guest's.
     older: bool = False
     holds: list[tuple[Replicated, Hold]] = field(default_factory=list)
+    #: Its next write, and how long after the last one.
+    next_write: Event | None = None
+    write_s: float = 0.0
 
     @property
     def runs(self) -> bool:

@@ -20,8 +20,10 @@ class Settings:
     incoming_writes: bool = True
     #: How long a copy of memory takes when nothing disturbs it.
     copy_s: float = 2.0
-    #: How often a running guest writes to each of its disks.
+    #: How often a running guest writes to each of its disks when something has just changed, and when nothing has for
+    #: long: what is written between two changes is the same to both of them.
     write_s: float = 0.25
+    seldom_s: float = 8.0
     #: Until a libvirt daemon gives up a peer that does not answer (interval x count).
     keepalive_s: float = 30.0
     #: How much later than the source's the target's daemon ends what it was receiving.

@@ -9,7 +9,16 @@ from typing import Final, TypeVar
 from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
-from lvmigrate.replication import ConnectionOptions, ConnectionState, Opener, Place, Resource, Role
+from lvmigrate.replication import (
+    ConnectionOptions,
+    ConnectionState,
+    Lineage,
+    Opener,
+    Place,
+    Resource,
+    Role,
+    Surroundings,
+)
 from lvmigrate.simulator.controller import Controller
 from lvmigrate.simulator.drbd import KernelRefused, Replicated
 from lvmigrate.simulator.guard import Guard
@@ -70,6 +79,19 @@ class SimulatedStorage:
 
         return self._ask("generations", node, look)
 
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``."""
+
+        def look() -> Mapping[str, Lineage]:
+            return {
+                f"{resource.name}/{number}": Lineage(current=end.generation, earlier=end.earlier)
+                for resource in self._here(node)
+                if resource.name in names and peer in resource.nodes and (end := resource.ends[node]).up
+                for number in end.disks
+            }
+
+        return self._ask("lineages", node, look) if names else {}
+
     @contextmanager
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
@@ -111,6 +133,18 @@ class SimulatedStorage:
                 if r.ends[node].two_primaries and (view := r.view(node)) is not None and view.connections
             ),
         )
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        """The version; what was allowed for good; and nobody else has a hand in it."""
+
+        def look() -> Surroundings:
+            here = [resource for resource in self._here(node) if resource.name in names]
+            return Surroundings(
+                version=here[0].version.value if here else "",
+                two_primaries_for_good=frozenset(r.name for r in here if r.for_good and r.ends[node].two_primaries),
+            )
+
+        return self._ask("surroundings", node, look) if names else Surroundings()
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode."""
@@ -225,8 +259,7 @@ class SimulatedStorage:
         def act() -> None:
             self._ours(node, token, "Renewing the token")
             host = self._host(node)
-            # The errand that stands there stays: it is the move's, whoever holds the token.
-            host.tokens[token.uuid].deadline_s = host.uptime(self._world.now) + token.lease_s
+            host.tokens[token.uuid] = TokenFile(token=token, deadline_s=host.uptime(self._world.now) + token.lease_s)
             guard = host.guards.get(token.uuid)
             if token.guarded and (guard is None or not guard.alive):
                 raise CommandFailed(

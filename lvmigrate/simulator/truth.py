@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from lvmigrate.domain import DomainState
@@ -18,11 +18,13 @@ from lvmigrate.simulator.guests import Copy, Definition, Disk, Guest
 from lvmigrate.simulator.host import Host, Job, Phase
 from lvmigrate.simulator.records import EMPTY, Record, includes
 from lvmigrate.simulator.settings import Settings
-from lvmigrate.simulator.timeline import Timeline
+from lvmigrate.simulator.timeline import Event, Timeline
 from lvmigrate.simulator.violations import Breach, Violation
 
 _NAMESPACE: Final = uuid.UUID("8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009")
 _FIRST_MINOR: Final = 7
+#: Nobody can see both nodes at one moment: a copy that was there so long ago was there when it was looked at last.
+_JUST_NOW_S: Final = 0.5
 
 #: The network between two nodes carries two things that can be cut apart.
 DRBD: Final = "drbd"
@@ -45,14 +47,28 @@ class Hearer(Protocol):
         """Every way of its own to a node is mended."""
 
 
+class Acting:
+    """While in the context, ``who`` is the one who acts. (A generator would cost more than what is done in it.)"""
+
+    __slots__ = ("_actors", "_who")
+
+    def __init__(self, actors: list[str], who: str) -> None:
+        self._actors = actors
+        self._who = who
+
+    def __enter__(self) -> None:
+        self._actors.append(self._who)
+
+    def __exit__(self, *_error: object) -> None:
+        self._actors.pop()
+
+
 class Truth:
     """Some hosts, their libvirt and their DRBD, and what happens to them; who acts, and what must not happen."""
 
     def __init__(self, nodes: Sequence[str] = ("node1", "node2"), settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.timeline = Timeline()
-        #: How often running guests write; may be changed at any time, such as to wait long for little.
-        self.write_s = self.settings.write_s
         self.hosts = {name: Host(name=name) for name in nodes}
         self.resources: dict[str, Replicated] = {}
         #: By UUID.
@@ -66,6 +82,10 @@ class Truth:
         self.violations: list[Violation] = []
         #: What happened, in words.
         self.story: list[tuple[float, str]] = []
+        #: Counts what changes anything that a guard looks at.
+        self.changes = 0
+        #: By node: the calls to its libvirt that it has not got to yet.
+        self.unanswered: list[tuple[str, Event]] = []
         #: Asked before every call which fault it meets; told of every phase that a migration enters.
         self.before: Callable[[Call], Kind | None] = lambda _call: None
         self.entered: Callable[[Job], None] = lambda _migration: None
@@ -163,17 +183,13 @@ class Truth:
     # ---- what happened
 
     def tell(self, what: str) -> None:
-        """Note what happened, for people."""
+        """Note what happened, for people. What happens is told, so this counts it, too."""
+        self.changes += 1
         self.story.append((self.now, what))
 
-    @contextmanager
-    def acting(self, who: str) -> Iterator[None]:
+    def acting(self, who: str) -> Acting:
         """Whoever does what happens in this context."""
-        self._actor.append(who)
-        try:
-            yield
-        finally:
-            self._actor.pop()
+        return Acting(self._actor, who)
 
     @property
     def actor(self) -> str:
@@ -202,7 +218,17 @@ class Truth:
     def phase_entered(self, migration: Job) -> None:
         """A migration entered its next phase."""
         self.tell(f"migration of {migration.guest.name} from {migration.source}: {migration.phase.value}")
+        self._all_write_soon()
         self.entered(migration)
+
+    def catch_up(self, node: str) -> None:
+        """A libvirt daemon that acts on a later call has acted on the earlier ones: a guest has one job at a time."""
+        now, self.unanswered = self.unanswered, []
+        for where, event in now:
+            if where == node:
+                event.happen()
+            elif event.due:
+                self.unanswered.append((where, event))
 
     # ---- copies of guests
 
@@ -270,7 +296,20 @@ class Truth:
                 other.older = True
         for disk in copy.guest.disks:
             self._check_disk(copy, disk)
-        self.timeline.after(self.write_s, lambda: self._write(copy))
+        self._write_soon(copy)
+
+    def _write_soon(self, copy: Copy) -> None:
+        """Have a running guest write often again: something has changed."""
+        if copy.next_write is not None:
+            copy.next_write.cancel()
+        copy.write_s = self.settings.write_s
+        copy.next_write = self.timeline.after(copy.write_s, partial(self._write, copy))
+
+    def _all_write_soon(self) -> None:
+        for host in self.hosts.values():
+            for copy in host.copies.values():
+                if copy.runs:
+                    self._write_soon(copy)
 
     def _check_disk(self, copy: Copy, disk: Disk) -> bool:
         """Whether what the copy finds on its disk is what it has written; notes it when not."""
@@ -284,7 +323,8 @@ class Truth:
         return False
 
     def _write(self, copy: Copy) -> None:
-        """A running guest writes to each of its disks, again and again."""
+        """A running guest writes to each of its disks, again and again; the longer nothing changes, the more seldom."""
+        copy.next_write = None
         if not copy.runs or self.hosts[copy.node].copies.get(copy.guest.uuid) is not copy:
             return
         for disk in copy.guest.disks:
@@ -297,7 +337,9 @@ class Truth:
                 return
             if record is not None:
                 self._acknowledge(copy, disk, record)
-        self.timeline.after(self.write_s, lambda: self._write(copy))
+        if copy.next_write is None:
+            copy.write_s = min(2 * copy.write_s, self.settings.seldom_s)
+            copy.next_write = self.timeline.after(copy.write_s, partial(self._write, copy))
 
     def _acknowledge(self, copy: Copy, disk: Disk, record: Record) -> None:
         copy.memory[disk] = record
@@ -320,7 +362,9 @@ class Truth:
         job = self.job_of(copy.guest)
         handed_over = job is not None and job.phase is Phase.FINISHED and copy.node == job.target
         if cause and not copy.older and (handed_over or not self._others(copy)):
-            copy.guest.ended_by = cause
+            self._ended(copy.guest, cause)
+        if cause:
+            copy.guest.lost.append((self.now, copy))
         for migration in self.migrations:
             if migration.guest is copy.guest and migration.phase is not Phase.ENDED:
                 migration.copy_ended(copy.node)
@@ -388,14 +432,17 @@ class Truth:
         copy = self.hosts[node].copies.get(of)
         if copy is None:
             return
+        just_now = [other for at_s, other in copy.guest.lost if self.now - at_s <= _JUST_NOW_S]
         newest = [
             other
-            for other in self._others(copy)
+            for other in (*self._others(copy), *just_now)
             if all(includes(other.memory[d], copy.memory.get(d, other.memory[d])) for d in copy.guest.disks)
         ]
         if not copy.incoming and not copy.older and not newest:
             words = f"{copy.guest.name} on {node}: no other copy has its memory"
             self.breach(Breach.LOST_GUEST, copy.guest.name, words)
+        elif just_now and not copy.incoming and not self._others(copy):
+            self._ended(copy.guest, "the other copy was lost to a fault right before")
         self.tell(f"{copy.guest.name}'s copy on {node} is ended, by {self.actor}")
         self.end_copy(copy, reason="destroyed")
         self.emit(node, of, "stopped destroyed")
@@ -442,6 +489,7 @@ class Truth:
             self._link_changed(what)
 
     def _link_changed(self, what: str) -> None:
+        self._all_write_soon()
         if what == DRBD:
             for resource in self.resources.values():
                 resource.link_changed()
@@ -502,6 +550,7 @@ class Truth:
             return
         self.tell(f"{node} loses its power")
         host.powered = False
+        self._all_write_soon()
         for guard in host.guards.values():
             guard.end()
         host.tokens, host.guards = {}, {}
@@ -524,7 +573,11 @@ class Truth:
         for copy in copies:
             copy.state, copy.holds = DomainState.OFF, []
             if not copy.incoming and not copy.older and not self._others(copy):
-                copy.guest.ended_by = f"{host.name} lost its power"
+                self._ended(copy.guest, f"{host.name} lost its power")
+            copy.guest.lost.append((self.now, copy))
+
+    def _ended(self, guest: Guest, cause: str) -> None:
+        guest.ended_by, guest.ended_at_s = cause, self.now
 
     def power_on(self, node: str) -> None:
         """Switch it on: DRBD and libvirt are there after the boot, and what has autostart is started."""
@@ -581,5 +634,7 @@ class Truth:
             hearer.way_mended()
 
     def _replication_changed(self, resource: Replicated) -> None:
+        self.changes += 1
+        self._all_write_soon()
         for hearer in self.hearers:
             hearer.see(resource)

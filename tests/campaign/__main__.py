@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Final, TypeVar
 
 import structlog
 
 from tests.campaign.cases import SCENARIOS, VARIANTS, Case, Variant, faults_of
-from tests.campaign.run import Outcome, run
+from tests.campaign.run import Outcome, run, singles_of
+
+T = TypeVar("T")
+
+#: How many cases a process gets at once, and how many such batches are under way.
+_BATCH: Final = 40
+_AHEAD: Final = 12
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,16 +99,30 @@ def _line(name: str, value: int, *, goal: int | None, better: str, detail: dict[
 def _outcomes(pool: Executor, options: argparse.Namespace) -> Iterator[Outcome]:
     """Every single fault of every base, then the pairs; in an order that does not depend on the machine."""
     bases = list(_bases(options))
-    for outcomes in pool.map(_every_single, bases):
-        yield from outcomes
+    singles = (case for base in bases for case in singles_of(base))
+    yield from _spread(pool, _single, itertools.islice(singles, options.offset, None, options.every))
     seeds = [(base, f"{options.seed}/{base}/{number}") for number in range(options.pairs) for base in bases]
-    yield from pool.map(_pair, seeds, chunksize=20)
+    yield from _spread(pool, _pair, seeds)
 
 
-def _every_single(case: Case) -> list[Outcome]:
-    straight = run(case)
-    faults = list(faults_of(straight.calls, straight.moments, case.scenario))
-    return [_brief(outcome) for outcome in (straight, *(run(case.with_fault(*fault)) for fault in faults))]
+def _spread(pool: Executor, play: Callable[[T], Outcome], cases: Iterable[T]) -> Iterator[Outcome]:
+    """As ``map``, over the processes of the pool, without drawing all cases at once."""
+    rest = iter(cases)
+    waiting: deque[Future[list[Outcome]]] = deque()
+    while True:
+        while len(waiting) < _AHEAD and (batch := list(itertools.islice(rest, _BATCH))):
+            waiting.append(pool.submit(_batch, play, batch))
+        if not waiting:
+            return
+        yield from waiting.popleft().result()
+
+
+def _batch(play: Callable[[T], Outcome], cases: list[T]) -> list[Outcome]:
+    return [play(case) for case in cases]
+
+
+def _single(case: Case) -> Outcome:
+    return _brief(run(case))
 
 
 def _pair(drawn: tuple[Case, str]) -> Outcome:
@@ -151,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pairs", type=int, default=0, help="so many random pairs of faults in each scenario and variant"
     )
+    parser.add_argument("--every", type=int, default=1, help="only every so-manieth single fault")
+    parser.add_argument("--offset", type=int, default=0, help="beginning with that one")
     parser.add_argument("--jobs", type=int, default=2, help="so many processes")
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--most", type=int, default=3, help="print so many cases of each kind of violation")

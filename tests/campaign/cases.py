@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -13,6 +13,8 @@ from lvmigrate.simulator.faults import BETWEEN, Moment, What, Where, where
 
 #: Waiting is no remote call; what can happen to it is told apart.
 _WAITS: Final = frozenset({"wait", "adopted.wait", "watch.wait"})
+#: A loop that makes no more rounds than this is taken as it is.
+_ROUNDS: Final = 4
 _IN_PHASES: Final = (*BETWEEN, Happening.CONTROLLER_KILLED, Happening.CONTROLLER_STOPPED)
 
 
@@ -151,12 +153,36 @@ def _fault(text: str) -> tuple[Where, What]:
 
 def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> Iterator[tuple[Where, What]]:
     """Everything that can be put at the calls of a run, and between them, and in its phases."""
-    for call in calls:
-        if call.place.controller != scenario.controller:
-            continue
+    for call in distinct([call for call in calls if call.place.controller == scenario.controller]):
         yield from ((call.place, what) for what in (*kinds_of(call), *BETWEEN))
     for moment in phases:
         yield from ((moment, what) for what in _IN_PHASES)
+
+
+def distinct(calls: Sequence[Call]) -> list[Call]:
+    """The calls without those that a loop repeats while it waits: two rounds are kept, then a middle one and the last.
+
+    A round is up to four calls; what comes between the kept ones differs by the time alone.
+    """
+    names = [(call.place.method, call.place.node) for call in calls]
+    kept: list[Call] = []
+    here = 0
+    while here < len(calls):
+        length, rounds = max(((n, _rounds(names, here, n)) for n in range(1, 5)), key=lambda found: found[1])
+        if rounds <= _ROUNDS:
+            length, rounds = 1, 1
+        of_them = sorted({0, 1, rounds // 2, rounds - 1} & set(range(rounds)))
+        kept += [calls[here + length * each + n] for each in of_them for n in range(length)]
+        here += length * rounds
+    return kept
+
+
+def _rounds(names: Sequence[tuple[str, str]], begin: int, length: int) -> int:
+    """How often the ``length`` calls from ``begin`` on follow each other."""
+    first, rounds = names[begin : begin + length], 1
+    while names[begin + rounds * length : begin + (rounds + 1) * length] == first:
+        rounds += 1
+    return rounds
 
 
 def kinds_of(call: Call) -> tuple[Kind, ...]:

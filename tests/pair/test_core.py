@@ -503,7 +503,7 @@ def test_a_post_copy_that_cannot_be_mended_is_held_at_both_ends(controlled: Cont
 def test_a_post_copy_whose_stream_is_gone_is_connected_again_or_held(controlled: Controlled) -> None:
     """QEMU has given the stream up: libvirt is asked to connect the ends again.
 
-    libvirt 11.2 and 11.3 cannot: the target's daemon dies of it (a null pointer in qemuProcessIncomingDefNew, measured);
+    libvirt 11.3 cannot: the target's daemon dies of it (a null pointer; measured);
     the guest does not.  Then both ends are held, and it is said what was tried.
     """
     move = post_copy_under_way(controlled, dataclasses.replace(SLOWLY, recovery_timeout_s=15.0))

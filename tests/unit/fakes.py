@@ -22,12 +22,15 @@ from lvmigrate.replication import (
     ConnectionOptions,
     ConnectionState,
     DiskState,
+    Lineage,
     Opener,
+    OtherHand,
     PeerVolume,
     Place,
     ReplicationState,
     Resource,
     Role,
+    Surroundings,
     Volume,
 )
 from lvmigrate.tasklet import Context
@@ -54,6 +57,13 @@ class World:
     connected: bool = True
     replication: ReplicationState = ReplicationState.ESTABLISHED
     two_primaries: bool = False
+    #: They are by the configuration too.
+    for_good: bool = False
+    hands: tuple[OtherHand, ...] = ()
+    versions: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "9.3.3"))
+    #: Connections to other nodes than the two.
+    third: tuple[Connection, ...] = ()
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 100))
     protocol: str | None = None
     auto_promote: bool = False
     tokens: dict[str, Token] = field(default_factory=dict)
@@ -68,6 +78,9 @@ class World:
     hosts: dict[str, Host] = field(default_factory=dict)
     #: Grows with each write that a peer does not get.
     generation: int = 1
+    lineages: dict[str, Lineage] = field(default_factory=lambda: dict.fromkeys(NODES, Lineage(current="A", earlier=())))
+    #: A connection that is lost: not even looked for.
+    standalone: bool = False
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
     replicated: bool = True
@@ -117,7 +130,7 @@ class World:
         self.domains[there] = dataclasses.replace(
             self.domains[here], node=there, state=state, autostart=False, reason="user", job=JobKind.NONE
         )
-        self.set(here, state=DomainState.OFF)
+        self.set(here, state=DomainState.OFF, reason="migrated")
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
 
@@ -354,7 +367,11 @@ class FakeStorage:
         connection = Connection(
             name=peer,
             peer_node_id=NODES.index(peer),
-            state=ConnectionState.CONNECTED if world.connected else ConnectionState.CONNECTING,
+            state=ConnectionState.CONNECTED
+            if world.connected
+            else ConnectionState.STANDALONE
+            if world.standalone
+            else ConnectionState.CONNECTING,
             peer_role=world.roles[peer] if world.connected else Role.UNKNOWN,
             congested=False,
             volumes=(volumes,),
@@ -364,8 +381,8 @@ class FakeStorage:
             name=world.resource,
             role=world.roles[node],
             suspended="no",
-            volumes=(Volume(number=0, minor=7, disk=world.disks[node], quorum=True, size_kib=100),),
-            connections=(connection,),
+            volumes=(Volume(number=0, minor=7, disk=world.disks[node], quorum=True, size_kib=world.sizes[node]),),
+            connections=(connection, *world.third),
         )
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
@@ -380,9 +397,23 @@ class FakeStorage:
         with self.world.call("generations", node):
             return {f"{name}/0": str(self.world.generation) for name in names}
 
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        if not names:
+            return {}
+        with self.world.call("lineages", node):
+            return {f"{name}/0": self.world.lineages[node] for name in names}
+
     def two_primaries(self, node: str) -> frozenset[str]:
         with self.world.call("two_primaries", node):
             return frozenset({self.world.resource} if self.world.two_primaries else ())
+
+    def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
+        with self.world.call("surroundings", node):
+            return Surroundings(
+                version=self.world.versions[node],
+                two_primaries_for_good=frozenset(names if self.world.for_good else ()),
+                other_hands=self.world.hands,
+            )
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         with self.world.call("observe", node):

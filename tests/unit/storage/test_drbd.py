@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionOptions, Role
+from lvmigrate.replication import ConnectionOptions, Lineage, OtherHand, Role, Surroundings
 from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
@@ -285,3 +286,129 @@ def test_configurations_are_never_logged(
     printed = capsys.readouterr()
     assert "hush" not in printed.out + printed.err + caplog.text
     assert re.search(r"ran_on_node.*node1", printed.out)
+
+
+# ---- what is around them
+
+
+def program(node: Any, name: str, text: str) -> None:
+    file = node.root / "bin" / name
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+
+
+#: What ``drbdadm --dry-run adjust`` said where two primaries were on, and not in the configuration (recorded).
+ADJUST_93 = (
+    "drbdsetup net-options r1 1 --set-defaults --_name=node2 --connect-int=2 --timeout=20 --ping-int=2 --protocol=C"
+)
+ADJUST_84 = (
+    "drbdsetup-84 net-options ipv4:10.77.0.11:7788 ipv4:10.77.0.12:7788 --set-defaults --connect-int=2 --timeout=20"
+    " --ping-int=2 --protocol=C"
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "adjust", "lasting"),
+    [
+        ("drbd93", "r1", "true", True),
+        ("drbd93", "r1", f"echo '{ADJUST_93}'", False),
+        ("drbd93", "r1", f"echo '{ADJUST_93} --allow-two-primaries=yes'", True),
+        ("drbd93", "r1", "echo 'drbdsetup disk-options 10 --set-defaults'", True),
+        ("drbd93", "r1", "echo 'drbdsetup connect r1 1'", False),
+        ("drbd93", "r1", "echo 'r1 is not defined in your config' >&2; exit 1", False),
+        ("drbd84", "r0", "true", True),
+        ("drbd84", "r0", f"echo '{ADJUST_84}'", False),
+    ],
+)
+def test_whether_two_primaries_are_configured_for_good(
+    fake: Make, storage: DrbdStorage, version: str, name: str, adjust: str, *, lasting: bool
+) -> None:
+    node = fake(version)
+    program(node, "drbdadm", f'[ "$*" = "--dry-run adjust {name}" ] || exit 3\n{adjust}')
+    # What is not allowed now is not asked for.
+    assert storage.surroundings("node1", [name]).two_primaries_for_good == frozenset()
+    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    seen = storage.surroundings("node1", [name])
+    assert seen.two_primaries_for_good == (frozenset({name}) if lasting else frozenset())
+    assert seen.version == {"drbd93": "9.3.3", "drbd84": "8.4.11"}[version]
+    assert node.told == []
+
+
+def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    program(node, "systemctl", 'case "$*" in *linstor-satellite) exit 0 ;; esac; exit 3')
+    assert storage.surroundings("node1", ["r1"]).other_hands == ()
+    for name, text in {
+        "var/lib/linstor.d/r1.res": "resource r1 { }\n",
+        "etc/drbd-reactor.d/web.toml": '[[promoter]]\n[promoter.resources.r1]\nstart = ["x.service"]\n',
+        "var/lib/pacemaker/cib/cib.xml": '<nvpair id="a" name="drbd_resource" value="r1"/>\n',
+    }.items():
+        file = node.root / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert storage.surroundings("node1", ["r1"]).other_hands == (
+        OtherHand(program="linstor", resource="r1", active=True),
+        OtherHand(program="drbd-reactor", resource="r1", active=False),
+        OtherHand(program="pacemaker", resource="r1", active=False),
+    )
+    # A name is no pattern, and r1 is not r10.
+    assert storage.surroundings("node1", ["r10", "r."]).other_hands == ()
+    assert storage.surroundings("node1", []) == Surroundings()
+
+
+# ---- where the data come from
+
+GI = "278088B07E2C80DF:1111111111111111:2222222222222222:0000000000000000:1:1:0:1:0:0:0"
+PROC_84 = """version: 8.4.11 (api:1/proto:86-101)
+ 0: cs:StandAlone ro:Primary/Unknown ds:UpToDate/DUnknown   r-----
+    ns:0 nr:0 dw:0 dr:0 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:256
+10: cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate C r-----
+    ns:0 nr:0 dw:0 dr:0 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:7
+"""
+LOG_84 = """2026-11-24T17:17:10+0000 node1 kernel: drbd r0: conn( Connected -> NetworkFailure )
+2026-11-24T17:17:13+0000 node1 kernel: drbd r0: peer( Secondary -> Unknown ) conn( Connected -> Disconnecting )
+2026-11-24T17:17:14+0000 node1 kernel: drbd r01: peer( Secondary -> Unknown ) conn( Connected -> NetworkFailure )
+2026-11-24T17:17:15+0000 node1 kernel: block drbd0: Split-Brain detected but unresolved, dropping connection!
+"""
+
+
+def test_the_lineage_of_84_that_forgot_its_connection(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd84")
+    kept = [line for line in (node.root / "dump").read_text().splitlines() if "peer" not in line]
+    node.put("dump", "\n".join(kept) + "\n")
+    node.put("gi", GI)
+    (node.root / "proc").mkdir()
+    node.put("proc/drbd", PROC_84)
+    program(node, "journalctl", f"cat <<'END'\n{LOG_84}END")
+    assert storage.lineages("node1", "node2", ["r0"]) == {
+        "r0/0": Lineage(
+            current="278088B07E2C80DE",
+            earlier=("1111111111111110", "2222222222222222"),
+            changed_kib=256,
+            lost_at=datetime(2026, 11, 24, 17, 17, 13, tzinfo=UTC),
+        )
+    }
+    node.put("gi", "no such minor")
+    assert storage.lineages("node1", "node2", ["r0"]) == {}
+    assert storage.lineages("node1", "node2", []) == {}
+
+
+def test_the_lineage_of_9_is_asked_of_the_peer_that_is_meant(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    asked = node.root / "asked"
+    setup = node.root / "bin" / "drbdsetup"
+    setup.write_text(setup.read_text().replace("get-gi*) cat", f'get-gi*) echo "$*" >>{asked}; cat'))
+    dump = (node.root / "dump").read_text()
+    other = "exists connection name:r1 peer-node-id:2 conn-name:node3 connection:Connected role:Secondary\n"
+    node.put("dump", dump.replace("exists -", other + "exists -").replace("out-of-sync:0", "out-of-sync:12"))
+    node.put("gi", GI)
+    program(node, "journalctl", "exit 1")
+    program(node, "dmesg", "exit 1")
+    found = storage.lineages("node1", "node2", ["r1"])
+    assert {name: (line.changed_kib, line.lost_at) for name, line in found.items()} == {
+        "r1/0": (12, None),
+        "r1/1": (12, None),
+    }
+    assert sorted(asked.read_text().splitlines()) == ["get-gi r1 1 0", "get-gi r1 1 1"]
+    storage.lineages("node1", "node3", ["r1"])
+    assert sorted(asked.read_text().splitlines())[2:] == ["get-gi r1 2 0", "get-gi r1 2 1"]

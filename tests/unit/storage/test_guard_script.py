@@ -126,6 +126,7 @@ here={root}
 [ ! -e "$here/silent" ] || exit 1
 case "$*" in
     *'list --uuid'*) cat "$here/active" ;;
+    *'list --all --uuid'*) cat "$here/active" "$here/defined" ;;
     *domstate*) cat "$here/state" ;;
     *domjobinfo*) cat "$here/job"; exit "$(cat "$here/job.status")" ;;
     *resume*) echo "resume ${{5-}}" >>"$here/told"; echo 'running (unpaused)' >"$here/state" ;;
@@ -148,6 +149,20 @@ case "$*" in
     stop*) if runs; then kill -- "-$pid"; while runs; do /bin/sleep 0.02; done; fi ;;
 esac
 """
+#: Between writing a file and its being in place lies as long as a test likes.
+_MV = """#!/bin/sh
+case "$*" in
+    *"$(cat {root}/halfway 2>/dev/null || echo nothing)"*) echo >{root}/reached; exec /bin/sleep 60 ;;
+esac
+exec /bin/mv "$@"
+"""
+#: And as long between the removal of one file and the next.
+_RM = """#!/bin/sh
+[ ! -e {root}/slowly ] || case "$*" in
+    *.guard*) /bin/rm -f "$2"; echo >{root}/reached; exec /bin/sleep 60 ;;
+esac
+exec /bin/rm "$@"
+"""
 _SLEEP = """#!/bin/sh
 exec /bin/sleep 0.1
 """
@@ -169,6 +184,7 @@ class Host(FakeNode):
         self.name = name
         (self.root / "run/systemd/system").mkdir(parents=True)
         programs = {"virsh": _VIRSH, "systemd-run": _SYSTEMD_RUN, "systemctl": _SYSTEMCTL, "sleep": _SLEEP}
+        programs |= {"mv": _MV, "rm": _RM}
         for program, text in programs.items():
             self.program(f"bin/{program}", text.format(root=self.root))
         # 8.4's was recorded before its first synchronisation.
@@ -176,6 +192,7 @@ class Host(FakeNode):
         self.program("react", _REACT.format(root=self.root))
         for file, text in {
             "active": "",
+            "defined": "",
             "state": "",
             "job": "Job type:         None\n\n",
             "job.status": "0",
@@ -384,12 +401,34 @@ def test_a_guest_that_arrived_and_waits_is_resumed_on_proof(
     assert eventually(lambda: "node2 is not Secondary" in says(storage)), says(storage)
     assert host.told == []
     host.change("dump", "connection:Connected role:Primary", "connection:Connected role:Secondary")
-    assert eventually(lambda: host.told[1:] == [f"resume {TOKEN.uuid}"]), says(storage)
-    # First the options, then the guest: no other node can become Primary any more.
-    assert host.told[:1] == host.closed[1:]
+    assert eventually(lambda: "has not forbidden two primaries" in says(storage)), says(storage)
+    assert host.told == []
+    # The other node's guard forbids two primaries, which this one sees, too: that is its word.
+    host.change("show", "allow-two-primaries yes;", "")
+    assert eventually(lambda: host.told == [f"resume {TOKEN.uuid}"]), says(storage)
     # It runs, and by that holds its device, as the kernel of this machine does not know: nothing more is done.
     assert eventually(lambda: "waits:" in says(storage)), says(storage)
-    assert len(host.told) == 2
+    assert len(host.told) == 1
+
+
+@pytest.mark.parametrize("end", ["migrated", "crashed"])
+def test_the_source_s_guard_gives_its_word_only_for_a_copy_that_was_handed_over(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], end: str
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.opened()
+    host.put("defined", f"{TOKEN.uuid}\n\n")
+    host.put("state", f"shut off ({end})\n\n")
+    # The guest waits on the target, and holds it Primary.
+    host.change("dump", "connection:Connected role:Secondary", "connection:Connected role:Primary")
+    storage.drop_token("node1", TOKEN)
+    if end == "migrated":
+        assert eventually(lambda: host.left == []), says(storage)
+        assert host.told == host.closed
+    else:
+        assert eventually(lambda: "node2 is not Secondary" in says(storage)), says(storage)
+        assert host.told == host.closed[:1]
 
 
 def test_one_with_other_data_or_no_order_or_a_reason_of_its_own_is_not(
@@ -453,6 +492,72 @@ def test_a_guard_that_was_killed_is_lost_and_said(host: Host, storage: DrbdStora
     storage.renew_token("node1", TOKEN)
     assert storage.traces("node1").guards[0].alive
     storage.disarm_guard("node1", TOKEN)
+
+
+def test_a_guard_that_is_stopped_halfway_through_writing_leaves_nothing(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.put("halfway", ".seen.new")
+    storage.renew_token("node1", replace(TOKEN, guarded=False))
+    assert eventually((host.root / "reached").exists)
+    assert f"{TOKEN.uuid}.seen.new" in host.left
+    storage.disarm_guard("node1", TOKEN)
+    assert host.left == [f"{TOKEN.uuid}.lock", f"{TOKEN.uuid}.token"]
+    storage.drop_token("node1", TOKEN)
+    assert host.left == []
+
+
+@pytest.mark.parametrize("part", ["guard", "sh", "token"])
+@pytest.mark.parametrize("armed", [False, True], ids=["before it was armed", "when it was armed again"])
+def test_a_command_that_is_killed_halfway_through_writing_leaves_nothing(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], part: str, *, armed: bool
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    if armed:
+        storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    # What it had written, and then it was gone.
+    host.tokens.joinpath(f"{TOKEN.uuid}.{part}.new").write_text("half")
+    storage.disarm_guard("node1", TOKEN)
+    storage.drop_token("node1", TOKEN)
+    assert host.left == []
+
+
+@pytest.mark.parametrize("part", ["guard", "sh", "seen", "token"])
+def test_a_guard_that_is_done_leaves_nothing_half_written(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], part: str
+) -> None:
+    assert storage.take_token("node1", SHORT) is None
+    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    host.opened()
+    host.tokens.joinpath(f"{TOKEN.uuid}.{part}.new").write_text("half")
+    assert eventually(lambda: host.left == [f"{TOKEN.uuid}.token"]), host.left
+
+
+def test_a_token_that_is_dropped_takes_along_what_a_killed_arming_left(host: Host, storage: DrbdStorage) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    for part in ("guard.new", "sh.new", "token.new", "sh"):
+        host.tokens.joinpath(f"{TOKEN.uuid}.{part}").write_text("half")
+    storage.drop_token("node1", TOKEN)
+    assert host.left == []
+
+
+def test_a_guard_that_is_killed_while_it_removes_its_files_removes_them_when_it_comes_back(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", SHORT) is None
+    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    script = host.tokens / f"{TOKEN.uuid}.sh"
+    host.put("slowly", "")
+    assert eventually((host.root / "reached").exists), says(storage)
+    os.killpg(int((host.root / "pid").read_text()), signal.SIGKILL)
+    assert f"{TOKEN.uuid}.guard" not in host.left
+    assert f"{TOKEN.uuid}.seen" in host.left
+    (host.root / "slowly").unlink()
+    # As systemd does it.
+    subprocess.run(["sh", str(script)], check=True, timeout=60)
+    assert host.left == [f"{TOKEN.uuid}.token"]
 
 
 def test_only_the_holder_arms_and_disarms(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 import threading
 import time
@@ -14,8 +15,10 @@ from lvmigrate.errors import CommandFailed, LvmigrateError, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.replication import Role
 from storage import watch
+from storage.feed import LIMIT, Change, Snapshot
 from storage.shell import Answer, Shell, Stream
 from storage.watch import ReplicationWatch
+from tests.unit.storage.mutate import mutated
 
 END = "exists -"
 
@@ -323,3 +326,152 @@ def test_thousands_of_lines_a_second(replay: Replay) -> None:
         assert seen.wait(last, 20)
         rate = count / (time.monotonic() - begin)
     assert rate > 2_000
+
+
+# ---- subscribers
+
+
+def sent(item: Change | Snapshot | None) -> int | None:
+    """How much is out of sync by a change of r0 on node1."""
+    assert isinstance(item, Change)
+    assert item.resource is not None
+    return item.resource.connections[0].volumes[0].out_of_sync_kib
+
+
+def out_of_sync(number: int) -> str:
+    return f"change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 out-of-sync:{number}"
+
+
+def reached(seen: ReplicationWatch, number: int) -> Callable[[], bool]:
+    def holds() -> bool:
+        found = seen.resource("node1", "r0")
+        return found is not None and found.connections[0].volumes[0].out_of_sync_kib == number
+
+    return holds
+
+
+def test_a_subscriber_gets_a_snapshot_and_every_change_in_order(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen, seen.subscribe() as feed:
+        first = feed.next(5)
+        assert isinstance(first, Snapshot)
+        assert first.missed == 0
+        assert set(first.resources) == {("node1", "r0"), ("node2", "r0")}
+        replay.say("node1", *map(out_of_sync, range(500)))
+        assert [sent(feed.next(5)) for _ in range(500)] == list(range(500))
+        assert feed.next(0.05) is None
+        replay.say("node1", "change resource name:r0 role:Primary")
+        item = feed.next(5)
+        assert isinstance(item, Change)
+        assert item.sentences == ("r0 on node1 is Primary (was Secondary)",)
+    assert feed.next() is None
+
+
+def test_a_slow_subscriber_gets_a_mark_and_a_fresh_snapshot(replay: Replay) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen, seen.subscribe(limit=10) as slow, seen.subscribe() as quick:
+        assert isinstance(slow.next(5), Snapshot)
+        assert isinstance(quick.next(5), Snapshot)
+        replay.say("node1", *map(out_of_sync, range(300)))
+        assert seen.wait(reached(seen, 299), 10)
+        assert len(slow._kept) <= 10
+        mark = slow.next(5)
+        assert isinstance(mark, Snapshot)
+        assert mark.missed == 300
+        assert mark.resources["node1", "r0"] == seen.resource("node1", "r0")
+        # The next ones build on it, and the quick one missed nothing.
+        replay.say("node1", out_of_sync(300))
+        assert sent(slow.next(5)) == 300
+        assert [sent(quick.next(5)) for _ in range(301)] == list(range(301))
+
+
+def test_a_listener_that_takes_its_time_keeps_no_event_waiting(replay: Replay) -> None:
+    go = threading.Event()
+    said: list[str] = []
+
+    def listener(sentence: str) -> None:
+        go.wait(20)
+        said.append(sentence)
+
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch(on_change=listener) as seen:
+        changes = LIMIT + 200
+        replay.say(
+            "node1", *(f"change resource name:r0 role:{('Primary', 'Secondary')[n % 2]}" for n in range(changes))
+        )
+        replay.say("node1", out_of_sync(7))
+        assert seen.wait(reached(seen, 7), 10)
+        assert said == []
+        go.set()
+        assert seen.wait(lambda: any("were not told" in words for words in said), 10)
+    assert said[0] == "r0 on node1 is Primary (was Secondary)"
+    assert len(said) < changes
+
+
+def test_the_watch_says_since_when_a_node_is_unknown(replay: Replay, tmp_path: Path) -> None:
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen, seen.subscribe() as feed:
+        assert seen.unwatched() == ()
+        assert isinstance(feed.next(5), Snapshot)
+        time.sleep(0.3)
+        (tmp_path / "node2").rename(tmp_path / "away")
+        replay.cut("node2")
+        assert seen.wait(lambda: bool(seen.unwatched()), 5)
+        (lost,) = seen.unwatched()
+        assert (lost.node, lost.since_s > 0.3) == ("node2", True)
+        item = feed.next(5)
+        assert isinstance(item, Change)
+        assert (item.node, item.resource) == ("node2", None)
+        assert "node2 is not watched" in item.sentences[0]
+        # It stays since then, however often the stream is started again for nothing.
+        time.sleep(0.5)
+        assert seen.unwatched()[0].since_s == lost.since_s
+        replay.begin("node2", [*state(role="Primary"), END])
+        assert seen.wait(lambda: not seen.unwatched(), 10)
+        item = feed.next(5)
+        assert isinstance(item, Change)
+        assert item.resource is not None
+        assert item.resource.role is Role.PRIMARY
+
+
+# ---- bad input
+
+
+def test_a_dump_with_a_line_that_is_not_understood_costs_that_resource_only(replay: Replay) -> None:
+    strange = [line.replace("disk:UpToDate", "disk:Splendid") for line in state(name="r1")]
+    replay.begin("node1", [*state(), *strange, END])
+    replay.begin("node2", [*state(), *state(name="r1"), END])
+    with replay.watch(names=("r0", "r1")) as seen:
+        assert seen.resource("node1", "r0") is not None
+        assert seen.resource("node1", "r1") is None
+        assert seen.resource("node2", "r1") is not None
+        assert any("of r1 is not understood" in words for words in seen.gaps())
+        replay.say("node1", "change resource name:r0 role:Primary")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.role is Role.PRIMARY, 5)
+        # Once it says what is understood, it is known again.
+        replay.begin("node1", [*state(), *state(name="r1"), END])
+        replay.cut("node1")
+        assert seen.wait(lambda: seen.resource("node1", "r1") is not None, 10)
+
+
+def test_a_stream_of_nothing_but_rubbish_ends_with_the_rubbish(
+    replay: Replay, lines: Callable[[str], list[str]]
+) -> None:
+    draw = random.Random(4)
+    real = lines("drbd84/net-cut.node1")
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with replay.watch() as seen:
+        for _ in range(20):
+            rubbish = [mutated(draw.choice(real), draw) for _ in range(100)]
+            replay.say("node1", *(line.replace("\n", " ") for line in rubbish))
+            replay.say("node1", "x" * 300_000, "\x00\ufffd", "")
+        assert seen.wait(lambda: bool(seen.gaps() or seen.breaks()), 10)
+        replay.begin("node1", [*state(), END])
+        replay.cut("node1")
+        assert seen.wait(lambda: (r := seen.resource("node1", "r0")) is not None and r.in_step_with("node2"), 20)
+        assert len(seen.gaps()) <= watch.MAX_BREAKS + 1

@@ -1,0 +1,143 @@
+"""The checks of what is around a guest's resources: sizes, versions, protocols, third copies, other programs. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from lvmigrate.errors import Code, Finding
+from lvmigrate.replication import DiskState
+from lvmigrate.survey import Survey
+
+#: The first DRBD whose options can be changed while connected (protocol 100).
+_OLDEST: Final = (8, 4)
+
+
+def for_good(survey: Survey, name: str) -> bool:
+    """Whether a node's configuration allows two primaries: the option is shared by both ends of a connection."""
+    return any(name in side.surroundings.two_primaries_for_good for side in (survey.source, survey.target))
+
+
+def sizes(survey: Survey) -> Iterator[Finding]:
+    """A volume that is larger at one end."""
+    for name, here in survey.source.resources.items():
+        there = survey.target.resources.get(name)
+        others = {volume.number: volume.size_kib for volume in there.volumes} if there is not None else {}
+        for volume in here.volumes:
+            other = others.get(volume.number)
+            if volume.size_kib and other and volume.size_kib != other:
+                yield Finding(
+                    code=Code.SIZE_DIFFERS,
+                    sentence=f"{name}/{volume.number} has {volume.size_kib} KiB on {survey.source.node}, but"
+                    f" {other} KiB on {survey.target.node}.",
+                    hint=f"`drbdadm resize {name}` once both backing devices are large enough.",
+                )
+
+
+def versions(survey: Survey) -> Iterator[Finding]:
+    """A module that cannot do what a move needs."""
+    for side in (survey.source, survey.target):
+        version = _version(side.surroundings.version)
+        if version is not None and version < _OLDEST:
+            yield Finding(
+                code=Code.DRBD_TOO_OLD,
+                sentence=f"{side.node} runs DRBD {side.surroundings.version}, which cannot change a connection in use.",
+                hint="Run DRBD 8.4 or 9 there.",
+            )
+
+
+def _version(text: str) -> tuple[int, int] | None:
+    numbers = re.match(r"(\d+)(?:\.(\d+))?", text)
+    return None if numbers is None else (int(numbers[1]), int(numbers[2] or _OLDEST[1]))
+
+
+def _other_version(survey: Survey) -> Iterator[Finding]:
+    found = [(side.node, side.surroundings.version) for side in (survey.source, survey.target)]
+    majors = {version[0] for _, text in found if (version := _version(text)) is not None}
+    if len(majors) > 1:
+        yield Finding(
+            code=Code.DRBD_DIFFERS,
+            sentence=f"{' and '.join(f'{node} runs DRBD {text}' for node, text in found)}.",
+            hint="They replicate by the older one's rules; bring both to one version when you can.",
+        )
+
+
+def _lasting(survey: Survey) -> Iterator[Finding]:
+    for name in sorted(survey.source.resources):
+        if for_good(survey, name):
+            yield Finding(
+                code=Code.TWO_PRIMARIES_FOR_GOOD,
+                sentence=f"The configuration allows two primaries for {name} at any time; that is left as it is.",
+                hint=f"Nothing keeps both nodes from writing to {name} then: take allow-two-primaries out of the"
+                " configuration, and `drbdadm adjust` on both nodes.",
+            )
+
+
+def _protocol(survey: Survey) -> Iterator[Finding]:
+    for name, options in sorted(survey.source.options.items()):
+        if (options.protocol or "C") != "C":
+            yield Finding(
+                code=Code.PROTOCOL_NOT_C,
+                sentence=f"{name} replicates by protocol {options.protocol}, and two primaries need C: it is C during"
+                f" the move and {options.protocol} again after it.",
+                hint="Expect the guest's writes to take a little longer meanwhile.",
+            )
+
+
+def _third(survey: Survey) -> Iterator[Finding]:
+    for name, resource in sorted(survey.source.resources.items()):
+        peer = resource.towards(survey.target.node)
+        for connection in resource.connections:
+            if connection is not peer and any(v.disk is not DiskState.DISKLESS for v in connection.volumes):
+                yield Finding(
+                    code=Code.THIRD_REPLICA,
+                    sentence=f"{name} has a copy on {connection.name} too; DRBD is not reliable with two primaries and"
+                    " a third copy.",
+                    hint=f"To be safe, `drbdadm disconnect {name}:{connection.name}` on {survey.source.node} for the"
+                    " time of the move.",
+                )
+
+
+#: Program -> what people call it, and what to do about it.
+_HANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "linstor": (
+            "LINSTOR",
+            "Change nothing of it there meanwhile: its `drbdadm adjust` forbids two primaries, which ends the move.",
+        ),
+        "drbd-reactor": (
+            "drbd-reactor's promoter",
+            "Take the resource out of the promoter (`drbd-reactorctl disable`): it promotes wherever it can.",
+        ),
+        "pacemaker": (
+            "Pacemaker",
+            "Set its resource unmanaged for the time of the move, or move the guest through Pacemaker.",
+        ),
+    }
+)
+
+
+def _other_hands(survey: Survey) -> Iterator[Finding]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for side in (survey.source, survey.target):
+        for hand in side.surroundings.other_hands:
+            where = side.node if hand.active else f"{side.node} (where it does not run)"
+            found.setdefault((hand.program, hand.resource), []).append(where)
+    for (program, name), nodes in found.items():
+        title, hint = _HANDS.get(program, (program, "See that it leaves the resource alone during the move."))
+        yield Finding(
+            code=Code.OTHER_HANDS,
+            sentence=f"{title} has {name} in its configuration too, on {' and '.join(nodes)}.",
+            hint=hint,
+        )
+
+
+WARNINGS: Final[tuple[Callable[[Survey], Iterator[Finding]], ...]] = (
+    _lasting,
+    _protocol,
+    _third,
+    _other_version,
+    _other_hands,
+)

@@ -1,0 +1,161 @@
+"""What is around a guest's resources: refused, said, or survived."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lvmigrate.audit import audit
+from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.errors import Code, CommandFailed, MoveFailed, Refused
+from lvmigrate.migrate import MigrateInstance
+from lvmigrate.replication import (
+    Connection,
+    ConnectionState,
+    DiskState,
+    OtherHand,
+    PeerVolume,
+    ReplicationState,
+    Role,
+)
+from lvmigrate.report import Report
+from tests.unit.fakes import World
+
+
+def world(**changes: object) -> World:
+    return dataclasses.replace(World(), **changes)  # type: ignore[arg-type]
+
+
+def third(disk: DiskState) -> tuple[Connection, ...]:
+    volume = PeerVolume(number=0, replication=ReplicationState.ESTABLISHED, disk=disk)
+    link = Connection(
+        name="node3",
+        peer_node_id=2,
+        state=ConnectionState.CONNECTED,
+        peer_role=Role.SECONDARY,
+        congested=False,
+        volumes=(volume,),
+    )
+    return (link,)
+
+
+def migrate(made: World) -> Report:
+    tasklet = MigrateInstance(made.context(), "web1")
+    tasklet.check_prereq()
+    return tasklet.exec()
+
+
+MADE_REFUSAL = CommandFailed(
+    "node2", "Promoting r0", status=11, hint="none", code=Code.STORAGE_FAILED, detail="(-1) Multiple primaries"
+)
+LINSTOR = OtherHand(program="linstor", resource="r0", active=True)
+PROMOTER = OtherHand(program="drbd-reactor", resource="r0", active=False)
+PACEMAKER = OtherHand(program="pacemaker", resource="r0", active=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (world(sizes={"node1": 100, "node2": 90}), Code.SIZE_DIFFERS),
+        (world(versions={"node1": "8.3.16", "node2": "8.4.11"}), Code.DRBD_TOO_OLD),
+    ],
+)
+def test_refused(made: World, code: Code) -> None:
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(made.context(), "web1").check_prereq()
+    assert [finding.code for finding in caught.value.findings] == [code]
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "words"),
+    [
+        (world(protocol="A"), Code.PROTOCOL_NOT_C, "protocol A"),
+        (world(third=third(DiskState.UP_TO_DATE)), Code.THIRD_REPLICA, "a copy on node3 too"),
+        (world(versions={"node1": "8.4.11", "node2": "9.2.1"}), Code.DRBD_DIFFERS, "node1 runs DRBD 8.4.11"),
+        (world(hands=(LINSTOR,)), Code.OTHER_HANDS, "LINSTOR has r0 in its configuration too, on node1 and node2."),
+        (world(hands=(PROMOTER,)), Code.OTHER_HANDS, "on node1 (where it does not run) and node2"),
+        (world(hands=(PACEMAKER,)), Code.OTHER_HANDS, "Pacemaker"),
+        (world(two_primaries=True, for_good=True), Code.TWO_PRIMARIES_FOR_GOOD, "left as it is"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Code) else "",
+)
+def test_said_and_no_reason_to_stop(made: World, code: Code, words: str) -> None:
+    (warning,) = MigrateInstance(made.context(), "web1").check_prereq().warnings
+    assert warning.code is code
+    assert words in warning.sentence
+    assert warning.hint
+
+
+def test_a_third_node_without_a_copy_is_none() -> None:
+    made = world(third=third(DiskState.DISKLESS))
+    assert MigrateInstance(made.context(), "web1").check_prereq().warnings == ()
+
+
+def test_two_primaries_that_are_configured_are_left() -> None:
+    made = world(two_primaries=True, for_good=True)
+    report = migrate(made)
+    assert [warning.code for warning in report.warnings] == [Code.TWO_PRIMARIES_FOR_GOOD]
+    assert made.two_primaries
+    assert made.roles == {"node1": Role.SECONDARY, "node2": Role.PRIMARY}
+    assert made.running() == ["node2"]
+
+
+def test_the_audit_notes_them_and_a_cleanup_leaves_them() -> None:
+    made = world(two_primaries=True, for_good=True, openers={"node1": 1, "node2": 0})
+    found = audit(made.context())
+    assert found.findings == ()
+    assert [(note.code, "node1 and node2" in note.sentence) for note in found.notes] == [
+        (Code.TWO_PRIMARIES_FOR_GOOD, True)
+    ]
+    cleanup = CleanupInstance(made.context(), "web1")
+    assert not cleanup.check_prereq().acts
+    assert made.two_primaries
+    made.for_good = False
+    found = audit(made.context())
+    assert {finding.code for finding in found.findings} == {Code.TWO_PRIMARIES_ON}
+    assert found.notes == ()
+
+
+def test_what_other_hands_forbid_before_the_promotion_is_allowed_again() -> None:
+    made = World()
+    adjusted: list[str] = []
+
+    def adjust() -> None:
+        if len(adjusted) < 2:
+            adjusted.append("drbdadm adjust")
+            made.two_primaries = False
+            raise MADE_REFUSAL
+
+    made.faults["promote", "node2"] = adjust
+    report = migrate(made)
+    assert (report.target, len(adjusted)) == ("node2", 2)
+    assert list(made.violations()) == []
+
+
+def test_what_other_hands_forbid_again_and_again_is_undone() -> None:
+    made = World()
+
+    def adjust() -> None:
+        made.two_primaries = False
+        raise MADE_REFUSAL
+
+    made.faults["promote", "node2"] = adjust
+    with pytest.raises(MoveFailed) as caught:
+        migrate(made)
+    assert caught.value.hint
+    assert [name for name, _ in made.calls].count("promote") == 3
+    assert made.running() == ["node1"]
+    assert list(made.violations()) == []
+
+
+def test_a_promotion_that_is_refused_for_another_reason_is_not_tried_again() -> None:
+    made = World()
+
+    def refuse() -> None:
+        raise MADE_REFUSAL
+
+    made.faults["promote", "node2"] = refuse
+    with pytest.raises(MoveFailed):
+        migrate(made)
+    assert [name for name, _ in made.calls].count("promote") == 1
