@@ -199,6 +199,7 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "compression_level": asked.compression_level,
         "connections": asked.connections,
         "tls": asked.tls or None,
+        "forecast_s": asked.forecast,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
         "sync_stall_s": asked.sync_stall,
@@ -318,6 +319,14 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
     moving.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
     moving.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
+    moving.add_argument(
+        "--forecast",
+        metavar="S",
+        type=_positive(int),
+        nargs="?",
+        const=2,
+        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
+    )
     moving.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
     moving.add_argument(
         "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"

@@ -162,7 +162,7 @@ class _Reader:
             if not _NODE_NAME.fullmatch(name):
                 self._fail(f"{name!r} is no host name", line=self._line(at))
             entry = self._table(table, name, under=("nodes",))
-            self._only(at, entry, _NODE_KEYS)
+            self._only(at, entry, (*_NODE_KEYS, "link_mib_s"))
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
                 if value is not None and (not value or value.startswith("-") or re.search(r"\s", value)):
@@ -177,9 +177,16 @@ class _Reader:
                 migration_address=text["migration_address"] or name,
                 listen_address=text["listen_address"],
                 migration_ports=self._ports(at, text["migration_ports"]),
+                link_mib_s=self._link(at, entry),
                 tls_name=text["tls_name"],
             )
         return MappingProxyType(nodes)
+
+    def _link(self, at: tuple[str, ...], entry: Mapping[str, Any]) -> int | None:
+        value: int | None = self._value(at, entry, "link_mib_s", (int,))
+        if value is not None and not 0 < value < _ABSURD:
+            self._fail("link_mib_s must be a number above 0", line=self._line((*at, "link_mib_s")))
+        return value
 
     def _ports(self, at: tuple[str, ...], text: str | None) -> tuple[int, int] | None:
         if text is None:

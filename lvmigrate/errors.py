@@ -154,6 +154,8 @@ class Code(enum.StrEnum):
     REPLICATION_BROKE = "REPLICATION_BROKE"
     #: libvirt did not move the guest.
     COPY_FAILED = "COPY_FAILED"
+    #: How long the copy will take could not be told (a warning).
+    NO_FORECAST = "NO_FORECAST"
     #: The copy of memory makes no progress, and its policy gave it up.
     NOT_CONVERGING = "NOT_CONVERGING"
     #: The options asked for exclude each other.

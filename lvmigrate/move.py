@@ -304,6 +304,7 @@ class Move:
         # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
         self.lease.renew()
         self.phase = _Phase.BETWEEN
+        self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
         reason, end = self._following().to_its_end(self.copy)
         if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
@@ -508,6 +509,9 @@ class Move:
             two_primaries_allowed_s=self.chronicle.between("two primaries allowed", "two primaries forbidden"),
             memory_bytes=0 if memory is None else memory.processed,
             iterations=0 if memory is None else memory.iteration,
+            copy_s=self.chronicle.between("copy began", "target runs"),
+            peak_rate=0 if self.steering is None or self.options.bandwidth_mib_s else self.steering.peak_rate,
+            forecast=self.plan.forecast,
             throttle_percent=0 if self.steering is None else self.steering.most_throttle_percent,
             post_copy=self.chronicle.happened(POST_COPY),
             policy=self.options.rules.name,

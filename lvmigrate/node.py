@@ -25,6 +25,8 @@ class Node:
     listen_address: str | None = None
     #: The first and last port for that; ``None``: as libvirt's qemu.conf there says (by default 49152 to 49215).
     migration_ports: tuple[int, int] | None = None
+    #: What the network carries to it, in MiB/s; ``None``: as earlier moves have shown.
+    link_mib_s: int | None = None
     #: The name in this host's certificate, where it is not ``migration_address``.
     tls_name: str | None = None
 

@@ -9,6 +9,7 @@ from lvmigrate import convergence
 from lvmigrate.convergence import Policy
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Finding
+from lvmigrate.forecast import Forecast
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand
 
@@ -84,6 +85,8 @@ class Options:
     poll_s: float = 0.5
     #: How long a post-copy that broke is tried to be mended before both ends are held as they are.
     recovery_timeout_s: float = 600.0
+    #: Measure the guest before, and tell how long the copy will take; so many seconds, 0: no forecast.
+    forecast_s: int = 0
     #: Move between hypervisor versions that are known not to fit.
     ignore_hvversions: bool = False
 
@@ -131,4 +134,6 @@ class Plan:
     errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
+    #: If one was asked for and could be had.
+    forecast: Forecast | None = None
     warnings: tuple[Finding, ...]

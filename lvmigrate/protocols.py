@@ -15,7 +15,7 @@ from threading import Event
 from typing import Protocol
 
 from lvmigrate.certificates import Certificates
-from lvmigrate.domain import Domain, Host
+from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
@@ -70,6 +70,9 @@ class Hypervisor(Protocol):
 
     def host(self, node: str) -> Host:
         """What the node itself offers now."""
+
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        """What the running guest does to its memory, measured for so long."""
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``.

@@ -41,6 +41,8 @@ class Steering:
     #: Every rule that fired, in order.
     fired: list[Firing] = field(default_factory=list)
     most_throttle_percent: int = 0
+    #: Bytes per second.
+    peak_rate: int = 0
     _course: Course = field(init=False)
     _asked: bool = False
 
@@ -57,6 +59,7 @@ class Steering:
             return None
         if progress is None:
             return None
+        self.peak_rate = max(self.peak_rate, progress.rate)
         if progress.throttle_percent > self.most_throttle_percent:
             if not self.most_throttle_percent:
                 self.chronicle.note(f"auto-converge slows the guest down by {progress.throttle_percent} %")

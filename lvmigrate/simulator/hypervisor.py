@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, NoReturn, TypeVar
 
-from lvmigrate.domain import Domain, DomainState, Host, JobKind
+from lvmigrate.domain import Activity, Domain, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
@@ -60,6 +60,16 @@ class SimulatedHypervisor:
             return Host(node=node, free_memory_kib=free, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 2))
 
         return self._call("host", node, look, acts=False)
+
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        """A guest that does little."""
+
+        def look() -> Activity:
+            copy = self._copy(node, uuid, "Measuring what the guest dirties")
+            return Activity(resident_bytes=copy.guest.memory_kib * 1024, dirty_rate=1 << 20)
+
+        self._controller.sleep(seconds)
+        return self._call("activity", node, look, acts=False)
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``."""

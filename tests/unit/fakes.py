@@ -11,7 +11,7 @@ from typing import Any
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.clock import Clock
-from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
+from lvmigrate.domain import Activity, Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
@@ -275,6 +275,10 @@ class FakeHypervisor:
         with self.world.call("host", node):
             usual = Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
             return self.world.hosts.get(node, usual)
+
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        with self.world.call("activity", node):
+            return Activity(resident_bytes=100 << 20, dirty_rate=1 << 20)
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
         with self.world.call("copy_memory", domain.node):
