@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
@@ -337,6 +338,12 @@ class SimulatedStorage:
             )
 
         return self._ask("traces", node, look)
+
+    def certificates(self, node: str) -> Certificates:
+        """Every node has good ones."""
+        return self._ask(
+            "certificates", node, lambda: Certificates(node=node, folder="/etc/pki/qemu", names=frozenset({node}))
+        )
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
