@@ -35,7 +35,7 @@ test-simulator: venv ## two nodes in memory, every call of a move x every fault:
 
 .PHONY: campaign
 campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): a quarter of an hour
-	$(BIN)/python -m tests.campaign --others 4 --pairs 20
+	$(BIN)/python -m tests.campaign --others 4 --pairs 10
 
 .PHONY: campaign-all
 campaign-all: venv ## the same in every variant of the world, and more pairs: an hour
