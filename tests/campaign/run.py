@@ -25,7 +25,6 @@ from lvmigrate.simulator import (
     Breach,
     Call,
     ControllerKilled,
-    Finding,
     Guest,
     Happening,
     KernelRefused,
@@ -159,7 +158,7 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
 
 
 def _take_over(controller: str, world: World, outcome: Outcome) -> None:
-    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own any more."""
+    """Once ``controller`` is stopped, another cleans up beside it; when it wakes, the guest is not its own any more."""
     of = world.controllers.get(controller)
     if of is None or not of.stopped:
         world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
