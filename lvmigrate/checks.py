@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from lvmigrate import environment
+from lvmigrate import capabilities, certificates, environment
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
@@ -151,10 +151,10 @@ def _guard(survey: Survey) -> Iterator[Finding]:
 
 
 def _unsettled(survey: Survey, errand: Errand) -> bool:
-    """Whether definitions are still where that move has left them."""
+    """Whether definitions and autostart are still as that move has left them."""
     if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
         return False
-    if survey.domain.node == errand.target:
+    if survey.domain.node == errand.target or survey.domain.autostart is not errand.autostart:
         return True
     return survey.target.domain is not None and not errand.target_had_definition
 
@@ -165,13 +165,27 @@ _KEEPALIVE_S: Final = 20.0
 
 def _fast(survey: Survey) -> Iterator[Finding]:
     seconds = survey.source.keepalive_s
-    if survey.options.switch is Switch.FAST and seconds < _KEEPALIVE_S:
+    post_copy = survey.options.may_post_copy and survey.domain.state is DomainState.RUNNING
+    if (post_copy or survey.options.switch is Switch.FAST) and seconds < _KEEPALIVE_S:
+        what = "post-copy, whose target starts the guest by itself," if post_copy else "the fast switch"
         yield Finding(
             code=Code.KEEPALIVE_SHORT,
-            sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; the fast switch"
+            sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; {what}"
             f" needs {_KEEPALIVE_S:g} s.",
-            hint="Use the strict switch, or raise keepalive_interval and keepalive_count in its qemu.conf.",
+            hint="Use the strict switch and no post-copy, or raise keepalive_interval and keepalive_count in its"
+            " qemu.conf.",
         )
+
+
+def _options(survey: Survey) -> Iterator[Finding]:
+    yield from capabilities.conflicts(survey.options)
+    for side in (survey.source, survey.target):
+        yield from capabilities.unsupported(survey.options, side.host)
+
+
+def _tls(survey: Survey) -> Iterator[Finding]:
+    if survey.source.certificates is not None and survey.target.certificates is not None:
+        yield from certificates.findings(survey.source.certificates, survey.target.certificates, survey.called)
 
 
 def replicated_disks(domain: Domain) -> tuple[DomainDisk, ...]:
@@ -352,6 +366,8 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _locked,
     _guard,
     _fast,
+    _options,
+    _tls,
     _disks,
     _shared,
     _parted,

@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import scene
+from lvmigrate import acts, scene
 from lvmigrate.arrival import Arrival
-from lvmigrate.decision import Action, Closing, Ruling, Sight
+from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
 from lvmigrate.decision import closing as closing_of
 from lvmigrate.definitions import Definitions
 from lvmigrate.disks import Disks
@@ -32,6 +32,8 @@ from lvmigrate.errors import (
     TokenLost,
     UsageError,
 )
+from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
+from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
 from lvmigrate.lineage import parted
 from lvmigrate.plan import ResourcePlan
@@ -105,8 +107,26 @@ class CleanupInstance:
         """
         if self._scene is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        with structlog.contextvars.bound_contextvars(instance=self._scene.name), ExitStack() as stack:
-            return _Cleanup(self._context, self._scene, stack, abort=self._abort).run()
+        seen = self._scene
+
+        def clean(record: Record) -> CleanupReport:
+            with ExitStack() as stack:
+                context = acts.recorded(self._context, record)
+                return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
+
+        plan = plan_of(seen, abort=self._abort)
+        opening = Opening(
+            tasklet="cleanup",
+            instance=seen.name,
+            uuid=seen.uuid,
+            source=seen.source,
+            target=seen.target,
+            holder=holder(),
+            plan={"ruling": jsonable(plan.ruling), "closing": jsonable(plan.closing), "acts": list(plan.acts)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=seen.name):
+            # What mends needs no memory: a full disk of the controller must not keep a guest from being mended.
+            return keep(self._context.journal, opening, clean, now=self._context.clock.now, needed=False)
 
 
 def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
@@ -130,21 +150,25 @@ class _Notes:
     """What was done, for the report."""
 
     lines: list[str] = field(default_factory=list)
+    record: Record = NO_RECORD
 
     def add(self, sentence: str) -> None:
         self.lines.append(sentence)
+        self.record.add(Kind.MOMENT, sentence, {"said_by": "lvmigrate"})
         _log.info("cleanup_did", what=sentence)
 
 
 class _Cleanup:
     """One cleanup under way."""
 
-    def __init__(self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool) -> None:
+    def __init__(
+        self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
         self.seen = seen
         self.stack = stack
         self.abort = abort
-        self.notes = _Notes()
+        self.notes = _Notes(record=record)
         self.began = context.clock.now()
         self.lease: Lease
         self.settlement: Settlement
@@ -159,15 +183,19 @@ class _Cleanup:
             self._prepare()
             try:
                 home = self._settle()
+                self._close(home, self.seen.other(home))
+                self._define(home)
+                self._lives()
             except GuestLost:
                 if not self.seen.traces_of_a_move:
                     raise
                 self._close(self.seen.source, self.seen.target)
-                self._finish(None)
+                self._finish()
                 raise
-            self._close(home, self.seen.other(home))
-            self._finish(home)
+            self._finish()
         last = scene.observe(self.context, self.seen.uuid)
+        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
+            raise self._died()
         return CleanupReport(
             instance=last.name,
             uuid=last.uuid,
@@ -235,6 +263,7 @@ class _Cleanup:
             target=self.seen.target,
             ran=self.seen.ran,
             confirm=self.lease.confirm,
+            handed_over=self.seen.handed_over,
             clock=self.context.clock,
         )
 
@@ -244,10 +273,38 @@ class _Cleanup:
         if not arrived:
             return self.seen.source
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
-        if self.settlement.look()[1] is Sight.WAITS:
+        # Asked again if there is no answer: one that waits and is not let run would be left so by every later cleanup.
+        if self.settlement.look_until_known()[1] is not Sight.RUNS and self.seen.ran is not False:
+            together([partial(self._join, name) for name in self.disks.names])
             arrival.let_run()
+            arrival.alone()
             self.notes.add(f"let {self.seen.name} run on {self.seen.target}")
         return self.seen.target
+
+    def _join(self, name: str) -> None:
+        """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.
+
+        It refuses, and discards nothing, if the other copy is the newer: the one that waits holds its node Primary.  So
+        once both are in step, whatever broke before is no doubt any more.
+        """
+        home, away = self.seen.target, self.seen.source
+        deadline = self.context.clock.now() + _WAIT_S
+        reconnects_left = _RECONNECTS
+        while True:
+            disk = scene.disk(self.context.storage, name, home, away)
+            closing = closing_of(disk).closing
+            if disk.link is Link.PARTED and closing is Closing.DEMOTE_AWAY:
+                self.context.storage.demote(away, name, self.lease.token)
+                self.notes.add(f"{name}: made {away} Secondary")
+            elif disk.link is Link.PARTED and closing is Closing.RECONNECT and reconnects_left:
+                reconnects_left -= 1
+                self._reconnect(name)
+            elif disk.link in (Link.PARTED, Link.UNKNOWN) or self.context.clock.now() > deadline:
+                return
+            elif disk.link is Link.WHOLE:
+                self.disks.watch.forgive()
+                return
+            self.context.clock.sleep(_AFTER_S.get(closing, _LOOK_S))
 
     def _follow(self) -> None:
         """Watch the job of whoever is gone to its end, or end it."""
@@ -288,7 +345,9 @@ class _Cleanup:
                     Guarded(resource=name, peer=self.seen.other(node), options=before[end])
                     for name, before in resources.items()
                 ],
-                resume=node == self.seen.target and self.seen.ran is True,
+                resume=node == self.seen.target
+                and self.seen.ran is True
+                and not any(option.allow_two_primaries for before in resources.values() for option in before),
             )
             self.notes.add(f"armed a guard on {node}")
             armed.append(node)
@@ -374,10 +433,10 @@ class _Cleanup:
             clock=self.context.clock,
         )
 
-    def _finish(self, home: str | None) -> None:
-        """Definitions where they belong; then the guards, and the tokens last."""
+    def _define(self, home: str) -> None:
+        """Definitions where they belong."""
         errand = self.seen.errand
-        if errand is not None and home is not None:
+        if errand is not None:
             definitions = Definitions(
                 hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=errand.source, target=errand.target
             )
@@ -386,6 +445,21 @@ class _Cleanup:
                 definitions.moved(autostart=errand.autostart)
             elif home == errand.source:
                 definitions.stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
+
+    def _lives(self) -> None:
+        """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""
+        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE):
+            raise self._died()
+
+    def _died(self) -> GuestLost:
+        return GuestLost(
+            f"{self.seen.name} died while what was left of its move was closed.",
+            hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes; `lvmigrate cleanup {self.seen.name}`"
+            " again closes what it had open; then start it.",
+        )
+
+    def _finish(self) -> None:
+        """Nothing is left to guard, and nothing to say: the guards, and the tokens last."""
         self.lease.unguarded()
         together([partial(self.context.storage.disarm_guard, node, self.lease.token) for node in self.seen.nodes])
         self.lease.end()

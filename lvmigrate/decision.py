@@ -38,6 +38,10 @@ class Sight(enum.Enum):
     HANDING_OVER = "is handed over"
     #: libvirt receives it.
     ARRIVING = "is received"
+    #: One end of a post-copy that goes on: half of the guest's memory is here, half on the other node.
+    POST_COPY = "is in post-copy"
+    #: One end of a post-copy that broke.
+    HALF = "has half of the memory: its post-copy broke"
     #: Another job of libvirt's: a save, a backup.
     BUSY = "has another job"
     #: The node answered: no process of this guest.
@@ -51,7 +55,7 @@ class Action(enum.Enum):
 
     ASK_AGAIN = "ask both nodes again; what does not change until the deadline is held"
     FOLLOW = "libvirt's job goes on: keep the token and the guards alive, watch it to its end, then look again"
-    SWITCH = "it has arrived: let it run on the target if replication is whole"
+    SWITCH = "it has arrived: connect what DRBD has parted, and let it run on the target if replication is whole"
     STAYED = "nothing arrived: it stays at the source as it is; close what was opened"
     DISCARD_TARGET = "end the target's copy, which never ran; it stays at the source; close what was opened"
     DISCARD_AND_RESUME = "end the target's copy, which never ran; let the source's run again; close what was opened"
@@ -76,7 +80,7 @@ _A = Action
 #: A copy with its own process whose CPUs do not run and that no job will change.
 _STANDING: Final = frozenset({_S.WAITS, _S.STALLED})
 #: What time may change by itself.
-_PASSING: Final = frozenset({_S.LEAVING, _S.HANDING_OVER, _S.ARRIVING, _S.BUSY, _S.UNKNOWN})
+_PASSING: Final = frozenset({_S.LEAVING, _S.HANDING_OVER, _S.ARRIVING, _S.POST_COPY, _S.HALF, _S.BUSY, _S.UNKNOWN})
 
 #: (source, target) -> what follows. A pair that is not listed is HOLD.
 GUEST: Final[dict[tuple[Sight, Sight], Ruling]] = {
@@ -108,22 +112,44 @@ GUEST: Final[dict[tuple[Sight, Sight], Ruling]] = {
             for leaving in (_S.LEAVING, _S.HANDING_OVER)
             for there in (_S.GONE, _S.ARRIVING, _S.WAITS, _S.STALLED)
         ),
+        (
+            (_S.POST_COPY, _S.POST_COPY),
+            _A.FOLLOW,
+            "a post-copy goes on: only both nodes together have the guest's memory",
+        ),
         ((_S.LEAVING, _S.RUNS), _A.SUSPEND_BOTH, "two running copies, one of which is being sent away"),
     )
 }
 
 
-def decide(source: Sight, target: Sight, *, ran: bool | None, last_chance: bool) -> Ruling:
+#: When a reply is lost, libvirt lets the source's copy run again; if that one ends later, the one that waits is older
+#: than the disk.
+NOT_HANDED_OVER: Final = (
+    "nothing says that the source's copy was handed over before it ended: it may have run on, and be the newer one"
+)
+
+
+def handed_over(domain: Domain | None) -> bool | None:
+    """Whether the copy of the source ended because it was handed over, by its libvirt's word; ``None``: no word."""
+    return None if domain is None or domain.state is not DomainState.OFF else domain.reason == "migrated"
+
+
+def decide(
+    source: Sight, target: Sight, *, ran: bool | None, last_chance: bool, handed_over: bool | None = None
+) -> Ruling:
     """What follows from both nodes' word about the guest.
 
     ``ran``: whether its CPUs ran when the move began (one that was paused stays paused); ``None``: nobody knows, so it
     is not known either which node was the source.  ``last_chance``: the deadline has passed; nothing will change by
-    itself any more.
+    itself any more.  ``handed_over``: whether the source's copy, gone now, ended because it was handed over; ``None``:
+    nobody says (a transient guest leaves no word).
     """
     pair = (source, target)
     ruling = GUEST.get(pair)
     if ruling is None:
         return _unlisted(pair, last_chance=last_chance)
+    if ruling.action is _A.SWITCH and ran is not False and handed_over is False:
+        return Ruling(action=_A.HOLD, why=NOT_HANDED_OVER)
     if ruling.action is _A.DISCARD_AND_RESUME and not last_chance:
         return Ruling(action=_A.ASK_AGAIN, why="libvirt may still end one of the two by itself")
     if ruling.action is _A.DISCARD_AND_RESUME and ran is None:
@@ -145,6 +171,11 @@ def _unlisted(pair: tuple[Sight, Sight], *, last_chance: bool) -> Ruling:
         return Ruling(action=_A.ASK_AGAIN, why="time may change this by itself")
     if _S.UNKNOWN in pair:
         return Ruling(action=_A.HOLD, why="no answer is no proof: the guest may run on the node that is silent")
+    if _S.HALF in pair or _S.POST_COPY in pair:
+        return Ruling(
+            action=_A.HOLD,
+            why="a post-copy broke: the guest is whole only with both ends, and what ran last is the target's",
+        )
     if _S.HELD in pair:
         return Ruling(action=_A.HOLD, why="a copy stands still for a reason that no rule may judge")
     if _PASSING & set(pair):
@@ -162,8 +193,12 @@ def sight_of(domain: Domain | None) -> Sight:  # noqa: PLR0911 -- one line for e
     if domain is None or domain.state is DomainState.OFF:
         return Sight.GONE
     paused = domain.state is DomainState.PAUSED
-    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED) or "post-copy" in domain.reason:
+    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
         return Sight.HELD
+    if domain.reason == "post-copy failed":
+        return Sight.HALF
+    if domain.reason == "post-copy":
+        return Sight.HALF if domain.job is JobKind.NONE else Sight.POST_COPY
     match domain.job:
         case JobKind.INCOMING:
             return Sight.ARRIVING

@@ -75,6 +75,16 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a running guest does to its memory."""
+
+    #: Bytes of it that exist on the node, and would be sent.
+    resident_bytes: int
+    #: Bytes that it dirties per second, each page counted once.
+    dirty_rate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """What one node's libvirt says of the node itself."""
 

@@ -5,7 +5,9 @@ and a test compares the two for every combination.  The simulator and the docume
 
 The invariant: a guard acts on its own node only; never while the token lives; never while libvirt has a job or an
 incoming copy of the guest or gives no answer; it takes a device from nobody; and it lets a guest run only on proof,
-through DRBD, that the other node's copy is gone and that this node's disk has everything.
+through DRBD, that the other node's copy is gone, that it ended by being handed over, and that this node's disk has
+everything.  The word for the second is two primaries: where a guest waits they are forbidden by the other node's guard
+alone, and by that one only if its own copy was handed over.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from dataclasses import dataclass
 class Copy(enum.Enum):
     """The node's own copy of the guest, as its own libvirt tells."""
 
-    #: No process.
+    #: No process, and libvirt does not know the guest, or says that it was handed over.
+    LEFT = "left"
+    #: No process, for another reason: it may have run on after a hand-over that failed.
     NONE = "none"
     #: Its CPUs stand, and libvirt has no job: it arrived and waits.
     WAITS = "waits"
@@ -53,8 +57,8 @@ class Act(enum.Enum):
     SLEEP = "the token lives: do nothing"
     WAIT = "not yet: look again"
     DEMOTE = "nothing uses the device: make this node Secondary"
-    RESTORE = "connected and the peer is Secondary: restore the connection's options"
-    RESUME = "the peer is Secondary and this disk has everything: let the guest that waits run"
+    RESTORE = "connected and one end is Secondary: restore the connection's options"
+    RESUME = "the peer handed over and is Secondary, and this disk has everything: let the guest that waits run"
     DISARM = "nothing is left to do: remove the guard; the token that ran out stays as the record"
 
 
@@ -68,14 +72,16 @@ def decide(copy: Copy, links: Sequence[Link], *, alive: bool, resume: bool) -> t
     if copy in (Copy.BUSY, Copy.UNKNOWN):
         return Act.WAIT, None
     for number, link in enumerate(links):
-        if link.primary and not link.held and copy is Copy.NONE:
+        if link.primary and not link.held and copy in (Copy.LEFT, Copy.NONE):
             return Act.DEMOTE, number
-    for number, link in enumerate(links):
-        if link.changed and link.connected and link.peer_secondary:
-            return Act.RESTORE, number
     waits = copy is Copy.WAITS and resume
+    for number, link in enumerate(links):
+        one_secondary = link.peer_secondary or (copy is Copy.LEFT and not link.primary)
+        if link.changed and link.connected and one_secondary and not waits:
+            return Act.RESTORE, number
     if waits and all(
-        link.primary and link.connected and link.peer_secondary and link.in_step and link.unbroken for link in links
+        link.primary and link.connected and link.peer_secondary and link.in_step and link.unbroken and not link.changed
+        for link in links
     ):
         return Act.RESUME, None
     idle = all(not link.changed and (link.held or not link.primary) for link in links)

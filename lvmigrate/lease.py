@@ -45,6 +45,8 @@ class Lease:
         self._clock = clock
         #: Where the token may be.
         self._tried: set[str] = set()
+        #: The tokens with an earlier id that may still be on a node: it gave no answer when it was fenced.
+        self._unfenced: dict[str, Token] = {}
         self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
         self._renewing: AbstractContextManager[None] | None = None
@@ -92,9 +94,25 @@ class Lease:
         )
         for node, outcome in zip(nodes, outcomes, strict=True):
             if isinstance(outcome, LvmigrateError):
+                self._unfenced[node] = before
                 _log.warning("not_fenced", node=node, error=str(outcome))
             elif outcome is not None:
                 raise _lost(node, outcome)
+
+    def drop(self) -> None:
+        """Remove the token wherever it may be, under whichever id it is there. Nothing where it is not ours."""
+        together([partial(self._drop, node) for node in sorted(self._tried)])
+
+    def _drop(self, node: str) -> None:
+        self._storage.drop_token(node, self._token)
+        if node in self._unfenced:
+            self._storage.drop_token(node, self._unfenced[node])
+
+    def hand_over(self) -> None:
+        """Note in the token, from its next renewal on, that the source's copy ended because it was handed over."""
+        with self._lock:
+            if self._token.errand is not None:
+                self._token = replace(self._token, errand=replace(self._token.errand, handed_over=True))
 
     def lapsed(self) -> str | None:
         """Why the lease does not hold any more, in words, or ``None`` while it does."""

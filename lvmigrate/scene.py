@@ -16,6 +16,7 @@ from lvmigrate.decision import (
     Sight,
     closing,
     decide,
+    handed_over,
     link_of,
     primary,
     sight_of,
@@ -80,6 +81,11 @@ class Scene:
         return None if self.errand is None else self.errand.ran
 
     @property
+    def handed_over(self) -> bool:
+        """Whether the move itself has noted that the source's copy ended because it was handed over."""
+        return self.errand is not None and self.errand.handed_over
+
+    @property
     def persistent(self) -> bool:
         """Whether the guest is defined anywhere."""
         return any(domain.persistent for domain in self.domains.values())
@@ -112,7 +118,10 @@ class Scene:
 
     def ruling(self) -> Ruling:
         """What follows for the guest."""
-        return decide(self.sights[self.source], self.sights[self.target], ran=self.ran, last_chance=False)
+        over = True if self.handed_over else handed_over(self.domains.get(self.source))
+        return decide(
+            self.sights[self.source], self.sights[self.target], ran=self.ran, last_chance=False, handed_over=over
+        )
 
     def closings(self) -> Mapping[str, DiskRow]:
         """What follows for each resource; nothing while it is not known where the guest is to live."""

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from lvmigrate.clock import Clock
-from lvmigrate.decision import Action, Ruling, Sight, decide, sight_of
+from lvmigrate.decision import NOT_HANDED_OVER, Action, Ruling, Sight, decide, handed_over, sight_of
 from lvmigrate.errors import GuestLost, LeftBehind, LvmigrateError, OutcomeUnknown
 from lvmigrate.protocols import Hypervisor
 from lvmigrate.together import outcomes_of
@@ -40,7 +40,9 @@ _LOOK_TWICE: Final = frozenset(
     }
 )
 
-_UNSEEN: Final = frozenset({Sight.UNKNOWN, Sight.BUSY, Sight.LEAVING, Sight.HANDING_OVER, Sight.ARRIVING})
+_UNSEEN: Final = frozenset(
+    {Sight.UNKNOWN, Sight.BUSY, Sight.LEAVING, Sight.HANDING_OVER, Sight.ARRIVING, Sight.POST_COPY}
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +58,11 @@ class Settlement:
     ran: bool | None
     #: Called right before a copy is ended or let run; raises `TokenLost` if somebody else took the guest over.
     confirm: Callable[[], None]
+    #: Whether the move itself saw the source's copy end because it was handed over.
+    handed_over: bool = False
     clock: Clock = field(default_factory=Clock)
+    #: The same by the word of the source's libvirt, when it was asked last.
+    _word: bool | None = field(default=None, init=False)
 
     @property
     def nodes(self) -> tuple[str, str]:
@@ -67,7 +73,12 @@ class Settlement:
         """What source and target say now, asked side by side; no answer is `Sight.UNKNOWN`."""
         outcomes = outcomes_of([partial(self.hypervisor.domain, node, self.uuid) for node in self.nodes])
         source, target = (Sight.UNKNOWN if isinstance(o, LvmigrateError) else sight_of(o) for o in outcomes)
+        self._word = None if isinstance(outcomes[0], LvmigrateError) else handed_over(outcomes[0])
         return source, target
+
+    def _rule(self, seen: tuple[Sight, Sight], *, late: bool) -> Ruling:
+        over = True if self.handed_over else self._word
+        return decide(*seen, ran=self.ran, last_chance=late, handed_over=over)
 
     def look_until_known(self) -> tuple[Sight, Sight]:
         """As `look`, asked again for a while if a node gives no answer: one lost reply must not hold a guest."""
@@ -95,7 +106,7 @@ class Settlement:
         while True:
             seen = self.look()
             late = self.clock.now() > deadline
-            ruling = decide(*seen, ran=self.ran, last_chance=late)
+            ruling = self._rule(seen, late=late)
             if ruling.action is Action.FOLLOW and not late:
                 # A job that was watched for long is not one that does not end.
                 deadline += max(0.0, self._followed(follow) - 1.0)
@@ -103,7 +114,7 @@ class Settlement:
                 acts_left -= 1
                 if not acts_left:
                     raise self._held(Ruling(action=Action.HOLD, why="libvirt does not do what it is asked"), seen)
-                if self._agrees(ruling, late=late) and not self._act(ruling.action):
+                if self._agrees(ruling, late=late) and not self._act(ruling, late=late):
                     break
             elif ruling.action is not Action.ASK_AGAIN:
                 break
@@ -116,13 +127,13 @@ class Settlement:
         follow()
         return self.clock.now() - begin
 
-    def _act(self, action: Action) -> bool:
+    def _act(self, ruling: Ruling, *, late: bool) -> bool:
         """Whether something was done: then what is left is looked at and ruled anew."""
-        match action:
+        match ruling.action:
             case Action.DISCARD_SOURCE:
-                self._end(self.source)
+                self._end(self.source, ruling, late=late)
             case Action.DISCARD_TARGET | Action.DISCARD_AND_RESUME:
-                self._end(self.target)
+                self._end(self.target, ruling, late=late)
             case Action.RESUME_SOURCE:
                 self.let_run(self.source)
             case _:
@@ -154,11 +165,11 @@ class Settlement:
         libvirt's source daemon would let it run again a keepalive later.  Nothing happens in every other case.
         """
         for _look in range(2):
-            ruling = decide(*self.look(), ran=self.ran, last_chance=False)
+            ruling = self._rule(self.look(), late=False)
             if ruling.action is not Action.DISCARD_SOURCE:
                 return
             self.clock.sleep(_AGREE_S)
-        self._end(self.source)
+        self._end(self.source, ruling, late=False)
 
     def twice(self) -> OutcomeUnknown:
         """Suspend both running copies, which can be undone; the error to raise."""
@@ -201,11 +212,14 @@ class Settlement:
 
     def _agrees(self, ruling: Ruling, *, late: bool) -> bool:
         self.clock.sleep(_AGREE_S if ruling.action is Action.DISCARD_SOURCE else _ASK_S)
-        return decide(*self.look(), ran=self.ran, last_chance=late).action is ruling.action
+        return self._rule(self.look(), late=late).action is ruling.action
 
-    def _end(self, node: str) -> None:
+    def _end(self, node: str, ruling: Ruling, *, late: bool) -> None:
         """End the copy that stands on ``node``. One lost reply is no reason to hold the guest: what follows is seen."""
         self.confirm()
+        # That may have taken long, and the other copy is what makes this one dispensable.
+        if self._rule(self.look(), late=late).action is not ruling.action:
+            return
         try:
             self.hypervisor.discard(node, self.uuid)
         except LvmigrateError as error:
@@ -214,10 +228,25 @@ class Settlement:
 
     def _held(self, ruling: Ruling, seen: tuple[Sight, Sight]) -> OutcomeUnknown:
         name = self.instance
+        if ruling.why == NOT_HANDED_OVER:
+            return self._maybe_older()
         return OutcomeUnknown(
             f"It could not be settled where {name} is to run ({ruling.why}); nothing was undone.",
             known=[f"{name} on {node}: {sight.value}" for node, sight in zip(self.nodes, seen, strict=True)],
             hint=f"`virsh domstate --reason {name}` on both nodes; `virsh domjobabort {name}` on {self.source} ends a"
             f" job that still runs; when both nodes answer: `lvmigrate cleanup {name}`. Resume a copy by hand only when"
             " the other node has none.",
+        )
+
+    def _maybe_older(self) -> OutcomeUnknown:
+        name, source, target = self.instance, self.source, self.target
+        return OutcomeUnknown(
+            f"{name} waits on {target}, but may have run on at {source} after that copy was made; nothing was undone.",
+            known=[
+                f"libvirt on {source} does not say that its copy ended by being handed over",
+                f"{name} on {target}: {Sight.WAITS.value}",
+            ],
+            hint=f"See the last end in /var/log/libvirt/qemu/{name}.log on {source}. `reason=migrated`: `virsh resume"
+            f" {name}` on {target}. Any other: `virsh destroy {name}` on {target} and `virsh start {name}` on {source}:"
+            f" the disk is whole, as after a power cut. Then `lvmigrate cleanup {name}`.",
         )

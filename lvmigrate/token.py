@@ -22,6 +22,8 @@ class Errand:
     autostart: bool
     #: Whether the target had a definition of the guest before the move.
     target_had_definition: bool
+    #: The move has seen that the source's copy ended because it was handed over: the target's is not the older one.
+    handed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

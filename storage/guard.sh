@@ -199,7 +199,7 @@ on_link() {
     "$2" $(printf '%s\n' "$told" | sed -n 's/^link //p' | sed -n "$(($1 + 1))p")
 }
 
-# decide ALIVE RESUME COPY LINK...: what lvmigrate.guard.decide says.  ALIVE and RESUME are yes or no, COPY is none,
+# decide ALIVE RESUME COPY LINK...: what lvmigrate.guard.decide says.  ALIVE and RESUME are yes or no, COPY is left, none,
 # waits, lives, busy or unknown, a LINK is seven digits, each 1 if so: primary, held, connected, peer secondary, in step,
 # unbroken, changed.
 decide() {
@@ -213,17 +213,20 @@ decide() {
     esac
     index=0
     for link; do
-        case $copy/$link in none/10?????) say "DEMOTE $index"; return ;; esac
+        case $copy/$link in none/10????? | left/10?????) say "DEMOTE $index"; return ;; esac
         index=$((index + 1))
     done
     index=0
     for link; do
-        case $link in ??11??1) say "RESTORE $index"; return ;; esac
+        case $waits/$copy/$link in
+            yes/*) ;;
+            no/*/??11??1 | no/left/0?1???1) say "RESTORE $index"; return ;;
+        esac
         index=$((index + 1))
     done
     whole=yes idle=yes
     for link; do
-        case $link in 1?1111?) ;; *) whole=no ;; esac
+        case $link in 1?11110) ;; *) whole=no ;; esac
         case $link in 0?????0 | 11????0) ;; *) idle=no ;; esac
     done
     case $waits/$whole/$idle in
@@ -248,7 +251,7 @@ see_copy() {
     active=$(libvirt "$1" list --uuid 2>/dev/null) || return 0
     case "$newline$active$newline" in
         *"$newline$(say "$uuid" | tr A-F a-f)$newline"*) ;;
-        *) copy=none; return 0 ;;
+        *) see_end "$1"; return 0 ;;
     esac
     state=$(libvirt "$1" domstate --reason "$uuid" 2>/dev/null) || return 0
     # One that arrives answers with an error.
@@ -261,6 +264,20 @@ see_copy() {
         'paused (user)') copy=waits ;;
         'shut off'* | 'no state'* | '') copy=unknown ;;
         *) copy=lives ;;
+    esac
+}
+
+# see_end SECONDS: how a guest without a process ended, into $copy.  A transient one leaves no word.
+see_end() {
+    known=$(libvirt "$1" list --all --uuid 2>/dev/null) || return 0
+    case "$newline$known$newline" in
+        *"$newline$(say "$uuid" | tr A-F a-f)$newline"*) ;;
+        *) copy=left; return 0 ;;
+    esac
+    state=$(libvirt "$1" domstate --reason "$uuid" 2>/dev/null) || return 0
+    case $state in
+        'shut off (migrated)') copy=left ;;
+        'shut off'*) copy=none ;;
     esac
 }
 
@@ -303,6 +320,7 @@ see_link() {
     [ "$linked" = 1 ] || reasons="$reasons $1 is not connected to $2;"
     [ "$linked$peer_secondary" != 10 ] || reasons="$reasons $2 is not Secondary for $1;"
     [ "$in_step" = 1 ] || reasons="$reasons $1 is not in step with $2;"
+    [ "$copy$changed" != waits1 ] || reasons="$reasons $2 has not forbidden two primaries of $1: it did not hand over;"
     [ "$unbroken" = 1 ] || reasons="$reasons the data of $1 are not those of the beginning;"
 }
 
@@ -371,7 +389,7 @@ END
 restore() {
     look "$1"
     weigh "$3"
-    [ "$peer_role" = Secondary ] || fail 96 "$2 is not Secondary for $1"
+    [ "$peer_role" = Secondary ] || [ "$role" = Secondary ] || fail 96 "neither end of $1 is Secondary"
     net_options_connected "$1" "$3" "$7" "$8" "--protocol=$(protocol_of "$5")" "--allow-two-primaries=$4"
 }
 

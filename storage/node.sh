@@ -232,6 +232,45 @@ keepalive() {
         "$root/etc/libvirt/qemu.conf"
 }
 
+# certificates: what QEMU here encrypts migrations with, a fact a line; see Marks.certificates.
+certificates() {
+    conf=$root/etc/libvirt/qemu.conf
+    folder=$(setting migrate_tls_x509_cert_dir "$conf")
+    if [ -z "$folder" ] && [ -d "$root/etc/pki/libvirt-migrate" ]; then folder=/etc/pki/libvirt-migrate; fi
+    [ -n "$folder" ] || folder=$(setting default_tls_x509_cert_dir "$conf")
+    [ -n "$folder" ] || folder=/etc/pki/qemu
+    say "folder $folder"
+    if ! command -v openssl >/dev/null; then say "trouble openssl is not there to read them"; return 0; fi
+    wanted='server-cert.pem server-key.pem'
+    verify=$(setting migrate_tls_x509_verify "$conf")
+    [ -n "$verify" ] || verify=$(setting default_tls_x509_verify "$conf")
+    # Without it the one who receives asks the one who sends for no certificate.
+    [ "$verify" = 0 ] || wanted="$wanted client-cert.pem client-key.pem"
+    for file in ca-cert.pem $wanted; do
+        if [ ! -r "$root$folder/$file" ]; then say "trouble there is no $folder/$file"; return 0; fi
+    done
+    authority=$root$folder/ca-cert.pem
+    say "authority $(openssl x509 -noout -fingerprint -sha256 -in "$authority" 2>/dev/null)"
+    for file in ca-cert.pem server-cert.pem client-cert.pem; do
+        [ -r "$root$folder/$file" ] || continue
+        said=$(openssl verify -CAfile "$authority" "$root$folder/$file" 2>&1) && continue
+        case $said in
+            *expired* | *'not yet valid'*) say "expired $file" ;;
+            *) say "unsigned $file" ;;
+        esac
+    done
+    openssl x509 -noout -ext subjectAltName -in "$root$folder/server-cert.pem" 2>/dev/null |
+        tr ',' '\n' | sed -n 's/^ *\(DNS\|IP Address\):\([^ ]*\) *$/name \2/p'
+    openssl x509 -noout -subject -nameopt multiline -in "$root$folder/server-cert.pem" 2>/dev/null |
+        sed -n 's/^ *commonName *= */common /p'
+}
+
+# setting KEY FILE: its value without quotes, nothing where the file does not set it.
+setting() {
+    [ -r "$2" ] || return 0
+    sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*\"\{0,1\}\([^\"[:space:]]*\)\"\{0,1\}[[:space:]]*\$/\1/p" "$2" | tail -n 1
+}
+
 # reach PATH...: what each that exists is, in words that are the same on every node that reaches the same; lines
 #   INDEX path RESOLVED                        (without symbolic links)
 #   INDEX file INODE FSTYPE SOURCE ROOT REST   (REST: below the mount point; ROOT: what of the file system is mounted)

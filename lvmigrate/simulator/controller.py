@@ -136,12 +136,14 @@ class Controller:
         deadline = settings.hypervisor_deadline_s if libvirt else settings.storage_deadline_s
         fault = self.arrive(method, node, acts=acts)
         if fault is not None:
-            self._fail_before(fault, node, what, act, deadline)
+            self._fail_before(fault, node, what, act, deadline=deadline, libvirt=libvirt)
         if not self.reaches(node, libvirt=libvirt):
             refused_at_once = libvirt and self.world.hosts[node].powered and not self.cut_from[node]
             self.spend(_BROKEN_S if refused_at_once else settings.connect_s)
             self._lose(node, what, "no connection")
         self.spend(settings.hypervisor_call_s if libvirt else settings.storage_call_s)
+        if acts and libvirt:
+            self.world.catch_up(node)
         with self.world.acting(f"controller {self.name}"):
             result = act()
         if fault is not None:
@@ -149,7 +151,9 @@ class Controller:
             self.wake()
         return result
 
-    def _fail_before(self, fault: Kind, node: str, what: str, act: Callable[[], object], deadline: float) -> None:
+    def _fail_before(
+        self, fault: Kind, node: str, what: str, act: Callable[[], object], *, deadline: float, libvirt: bool
+    ) -> None:
         match fault:
             case Kind.REFUSED_BEFORE:
                 self.spend(_BROKEN_S)
@@ -161,7 +165,9 @@ class Controller:
                 self.spend(deadline)
                 self._lose(node, what, "no answer in time")
             case Kind.LATE:
-                self.world.timeline.after(_LATE_S + _MUCH_LATER_S, lambda: self._act_late(act, what))
+                late = self.world.timeline.after(_LATE_S + _MUCH_LATER_S, lambda: self._act_late(act, what))
+                if libvirt:
+                    self.world.unanswered.append((node, late))
                 self.spend(_LATE_S)
                 self._lose(node, what, "no answer in time")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lvmigrate import guard as decision
@@ -38,6 +38,8 @@ class Guard:
     alive: bool = True
     says: str = ""
     _next: Event | None = field(default=None)
+    #: What was so when it last had to wait.
+    _waited: tuple[int, bool] | None = field(default=None)
 
     def start(self) -> None:
         """Look from now on."""
@@ -64,18 +66,30 @@ class Guard:
     def _tick(self) -> None:
         if not self.alive:
             return
+        if self._waited == (now := (self.world.changes, self._lives())):
+            self.start()  # nothing has changed since it had to wait
+            return
         with self.world.acting(f"guard on {self.host.name}"):
             for _ in range(_MOST_ACTS):
                 if not self._act():
                     break
+            else:
+                now = (-1, False)
+        self._waited = now if self.world.changes == now[0] else None
         if self.alive:
             self.start()
 
+    def _lives(self) -> bool:
+        file = self.host.tokens.get(self.uuid)
+        return file is not None and file.deadline_s > self.host.uptime(self.world.timeline.now)
+
     def _act(self) -> bool:
         """Do one thing; whether something was done, so that another look is worth while."""
-        held = self.host.held(self.uuid, self.world.timeline.now)
-        alive = held is not None and held.alive
-        act, number = decision.decide(self._copy(), self._links(), alive=alive, resume=self.resume)
+        alive = self._lives()
+        copy = self._copy()
+        # The links are looked at only where they matter, as the real one does.
+        links = () if alive or copy in (decision.Copy.BUSY, decision.Copy.UNKNOWN) else self._links()
+        act, number = decision.decide(copy, links, alive=alive, resume=self.resume)
         self.says = "" if act is Act.SLEEP else act.value
         guarded = None if number is None else self.guarded[number]
         try:
@@ -87,7 +101,10 @@ class Guard:
                 case Act.RESUME:
                     self.world.resume(self.host.name, self.uuid)
                 case Act.DISARM:
-                    # The token that ran out stays: it says what the move set out to do.
+                    # The token that ran out stays: it says what the move set out to do. Under another id: a command of
+                    # its holder's that is late must not open again what nobody would close.
+                    if (file := self.host.tokens.get(self.uuid)) is not None:
+                        file.token = replace(file.token, id=f"over-{file.token.id.removeprefix('over-')}")
                     self.host.guards.pop(self.uuid, None)
                     self.end()
                     return False
@@ -105,7 +122,9 @@ class Guard:
         if self.uuid in self.host.jobs or (copy is not None and copy.incoming):
             return decision.Copy.BUSY
         if copy is None:
-            return decision.Copy.NONE
+            definition = self.host.definitions.get(self.uuid)
+            left = definition is None or definition.off == "migrated"
+            return decision.Copy.LEFT if left else decision.Copy.NONE
         waits = copy.state is DomainState.PAUSED and copy.reason == "user"
         return decision.Copy.WAITS if waits else decision.Copy.LIVES
 

@@ -47,6 +47,9 @@ class Guest:
     paused_by_operator: bool = False
     #: What ended its last copy, if that was a fault or a person.
     ended_by: str = ""
+    ended_at_s: float = 0.0
+    #: When which copy was lost to a fault.
+    lost: list[tuple[float, Copy]] = field(default_factory=list)
 
     @property
     def resources(self) -> tuple[Replicated, ...]:

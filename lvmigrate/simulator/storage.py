@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
@@ -260,8 +261,7 @@ class SimulatedStorage:
         def act() -> None:
             self._ours(node, token, "Renewing the token")
             host = self._host(node)
-            # The errand that stands there stays: it is the move's, whoever holds the token.
-            host.tokens[token.uuid].deadline_s = host.uptime(self._world.now) + token.lease_s
+            host.tokens[token.uuid] = TokenFile(token=token, deadline_s=host.uptime(self._world.now) + token.lease_s)
             guard = host.guards.get(token.uuid)
             if token.guarded and (guard is None or not guard.alive):
                 raise CommandFailed(
@@ -338,6 +338,12 @@ class SimulatedStorage:
             )
 
         return self._ask("traces", node, look)
+
+    def certificates(self, node: str) -> Certificates:
+        """Every node has good ones."""
+        return self._ask(
+            "certificates", node, lambda: Certificates(node=node, folder="/etc/pki/qemu", names=frozenset({node}))
+        )
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

@@ -18,11 +18,13 @@ from lvmigrate.simulator.guests import Copy, Definition, Disk, Guest
 from lvmigrate.simulator.host import Host, Job, Phase
 from lvmigrate.simulator.records import EMPTY, Record, includes
 from lvmigrate.simulator.settings import Settings
-from lvmigrate.simulator.timeline import Timeline
+from lvmigrate.simulator.timeline import Event, Timeline
 from lvmigrate.simulator.violations import Breach, Violation
 
 _NAMESPACE: Final = uuid.UUID("8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009")
 _FIRST_MINOR: Final = 7
+#: Nobody can see both nodes at one moment: a copy that was there so long ago was there when it was looked at last.
+_JUST_NOW_S: Final = 0.5
 
 #: The network between two nodes carries two things that can be cut apart.
 DRBD: Final = "drbd"
@@ -80,6 +82,10 @@ class Truth:
         self.violations: list[Violation] = []
         #: What happened, in words.
         self.story: list[tuple[float, str]] = []
+        #: Counts what changes anything that a guard looks at.
+        self.changes = 0
+        #: By node: the calls to its libvirt that it has not got to yet.
+        self.unanswered: list[tuple[str, Event]] = []
         #: Asked before every call which fault it meets; told of every phase that a migration enters.
         self.before: Callable[[Call], Kind | None] = lambda _call: None
         self.entered: Callable[[Job], None] = lambda _migration: None
@@ -113,7 +119,7 @@ class Truth:
         other = peer or next(n for n in self.hosts if n != node)
         disks: list[Disk] = []
         for index in range(resources):
-            resource = self._add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
+            resource = self.add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
             for volume in range(volumes):
                 path = f"/dev/drbd{resource.minors[volume]}"
                 target = f"vd{chr(ord('a') + len(disks))}"
@@ -139,7 +145,8 @@ class Truth:
             copy.state, copy.reason = DomainState.PAUSED, "user"
         return guest
 
-    def _add_resource(self, name: str, nodes: tuple[str, str], volumes: int) -> Replicated:
+    def add_resource(self, name: str, nodes: tuple[str, str], volumes: int = 1) -> Replicated:
+        """A resource that nobody uses, Secondary on both nodes and in step."""
         resource = Replicated(
             name=name,
             nodes=nodes,
@@ -177,7 +184,8 @@ class Truth:
     # ---- what happened
 
     def tell(self, what: str) -> None:
-        """Note what happened, for people."""
+        """Note what happened, for people. What happens is told, so this counts it, too."""
+        self.changes += 1
         self.story.append((self.now, what))
 
     def acting(self, who: str) -> Acting:
@@ -213,6 +221,15 @@ class Truth:
         self.tell(f"migration of {migration.guest.name} from {migration.source}: {migration.phase.value}")
         self._all_write_soon()
         self.entered(migration)
+
+    def catch_up(self, node: str) -> None:
+        """A libvirt daemon that acts on a later call has acted on the earlier ones: a guest has one job at a time."""
+        now, self.unanswered = self.unanswered, []
+        for where, event in now:
+            if where == node:
+                event.happen()
+            elif event.due:
+                self.unanswered.append((where, event))
 
     # ---- copies of guests
 
@@ -346,7 +363,9 @@ class Truth:
         job = self.job_of(copy.guest)
         handed_over = job is not None and job.phase is Phase.FINISHED and copy.node == job.target
         if cause and not copy.older and (handed_over or not self._others(copy)):
-            copy.guest.ended_by = cause
+            self._ended(copy.guest, cause)
+        if cause:
+            copy.guest.lost.append((self.now, copy))
         for migration in self.migrations:
             if migration.guest is copy.guest and migration.phase is not Phase.ENDED:
                 migration.copy_ended(copy.node)
@@ -414,14 +433,17 @@ class Truth:
         copy = self.hosts[node].copies.get(of)
         if copy is None:
             return
+        just_now = [other for at_s, other in copy.guest.lost if self.now - at_s <= _JUST_NOW_S]
         newest = [
             other
-            for other in self._others(copy)
+            for other in (*self._others(copy), *just_now)
             if all(includes(other.memory[d], copy.memory.get(d, other.memory[d])) for d in copy.guest.disks)
         ]
         if not copy.incoming and not copy.older and not newest:
             words = f"{copy.guest.name} on {node}: no other copy has its memory"
             self.breach(Breach.LOST_GUEST, copy.guest.name, words)
+        elif just_now and not copy.incoming and not self._others(copy):
+            self._ended(copy.guest, "the other copy was lost to a fault right before")
         self.tell(f"{copy.guest.name}'s copy on {node} is ended, by {self.actor}")
         self.end_copy(copy, reason="destroyed")
         self.emit(node, of, "stopped destroyed")
@@ -552,7 +574,11 @@ class Truth:
         for copy in copies:
             copy.state, copy.holds = DomainState.OFF, []
             if not copy.incoming and not copy.older and not self._others(copy):
-                copy.guest.ended_by = f"{host.name} lost its power"
+                self._ended(copy.guest, f"{host.name} lost its power")
+            copy.guest.lost.append((self.now, copy))
+
+    def _ended(self, guest: Guest, cause: str) -> None:
+        guest.ended_by, guest.ended_at_s = cause, self.now
 
     def power_on(self, node: str) -> None:
         """Switch it on: DRBD and libvirt are there after the boot, and what has autostart is started."""
@@ -609,6 +635,7 @@ class Truth:
             hearer.way_mended()
 
     def _replication_changed(self, resource: Replicated) -> None:
+        self.changes += 1
         self._all_write_soon()
         for hearer in self.hearers:
             hearer.see(resource)
