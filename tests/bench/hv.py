@@ -37,8 +37,8 @@ from tests.pair.host import Host
 from tests.pair.pair import Pair
 
 _MIB_S: Final = 2
-#: Most of the guest's 32 MiB, dirtied at a quarter of what is sent.
-_LOAD: Final = Load(mib=20, rate=128, record_ms=20)
+#: Dirtied at half of what is sent: passes of 6, 3, 1.5 s and so on.
+_LOAD: Final = Load(mib=12, rate=256, record_ms=20)
 _SEED: Final = 20261124
 _OPTIONS: Final = Options(bandwidth_mib_s=_MIB_S, policy=convergence.PATIENT)
 #: The fast switch wants a keepalive of 20 s.
