@@ -203,14 +203,18 @@ def _disks(survey: Survey) -> Iterator[Finding]:
         )
     for disk in disks:
         place = survey.source.places.get(disk.source or "")
-        if disk.source in survey.source.shared and disk.source in survey.target.shared:
+        reach = survey.source.shared.get(disk.source or "")
+        if place is None and (reach is not None or disk.network):
+            if reach is not None:
+                yield from environment.reach(survey, disk, reach)
             continue
         if place is None:
             yield Finding(
                 code=Code.DISK_NOT_REPLICATED,
-                sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD"
-                f" ({disk.source or disk.kind}).",
-                hint="Put it on a DRBD resource that both nodes have, or detach it (`virsh detach-disk`).",
+                sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD, nor on storage that"
+                f" several nodes reach ({disk.source or disk.kind}).",
+                hint="Put it on a DRBD resource or on shared storage that both nodes have, or detach it"
+                " (`virsh detach-disk`).",
             )
             continue
         there = survey.target.places.get(disk.source or "")

@@ -64,6 +64,7 @@ class Cluster:
                 ssh_config=configuration.ssh_config,
                 command_timeout_s=limits.command_s,
                 connect_timeout_s=limits.connect_s,
+                directories=configuration.shared_directories,
             ),
             NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
         )

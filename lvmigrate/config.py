@@ -91,6 +91,8 @@ class Config:
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType(NAMED))
     #: The file of the journal; ``None``: none is kept.
     journal: Path | None = JOURNAL_PATH
+    #: Directories that are the same on every node, by the operator's word.
+    shared_directories: tuple[str, ...] = ()
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -131,15 +133,18 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "defaults", "limits", "policies", "journal"))
+        self._only((), root, ("nodes", "ssh", "storage", "defaults", "limits", "policies", "journal"))
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
         policies = self._policies(self._table(root, "policies"))
         ssh_config = self._value(("ssh",), ssh, "config", (str,))
+        storage = self._table(root, "storage")
+        self._only(("storage",), storage, ("shared_directories",))
         return Config(
             path=self._path,
             nodes=self._nodes(self._table(root, "nodes")),
             ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
+            shared_directories=self._directories(storage),
             defaults=self._defaults(root, policies),
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
@@ -152,6 +157,13 @@ class _Reader:
         if path is None:
             return JOURNAL_PATH
         return self._path.parent / Path(path).expanduser() if path else None
+
+    def _directories(self, table: Mapping[str, Any]) -> tuple[str, ...]:
+        key = "shared_directories"
+        listed = self._value(("storage",), table, key, (list,)) or []
+        if not all(isinstance(path, str) and path.startswith("/") and path.isprintable() for path in listed):
+            self._fail(f"{key} must be a list of absolute paths", line=self._line(("storage", key)))
+        return tuple(listed)
 
     def _nodes(self, table: Mapping[str, Any]) -> Mapping[str, Node]:
         if not table:
@@ -275,7 +287,7 @@ class _Reader:
     def _value(self, at: tuple[str, ...], table: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> Any:  # noqa: ANN401 -- the caller names the kind
         value = table.get(key)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            wanted = "text in quotes" if kinds == (str,) else "a number"
+            wanted = "text in quotes" if kinds == (str,) else "a list" if kinds == (list,) else "a number"
             self._fail(f"{key} must be {wanted}", line=self._line((*at, key)))
         return value
 

@@ -49,6 +49,8 @@ class DomainDisk:
     #: libvirt's ``device`` attribute: disk, cdrom, floppy, lun.
     device: str
     read_only: bool
+    #: Whether QEMU itself reaches it over the network (Ceph RBD, iSCSI, NBD), from wherever it runs.
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

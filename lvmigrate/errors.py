@@ -86,6 +86,10 @@ class Code(enum.StrEnum):
     NO_DISKS = "NO_DISKS"
     #: A disk of the guest is on no DRBD resource.
     DISK_NOT_REPLICATED = "DISK_NOT_REPLICATED"
+    #: A path leads to other storage on the target.
+    SHARED_DIFFERS = "SHARED_DIFFERS"
+    #: Only one node at a time can open the storage of a disk.
+    SHARED_EXCLUSIVE = "SHARED_EXCLUSIVE"
     #: The target has no copy of a disk.
     REPLICA_MISSING = "REPLICA_MISSING"
     #: The same device path leads to different volumes on the two nodes.

@@ -112,6 +112,8 @@ class Move:
         #: Whether ``disks`` are there: the events begin before them.
         self.watched = False
         self.copy: MemoryCopy | None = None
+        #: libvirt was told not to start the guest at the source; its calls carry no token.
+        self.autostart_off = False
         self.steering: Steering | None = None
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
@@ -131,7 +133,8 @@ class Move:
     def _failed(self, error: LvmigrateError) -> LvmigrateError:  # noqa: PLR0911 -- one for each kind of end
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
         if isinstance(error, TokenLost):
-            return error  # somebody else acts on the guest now: whatever we did would be done against them
+            # Somebody else acts on the guest now: whatever we did would be done against them.
+            return outcome.taken_over(error, self.plan) if self.autostart_off else error
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
@@ -300,6 +303,7 @@ class Move:
                     act=partial(set_autostart, on=True),
                 )
             )
+            self.autostart_off = True
             set_autostart(on=False)
         # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
         self.lease.renew()

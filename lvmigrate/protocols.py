@@ -18,7 +18,7 @@ from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
 
 
@@ -163,8 +163,11 @@ class Storage(Protocol):
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        """Those of ``paths`` that every node reaches alike, so that nothing must be replicated."""
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        """Those of ``paths`` that lead to storage which other nodes can reach too, and what that is.
+
+        Two nodes that tell the same of a path see the same thing there: nothing must be replicated, opened or closed.
+        """
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""

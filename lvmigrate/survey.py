@@ -12,7 +12,16 @@ from lvmigrate.errors import Finding, NodeUnreachable, Refused
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from lvmigrate.protocols import Hypervisor, Storage
-from lvmigrate.replication import ConnectionOptions, ConnectionState, Lineage, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import (
+    ConnectionOptions,
+    ConnectionState,
+    Lineage,
+    Opener,
+    Place,
+    Reach,
+    Resource,
+    Surroundings,
+)
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Traces
 
@@ -63,8 +72,8 @@ class Side:
     surroundings: Surroundings
     #: By ``RESOURCE/NUMBER``: where the data come from, of the resources that have no connection or are StandAlone.
     lineages: Mapping[str, Lineage]
-    #: The paths of the guest's disks that every node reaches alike.
-    shared: frozenset[str]
+    #: The paths of the guest's disks that lead to storage which other nodes can reach too.
+    shared: Mapping[str, Reach]
     #: What lvmigrate has left here.
     traces: Traces
     #: Why no guard can be armed here.

@@ -271,13 +271,78 @@ setting() {
     sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*\"\{0,1\}\([^\"[:space:]]*\)\"\{0,1\}[[:space:]]*\$/\1/p" "$2" | tail -n 1
 }
 
-# resolve PATH...: a line INDEX PATH for each that exists, without symbolic links.
-resolve() {
+# reach PATH...: what each that exists is, in words that are the same on every node that reaches the same; lines
+#   INDEX path RESOLVED                        (without symbolic links)
+#   INDEX file INODE FSTYPE SOURCE ROOT REST   (REST: below the mount point; ROOT: what of the file system is mounted)
+#   INDEX rbd|scsi|nvme|mpath|nbd WHAT         (a block device that says what it is)
+#   INDEX exclusive WORDS                      (it cannot be opened on another node meanwhile)
+reach() {
     index=0
     for path in "$@"; do
-        [ ! -e "$path" ] || say "$index $(readlink -f -- "$path")"
+        if [ -e "$path" ]; then
+            path=$(readlink -f -- "$path")
+            say "$index path $path"
+            if [ -b "$path" ]; then reach_device; elif [ -f "$path" ]; then reach_file; fi
+        fi
         index=$((index + 1))
     done
+}
+
+reach_file() {
+    point=$(stat -c %m -- "$path") || return 0
+    type='' from='' base=''
+    while read -r _id _parent _number there at rest; do
+        [ "$at" = "$point" ] || continue
+        # Of several mounts on one point the last one is seen.
+        base=$there
+        rest=${rest#* - }
+        type=${rest%% *}
+        rest=${rest#* }
+        from=${rest%% *}
+    done 2>/dev/null <"$root/proc/self/mountinfo"
+    say "$index file $(stat -c %i -- "$path") ${type:--} ${from:--} ${base:--} ${path#"${point%/}"}"
+}
+
+reach_device() {
+    number=$(stat -L -c '0x%t 0x%T' -- "$path")
+    number=$((${number% *})):$((${number#* }))
+    device=$root/sys/dev/block/$number
+    part=''
+    if [ -r "$device/partition" ]; then
+        read -r part <"$device/partition"
+        device=$device/..
+    fi
+    name=$(readlink -f -- "$device")
+    name=${name##*/}
+    case $name in
+        rbd*)
+            bus=$root/sys/bus/rbd/devices/${name#rbd}
+            tell_device rbd "$(one "$bus/cluster_fsid") $(one "$bus/pool")/$(one "$bus/pool_ns")/$(one "$bus/name")@$(one "$bus/current_snap")"
+            case $(one "$bus/config_info") in
+                *exclusive*) say "$index exclusive it is mapped with the option exclusive" ;;
+            esac
+            ;;
+        nbd*) [ -z "$(one "$device/backend")" ] || tell_device nbd "$(one "$device/backend")" ;;
+        nvme*) [ -z "$(one "$device/wwid")" ] || tell_device nvme "$(one "$device/wwid")" ;;
+        dm-*) case $(one "$device/dm/uuid") in mpath-*) tell_device mpath "$(one "$device/dm/uuid")" ;; esac ;;
+        *)
+            [ -n "$(one "$device/device/wwid")" ] || return 0
+            tell_device scsi "$(one "$device/device/wwid")"
+            command -v sg_persist >/dev/null || return 0
+            case $(timeout 5 sg_persist --in --read-reservation "$path" 2>/dev/null) in
+                *'Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
+            esac
+            ;;
+    esac
+}
+
+tell_device() { say "$index $1 $2${part:+ partition $part}"; }
+
+# one FILE: its only line; nothing if there is none.
+one() {
+    line=''
+    [ ! -r "$1" ] || read -r line <"$1"
+    say "$line"
 }
 
 # with_token UUID ID FUNCTION...: under the lock, if the token is ours.

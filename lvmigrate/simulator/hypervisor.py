@@ -15,6 +15,7 @@ from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.simulator.calls import Kind
 from lvmigrate.simulator.controller import Controller
 from lvmigrate.simulator.guests import Copy, Guest
+from lvmigrate.simulator.host import Phase
 from lvmigrate.simulator.migration import Migration
 
 T = TypeVar("T")
@@ -229,8 +230,10 @@ class SimulatedCopy:
         self._silent_since: float | None = None
 
     def progress(self) -> MemoryProgress | None:
-        """The newest statistics."""
+        """The newest statistics; none before the transfer."""
         self._controller.arrive("progress", self._job.source, acts=False)
+        if self._job.phase in (Phase.BEGIN, Phase.PREPARE):
+            return None
         total, remaining = self._job.total, self._job.remaining
         return MemoryProgress(
             elapsed_s=self._world.now - self._job.begun_at,

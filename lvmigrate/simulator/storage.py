@@ -15,6 +15,7 @@ from lvmigrate.replication import (
     Lineage,
     Opener,
     Place,
+    Reach,
     Resource,
     Role,
     Surroundings,
@@ -53,9 +54,10 @@ class SimulatedStorage:
 
         return self._ask("locate", node, look)
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
         """No path leads to shared storage here."""
-        return self._ask("shared", node, frozenset) if paths else frozenset()
+        nothing: Mapping[str, Reach] = {}
+        return self._ask("shared", node, lambda: nothing) if paths else nothing
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all."""

@@ -27,6 +27,7 @@ from lvmigrate.replication import (
     OtherHand,
     PeerVolume,
     Place,
+    Reach,
     ReplicationState,
     Resource,
     Role,
@@ -81,6 +82,8 @@ class World:
     lineages: dict[str, Lineage] = field(default_factory=lambda: dict.fromkeys(NODES, Lineage(current="A", earlier=())))
     #: A connection that is lost: not even looked for.
     standalone: bool = False
+    #: node -> where its disks lead that are not replicated.
+    reached: dict[str, Reach] = field(default_factory=dict)
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
     replicated: bool = True
@@ -394,8 +397,8 @@ class FakeStorage:
             place = Place(resource=self.world.resource, volume=0)
             return {path: place for path in paths if path == PATH and self.world.replicated}
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        return frozenset()
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        return {path: self.world.reached[node] for path in paths if node in self.world.reached}
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         with self.world.call("generations", node):

@@ -29,6 +29,9 @@ config = "ssh_config"
 [defaults]
 bandwidth_mib_s = 100
 
+[storage]
+shared_directories = ["/srv/vms"]
+
 [limits]
 lease_s = 45
 """
@@ -57,6 +60,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     )
     assert read.ssh_config == tmp_path / "ssh_config"
     assert (read.defaults.bandwidth_mib_s, read.defaults.downtime_limit_s) == (100, 0.3)
+    assert read.shared_directories == ("/srv/vms",)
     assert (read.limits.lease_s, read.limits.command_s) == (45, 30)
 
 
@@ -95,6 +99,8 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
         ("nodes.a.ssh = 1\n", 1, "ssh must be text"),
         ("[nodes.a]\n[ssh]\nconfig = []\n", 3, "text in quotes"),
+        ("[nodes.a]\n[storage]\nshared_directories = 1\n", 3, "a list"),
+        ('[nodes.a]\n[storage]\nshared_directories = ["srv"]\n', 3, "absolute paths"),
         ('[nodes.a]\nmigration_ports = "5-4"\n', 2, "migration_ports must be like"),
         ('[nodes.a]\nmigration_ports = "1-70000"\n', 2, "migration_ports must be like"),
         ('[nodes.a]\n[defaults]\ntls = "yes"\n', 3, "tls must be true or false"),
