@@ -20,7 +20,8 @@ from tests.pair.pair import Pair
 
 @pytest.fixture
 def cluster(pair: Pair) -> Iterator[Cluster]:
-    cluster, _ = Description.of(pair).cluster()
+    # Long leases: twenty moves at once on a busy machine are slow, not dead.
+    cluster, _ = dataclasses.replace(Description.of(pair), lease_s=60.0, call_timeout_s=60.0).cluster()
     with cluster:
         yield cluster
 
