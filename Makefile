@@ -55,6 +55,10 @@ test-lab: ready ## two nodes with real DRBD and real libvirt: minutes; TIMES=5: 
 bench-storage: ready ## events per second and their latency; opening and closing a dual-primary, against the same by hand
 	@$(IN_LAB) $(BIN)/python -m tests.bench.storage
 
+.PHONY: bench-hv
+bench-hv: venv ## a move against virsh migrate of the same guest, in turn; aborts; a controller with 20 moves; on the pair
+	@$(BIN)/python -m tests.bench.hv
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up

@@ -321,6 +321,8 @@ class _Cleanup:
                 copy.abort()
 
     def _why_to_abort(self) -> str | None:
+        if Sight.POST_COPY in self.seen.sights.values():
+            return None  # half of the guest's memory is on each node: libvirt would refuse as well
         if self.abort or self.context.cancel.is_set():
             return "as asked"
         if breaks := self.disks.watch.breaks():

@@ -302,7 +302,7 @@ class FakeHypervisor:
 
     def resume(self, node: str, uuid: str) -> None:
         with self.world.call("resume", node):
-            assert self.world.domains[node].state is DomainState.PAUSED, "only what waits can be resumed"
+            assert self.world.domains[node].state in (DomainState.PAUSED, DomainState.RUNNING), "only what is there"
             self.world.set(node, state=DomainState.RUNNING, reason="unpaused")
 
     def suspend(self, node: str, uuid: str) -> None:
