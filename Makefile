@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# How often the lab's guests go there and back.
+export TIMES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 LAB := vagrant/lab
@@ -33,8 +35,12 @@ test-pair: venv ## two real libvirt daemons on this machine, faults and all: a m
 	$(BIN)/pytest tests/pair
 
 .PHONY: test-lab
-test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
+test-lab: ready ## two nodes with real DRBD and real libvirt: minutes; TIMES=5: there and back five times, not two
 	$(IN_LAB) $(BIN)/pytest tests/lab
+
+.PHONY: bench-storage
+bench-storage: ready ## events per second and their latency; opening and closing a dual-primary, against the same by hand
+	@$(IN_LAB) $(BIN)/python -m tests.bench.storage
 
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import scene
+from lvmigrate import acts, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
 from lvmigrate.decision import closing as closing_of
@@ -32,7 +32,10 @@ from lvmigrate.errors import (
     TokenLost,
     UsageError,
 )
+from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
+from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
+from lvmigrate.lineage import parted
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import CleanupReport
@@ -104,8 +107,26 @@ class CleanupInstance:
         """
         if self._scene is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        with structlog.contextvars.bound_contextvars(instance=self._scene.name), ExitStack() as stack:
-            return _Cleanup(self._context, self._scene, stack, abort=self._abort).run()
+        seen = self._scene
+
+        def clean(record: Record) -> CleanupReport:
+            with ExitStack() as stack:
+                context = acts.recorded(self._context, record)
+                return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
+
+        plan = plan_of(seen, abort=self._abort)
+        opening = Opening(
+            tasklet="cleanup",
+            instance=seen.name,
+            uuid=seen.uuid,
+            source=seen.source,
+            target=seen.target,
+            holder=holder(),
+            plan={"ruling": jsonable(plan.ruling), "closing": jsonable(plan.closing), "acts": list(plan.acts)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=seen.name):
+            # What mends needs no memory: a full disk of the controller must not keep a guest from being mended.
+            return keep(self._context.journal, opening, clean, now=self._context.clock.now, needed=False)
 
 
 def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
@@ -129,21 +150,25 @@ class _Notes:
     """What was done, for the report."""
 
     lines: list[str] = field(default_factory=list)
+    record: Record = NO_RECORD
 
     def add(self, sentence: str) -> None:
         self.lines.append(sentence)
+        self.record.add(Kind.MOMENT, sentence, {"said_by": "lvmigrate"})
         _log.info("cleanup_did", what=sentence)
 
 
 class _Cleanup:
     """One cleanup under way."""
 
-    def __init__(self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool) -> None:
+    def __init__(
+        self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
         self.seen = seen
         self.stack = stack
         self.abort = abort
-        self.notes = _Notes()
+        self.notes = _Notes(record=record)
         self.began = context.clock.now()
         self.lease: Lease
         self.settlement: Settlement
@@ -169,7 +194,7 @@ class _Cleanup:
                 raise
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
-        if last.home is None and self.seen.home is not None:
+        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
             raise self._died()
         return CleanupReport(
             instance=last.name,
@@ -359,6 +384,7 @@ class _Cleanup:
                     self.context.storage.demote(node, name, self.lease.token)
                     self.notes.add(f"{name}: made {node} Secondary")
                 case Closing.RECONNECT if reconnects_left:
+                    self._refuse_if_parted(name, home)
                     reconnects_left -= 1
                     self._reconnect(name)
                 case Closing.FORBID:
@@ -379,6 +405,13 @@ class _Cleanup:
             ]
         )
         self.notes.add(f"{name}: connected {nodes[0]} and {nodes[1]} again")
+
+    def _refuse_if_parted(self, name: str, home: str) -> None:
+        """A reconnection could make DRBD choose between two changed copies, by its after-sb policies: a person does."""
+        apart = parted(self.context.storage, name, self.seen.nodes)
+        if apart is not None:
+            finding = apart.finding(keep=home)
+            raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
 
     def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
         return LeftBehind(
@@ -415,7 +448,7 @@ class _Cleanup:
 
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""
-        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE) and self.seen.home is not None:
+        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE):
             raise self._died()
 
     def _died(self) -> GuestLost:

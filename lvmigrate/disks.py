@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import structlog
 
 from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.progress import SyncProgress
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ReplicationState, Resource, Role
+from lvmigrate.replication import Resource, Role, Standing, Unbroken
+from lvmigrate.resync import SyncMeter
 from lvmigrate.together import outcomes_of
 
 _log = structlog.get_logger()
+
+#: How often a module is asked that sends no events of a resynchronisation's progress (DRBD 8.4), in seconds.
+ASK_S: Final = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +34,10 @@ class Disks:
     nodes: tuple[str, str]
     #: By node: the generations of the data when replication was last proved whole.
     _generations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    _since: float = 0.0
+    _meter: SyncMeter = field(default_factory=SyncMeter)
+    #: When the kernels were asked last, and what they said.
+    _asked: tuple[float, list[tuple[Resource | None, str]]] | None = None
 
     def ends(self) -> list[tuple[Resource | None, str]]:
         """Each resource at each end as last heard, with the node at the other end."""
@@ -57,11 +66,33 @@ class Disks:
         """What each end was last heard to be, in words."""
         return tuple(f"{r.name} is {r.role.value} on {r.node}" for r, _ in self.ends() if r is not None)
 
-    def remember(self) -> None:
+    def remember(self, now: float = 0.0) -> None:
         """From here on replication is to stay whole: forget earlier breaks, and remember the data's generations."""
+        self._since = now
         self.watch.forgive()
         found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
         self._generations = {n: g for n, g in zip(self.nodes, found, strict=True) if not isinstance(g, LvmigrateError)}
+
+    def standing(self) -> Standing:
+        """Whether replication never left Established since `remember`.
+
+        Where events are missing, because a stream ended and began again, only the kernel can prove it: a copy that was
+        written to without the other has another generation.  Where it gives no answer, nobody knows.
+        """
+        breaks, gaps = self.watch.breaks(), self.watch.gaps()
+        if breaks:
+            verdict, because = Unbroken.NO, breaks[0]
+        elif not gaps:
+            verdict, because = Unbroken.YES, "by the events of both nodes"
+        else:
+            same = self._same_generations()
+            if same is None:
+                verdict, because = Unbroken.UNKNOWN, gaps[0]
+            elif same:
+                verdict, because = Unbroken.YES, f"by the generations of the data; {gaps[0]}"
+            else:
+                verdict, because = Unbroken.NO, f"the data have another generation; {gaps[0]}"
+        return Standing(verdict=verdict, since_s=self._since, because=because)
 
     def doubts_now(self) -> list[str]:
         """Why the two copies may not hold the same data, by both kernels' own word.
@@ -81,12 +112,15 @@ class Disks:
         breaks = self.watch.breaks()
         return [*breaks, *doubts] if breaks and (doubts or not self._same_generations()) else doubts
 
-    def _same_generations(self) -> bool:
+    def _same_generations(self) -> bool | None:
+        """Whether the data are those of `remember` by their generations; ``None``: a node gives no answer."""
         found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
-        same = all(
-            node in self._generations and now == self._generations[node]
-            for node, now in zip(self.nodes, found, strict=True)
-        )
+        pairs = [(self._generations.get(node), now) for node, now in zip(self.nodes, found, strict=True)]
+        same: bool | None = None
+        if any(before is not None and not isinstance(now, LvmigrateError) and now != before for before, now in pairs):
+            same = False
+        elif all(before is not None and now == before for before, now in pairs):
+            same = True
         _log.info("generations_compared", same=same)
         return same
 
@@ -97,19 +131,24 @@ class Disks:
         except NodeUnreachable:
             return self.storage.observe(node, self.names)
 
-    def progress_now(self) -> SyncProgress:
-        """What they still lack. DRBD 8.4 sends no progress of a resynchronisation, so the kernel is asked."""
-        seen = self.storage.observe(self.nodes[0], self.names)
-        left = sum(
-            volume.out_of_sync_kib or 0
-            for resource in seen.values()
-            if (connection := resource.towards(self.nodes[1])) is not None
-            for volume in connection.volumes
-            if volume.replication is not ReplicationState.ESTABLISHED
-        )
-        size = sum(volume.size_kib or 0 for resource in seen.values() for volume in resource.volumes)
-        return SyncProgress(
-            out_of_sync_kib=left,
-            percent=100.0 * (1 - min(left, size) / size) if size else None,
-            waiting_for=self.doubts(),
-        )
+    def sync(self, now: float) -> SyncProgress:
+        """What both ends still lack at ``now``, and how fast it gets less.
+
+        From the events where the module sends any of a resynchronisation's progress (DRBD 9); 8.4 does not, and is
+        asked, every `ASK_S` seconds at most.
+        """
+        ends = self.ends()
+        if any(resource is None or not resource.tells_progress for resource, _ in ends):
+            if self._asked is None or now - self._asked[0] >= ASK_S:
+                self._asked = (now, self._ask())
+            ends = self._asked[1]
+        return self._meter.look(ends, self.doubts(), now)
+
+    def _ask(self) -> list[tuple[Resource | None, str]]:
+        """Both kernels' word; of one that gives no answer nothing is known."""
+        found = outcomes_of([partial(self.storage.observe, node, self.names) for node in self.nodes])
+        return [
+            (None if isinstance(seen, LvmigrateError) else seen.get(name), peer)
+            for seen, peer in zip(found, reversed(self.nodes), strict=True)
+            for name in self.names
+        ]

@@ -86,6 +86,10 @@ class Code(enum.StrEnum):
     NO_DISKS = "NO_DISKS"
     #: A disk of the guest is on no DRBD resource.
     DISK_NOT_REPLICATED = "DISK_NOT_REPLICATED"
+    #: A path leads to other storage on the target.
+    SHARED_DIFFERS = "SHARED_DIFFERS"
+    #: Only one node at a time can open the storage of a disk.
+    SHARED_EXCLUSIVE = "SHARED_EXCLUSIVE"
     #: The target has no copy of a disk.
     REPLICA_MISSING = "REPLICA_MISSING"
     #: The same device path leads to different volumes on the two nodes.
@@ -94,12 +98,16 @@ class Code(enum.StrEnum):
     RESOURCE_SHARED = "RESOURCE_SHARED"
     #: A resource has no working connection between the two nodes.
     NOT_CONNECTED = "NOT_CONNECTED"
+    #: Both copies of a volume have changed while they were apart; a person chooses which is given up.
+    SPLIT_BRAIN = "SPLIT_BRAIN"
     #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
     #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.
     SYNC_TIMEOUT = "SYNC_TIMEOUT"
+    #: A resynchronisation does not get on.
+    SYNC_STALLED = "SYNC_STALLED"
     #: The target is Primary already.
     DUAL_PRIMARY = "DUAL_PRIMARY"
     #: The source is not Primary although the guest is there.
@@ -150,6 +158,22 @@ class Code(enum.StrEnum):
     REPLICATION_BROKE = "REPLICATION_BROKE"
     #: libvirt did not move the guest.
     COPY_FAILED = "COPY_FAILED"
+    #: How long the copy will take could not be told (a warning).
+    NO_FORECAST = "NO_FORECAST"
+    #: The copy of memory makes no progress, and its policy gave it up.
+    NOT_CONVERGING = "NOT_CONVERGING"
+    #: The options asked for exclude each other.
+    OPTIONS_CONFLICT = "OPTIONS_CONFLICT"
+    #: A node's libvirt or QEMU does not have what was asked for.
+    OPTION_UNSUPPORTED = "OPTION_UNSUPPORTED"
+    #: A node has no certificate for encrypted migrations, or it cannot be read.
+    TLS_MISSING = "TLS_MISSING"
+    #: The target's certificate does not name the address that memory is sent to.
+    TLS_NAME = "TLS_NAME"
+    #: A certificate has expired, or is not valid yet.
+    TLS_EXPIRED = "TLS_EXPIRED"
+    #: A certificate was not signed by the authority that the other node trusts.
+    TLS_ISSUER = "TLS_ISSUER"
     #: The copy of memory took too long.
     COPY_TIMEOUT = "COPY_TIMEOUT"
     #: Somebody asked to stop.
@@ -160,6 +184,10 @@ class Code(enum.StrEnum):
     GUEST_LOST = "GUEST_LOST"
     #: What happened could not be proved; nothing was undone.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    #: The journal cannot be written, or not be read.
+    JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
+    #: The journal knows no such errand, or more than one.
+    ERRAND_UNKNOWN = "ERRAND_UNKNOWN"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

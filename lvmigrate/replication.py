@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 
@@ -163,6 +164,11 @@ class Resource:
     volumes: tuple[Volume, ...]
     connections: tuple[Connection, ...]
 
+    @property
+    def tells_progress(self) -> bool:
+        """Whether the module sends events while it resynchronises: 8.4, which knows no names of peers, does not."""
+        return all(connection.name != "peer" for connection in self.connections) and bool(self.connections)
+
     def towards(self, peer: str) -> Connection | None:
         """The connection to the node called ``peer``; the only one there is where the module knows no names (8.4)."""
         named = [c for c in self.connections if c.name == peer]
@@ -216,11 +222,57 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where the data of one copy of a volume come from: generations as 16 hexadecimal digits, roles' bit left out."""
+
+    current: str
+    #: The generation since which it counts what the peer lacks, then older ones; none of them zero.
+    earlier: tuple[str, ...]
+    #: KiB that it counts as differing from the peer's; ``None``: it does not say.
+    changed_kib: int | None = None
+    #: When its node lost the peer last, by the node's kernel log.
+    lost_at: datetime | None = None
+
+
+class Unbroken(enum.Enum):
+    """Whether replication stayed whole. The value is a word for people."""
+
+    YES = "never left Established"
+    NO = "left Established"
+    #: Nobody watched for a while, and no kernel can prove what was meanwhile.
+    UNKNOWN = "nobody knows whether it left Established"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of replication since a moment. ``str()`` is a clause."""
+
+    verdict: Unbroken
+    #: That moment, by the clock of the one who watches, in seconds.
+    since_s: float
+    #: Why, in words.
+    because: str
+
+    def __str__(self) -> str:
+        return f"replication {self.verdict.value} ({self.because})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a block device leads: a volume of a resource."""
 
     resource: str
     volume: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where a path leads that is no replicated volume: storage that other nodes can reach too."""
+
+    #: What it is, in words that are equal on every node that reaches the same thing.
+    what: str
+    #: Why no other node can open it meanwhile, as a clause; empty where it can.
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,11 @@ The modules, each of which imports only ones before it:
 ``changes``   what differs between two states, in sentences
 ``feed``      what one subscriber is told
 ``watch``     one stream per node, kept alive, and what was seen in them
+``lineage``   the generations of data, as values
 ``openers``   who has a device open
 ``remote``    the functions of node.sh, called on nodes
 ``marks``     tokens and guards
+``reach``     where a path leads that is not replicated
 ``shared``    the adapter for shared storage
 ``drbd``      the adapter for DRBD
 

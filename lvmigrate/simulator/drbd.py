@@ -73,6 +73,8 @@ class End:
     heads: dict[int, Record] = field(default_factory=dict)
     #: The generation of its data, as the metadata has it.
     generation: str = "G0"
+    #: Earlier ones: while it is written to without the peer, the first is the one that they had in common.
+    earlier: tuple[str, ...] = ()
     #: It was written to since the peer was last in step.
     alone: bool = False
     #: It was Primary when its node died.
@@ -349,6 +351,7 @@ class Replicated:
     def _begin_alone(self, end: End) -> None:
         """A generation of its own: from here on its data are not the peer's."""
         end.alone = True
+        end.earlier = (end.generation, *end.earlier)
         end.generation = f"G{next(self._generations)}"
 
     def _begin_alone_84(self, end: End) -> None:
@@ -472,7 +475,7 @@ class Replicated:
                 return  # the cut will be noticed, and this resynchronisation begun anew
             target.heads = dict(source.heads)
             target.disks = dict.fromkeys(target.disks, DiskState.UP_TO_DATE)
-            target.generation = source.generation
+            target.generation, target.earlier = source.generation, source.earlier
             source.alone = target.alone = False
             source.crashed = target.crashed = False
             source.discards = target.discards = False

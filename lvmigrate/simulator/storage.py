@@ -6,13 +6,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
     ConnectionOptions,
     ConnectionState,
+    Lineage,
     Opener,
     Place,
+    Reach,
     Resource,
     Role,
     Surroundings,
@@ -51,9 +54,10 @@ class SimulatedStorage:
 
         return self._ask("locate", node, look)
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
         """No path leads to shared storage here."""
-        return self._ask("shared", node, frozenset) if paths else frozenset()
+        nothing: Mapping[str, Reach] = {}
+        return self._ask("shared", node, lambda: nothing) if paths else nothing
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all."""
@@ -76,6 +80,19 @@ class SimulatedStorage:
             }
 
         return self._ask("generations", node, look)
+
+    def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
+        """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``."""
+
+        def look() -> Mapping[str, Lineage]:
+            return {
+                f"{resource.name}/{number}": Lineage(current=end.generation, earlier=end.earlier)
+                for resource in self._here(node)
+                if resource.name in names and peer in resource.nodes and (end := resource.ends[node]).up
+                for number in end.disks
+            }
+
+        return self._ask("lineages", node, look) if names else {}
 
     @contextmanager
     def watch(
@@ -321,6 +338,12 @@ class SimulatedStorage:
             )
 
         return self._ask("traces", node, look)
+
+    def certificates(self, node: str) -> Certificates:
+        """Every node has good ones."""
+        return self._ask(
+            "certificates", node, lambda: Certificates(node=node, folder="/etc/pki/qemu", names=frozenset({node}))
+        )
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

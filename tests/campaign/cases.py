@@ -73,6 +73,12 @@ VARIANTS: Final = tuple(
 )
 
 
+#: Those in which every fault is tried; in each of the others every so-manieth, another one in each.
+MAIN: Final = tuple(
+    Variant.parse(text) for text in ("9-auto/strict/running", "8.4/strict/running", "9-auto/fast/running")
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What leads up to the tasklet under test, which controller ``c1`` (a move) or ``c2`` (a cleanup) runs."""

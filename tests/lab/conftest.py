@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.lab.support import LVMIGRATE, Outcome, Running
+from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
 from vagrant.labkit import audit, guests
 from vagrant.labkit.guests import DB1, LOCAL1, WEB1, Guest
 from vagrant.labkit.lab import NODES, Lab
@@ -62,6 +63,10 @@ def running(lab: Lab) -> Iterator[Callable[[Guest], Running]]:
         return Running(lab, guest, witness, audit.settings(lab, guest))
 
     yield make
-    for guest, witness in made:
+
+    def unmake(guest: Guest, witness: Witness) -> None:
         witness.__exit__(None, None, None)
         guests.remove(lab, guest)
+
+    if made:
+        side_by_side(*(partial(unmake, guest, witness) for guest, witness in made))

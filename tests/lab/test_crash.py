@@ -7,24 +7,37 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from lvmigrate import ExitCode
 from lvmigrate.move import STEPS
-from tests.lab.support import LVMIGRATE, Outcome, Running
-from vagrant.labkit.guests import WEB1, Guest
+from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
+from vagrant.labkit.guests import DB1, WEB1, Guest
 from vagrant.labkit.lab import NODES, Lab, other
 
 Command = Callable[..., Outcome]
 Start = Callable[[Guest], Running]
+T = TypeVar("T")
+R = TypeVar("R")
 NAMES = [step.name for step in STEPS]
 
-#: Enough memory traffic that the copy takes some seconds, so that there is a middle of it.
-BUSY = dataclasses.replace(WEB1, dirty_mib=4, rate=600)
-SLOWLY = ("--bandwidth", "4")
+#: Enough memory traffic that the copy takes some seconds, so that there is a middle of it; and not more, since each
+#: guest is emulated by a processor that is emulated itself.
+WEB, DB = (dataclasses.replace(guest, dirty_mib=3, rate=200, record_ms=100) for guest in (WEB1, DB1))
+SLOWLY = ("--bandwidth", "2")
+
+#: The steps at which the moves of `WEB` and of `DB` meet their fault, two moves side by side on the same nodes: each
+#: step once.  Most of the time passes in waiting for leases to run out.
+PAIRS = [("lock", "memory"), ("switch", "sync"), ("guard", "close"), ("verify", "open")]
+
+
+def test_every_step_has_its_turn() -> None:
+    assert sorted(step for pair in PAIRS for step in pair) == sorted(NAMES)
 
 
 @pytest.fixture
@@ -40,8 +53,8 @@ def short_lease(cluster_file: Path, tmp_path: Path) -> Path:
 class Under:
     """A migration under way, whose lines are read."""
 
-    def __init__(self, config: Path, *words: str) -> None:
-        command = [str(LVMIGRATE), "migrate", BUSY.name, "--config", str(config), *SLOWLY, *words]
+    def __init__(self, guest: Guest, config: Path, *words: str) -> None:
+        command = [str(LVMIGRATE), "migrate", guest.name, "--config", str(config), *SLOWLY, *words]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self.said = ""
 
@@ -72,9 +85,15 @@ def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 240) -
         time.sleep(1)
 
 
-def no_guard(lab: Lab) -> bool:
+def no_guard(lab: Lab, guest: Guest) -> bool:
     """The guards have ended by themselves: their services, by systemd's word."""
-    return not "".join(lab.both("systemctl list-units --all --plain --no-legend 'lvmigrate-guard-*'").values()).strip()
+    unit = f"lvmigrate-guard-{guest.uuid}*"
+    return not "".join(lab.both(f"systemctl list-units --all --plain --no-legend '{unit}'").values()).strip()
+
+
+def copying(lab: Lab, guest: Guest) -> bool:
+    """The job has begun to send memory."""
+    return "yes" in lab.run(NODES[0], f"virsh domjobinfo {guest.name} | grep -q remaining && echo yes; true")
 
 
 def running_on(lab: Lab, guest: Guest) -> list[str]:
@@ -89,132 +108,161 @@ def closed(lab: Lab, guest: Guest) -> bool:
     return len(primary) <= 1 and not any("allow-two-primaries" in text for text in shown.values())
 
 
-@pytest.mark.parametrize("step", NAMES)
+@pytest.fixture
+def pair(running: Start) -> tuple[Running, Running]:
+    """`WEB` and `DB`, running on the first node."""
+    web, db = side_by_side(partial(running, WEB), partial(running, DB))
+    return web, db
+
+
+def each(pair: Sequence[Running], act: Callable[[Running, T], R], of: Sequence[T]) -> list[R]:
+    """Do it for both guests side by side."""
+    return side_by_side(*(partial(act, it, one) for it, one in zip(pair, of, strict=True)))
+
+
+def ids(steps: object) -> str:
+    return "+".join(steps) if isinstance(steps, tuple) else str(steps)
+
+
+def cleaned(lvmigrate: Command, guest: Guest, config: Path, *words: str) -> Any:
+    """What `cleanup` says that it has done, all being well then."""
+    outcome = lvmigrate("cleanup", guest.name, "--json", *words, config=config)
+    assert outcome.code == ExitCode.OK, outcome.out + outcome.err
+    return outcome.json
+
+
+@pytest.mark.parametrize("steps", PAIRS, ids=ids)
 def test_the_guards_close_what_a_killed_command_leaves(
-    running: Start, lvmigrate: Command, short_lease: Path, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Running, Running],
+    lvmigrate: Command,
+    short_lease: Path,
+    steps: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    it = running(BUSY)
-    under = Under(short_lease)
-    under.until(step)
-    under.kill()
-    wait_until(lambda: no_guard(it.lab), "the guards did not end")
-    # A job that goes on without its client is not theirs to end: whoever it brings where, one copy runs at the end.
-    wait_until(lambda: len(running_on(it.lab, BUSY)) == 1, f"running on {running_on(it.lab, BUSY)}")
-    assert closed(it.lab, BUSY)
+    def kill(it: Running, step: str) -> None:
+        under = Under(it.guest, short_lease)
+        under.until(step)
+        under.kill()
+        wait_until(lambda: no_guard(it.lab, it.guest), "the guards did not end")
+        # A job that goes on without its client is not theirs to end: whoever it brings where, one copy runs at the end.
+        wait_until(
+            lambda: len(running_on(it.lab, it.guest)) == 1, f"{it.guest.name} runs on {running_on(it.lab, it.guest)}"
+        )
+        assert closed(it.lab, it.guest)
+
+    each(pair, kill, steps)
     monkeypatch.chdir(tmp_path)
-    cleaned = lvmigrate("cleanup", BUSY.name, "--json", config=short_lease)
-    assert cleaned.code == ExitCode.OK, cleaned.out + cleaned.err
-    it.whole_on(cleaned.json["node"])
-    again = lvmigrate("cleanup", BUSY.name, "--json", config=short_lease)
-    assert (again.code, again.json["acts"]) == (ExitCode.OK, []), again.out + again.err
+    homes = each(pair, lambda it, _: cleaned(lvmigrate, it.guest, short_lease)["node"], steps)
+    each(pair, Running.whole_on, homes)
+    assert each(pair, lambda it, _: cleaned(lvmigrate, it.guest, short_lease)["acts"], steps) == [[], []]
     audited = lvmigrate("audit", "--json", config=short_lease)
     assert (audited.code, audited.json["findings"]) == (ExitCode.OK, []), audited.out
 
 
-@pytest.mark.parametrize("step", ["open", "memory", "switch", "close"])
+@pytest.mark.parametrize("steps", [("memory", "open"), ("close", "switch")], ids=ids)
 def test_a_cleanup_at_once_from_elsewhere_finishes_or_undoes_it(
-    running: Start, lvmigrate: Command, short_lease: Path, step: str
+    pair: tuple[Running, Running], lvmigrate: Command, short_lease: Path, steps: tuple[str, str]
 ) -> None:
-    it = running(BUSY)
-    under = Under(short_lease)
-    under.until(step)
-    if step == "memory":
-        wait_until(
-            lambda: (
-                "yes" in it.lab.run(NODES[0], f"virsh domjobinfo {BUSY.name} | grep -q remaining && echo yes; true")
-            ),
-            "the copy did not begin",
-        )
-    under.kill()
-    seen = lvmigrate("cleanup", BUSY.name, "--dry-run", "--json", config=short_lease)
-    assert seen.code == ExitCode.OK, seen.out + seen.err
-    assert seen.json["acts"]
-    cleaned = lvmigrate("cleanup", BUSY.name, "--json", config=short_lease)
-    assert cleaned.code == ExitCode.OK, cleaned.out + cleaned.err
-    it.whole_on(cleaned.json["node"])
-    if step == "memory":
-        assert cleaned.json["node"] == NODES[1], "the job that outlived its client was not adopted"
+    def kill_and_clean(it: Running, step: str) -> str:
+        under = Under(it.guest, short_lease)
+        under.until(step)
+        if step == "memory":
+            wait_until(lambda: copying(it.lab, it.guest), "the copy did not begin")
+        under.kill()
+        assert cleaned(lvmigrate, it.guest, short_lease, "--dry-run")["acts"]
+        home = str(cleaned(lvmigrate, it.guest, short_lease)["node"])
+        if step == "memory":
+            assert home == NODES[1], "the job that outlived its client was not adopted"
+        return home
+
+    each(pair, Running.whole_on, each(pair, kill_and_clean, steps))
 
 
 def test_a_copy_that_outlived_its_client_is_aborted_if_asked(
     running: Start, lvmigrate: Command, short_lease: Path
 ) -> None:
-    it = running(dataclasses.replace(WEB1, dirty_mib=4, rate=400))
-    under = Under(short_lease, "--downtime-limit", "0.001", "--bandwidth", "1")
+    slow = dataclasses.replace(WEB1, dirty_mib=4, rate=400)
+    it = running(slow)
+    under = Under(slow, short_lease, "--downtime-limit", "0.001", "--bandwidth", "1")
     under.until("memory")
-    wait_until(
-        lambda: "yes" in it.lab.run(NODES[0], f"virsh domjobinfo {WEB1.name} | grep -q remaining && echo yes; true"),
-        "the copy did not begin",
-    )
+    wait_until(lambda: copying(it.lab, slow), "the copy did not begin")
     under.kill()
-    cleaned = lvmigrate("cleanup", "--abort", WEB1.name, "--json", config=short_lease)
-    assert cleaned.code == ExitCode.OK, cleaned.out + cleaned.err
-    assert cleaned.json["node"] == NODES[0]
+    assert cleaned(lvmigrate, slow, short_lease, "--abort")["node"] == NODES[0]
     it.whole_on(NODES[0])
 
 
-@pytest.fixture
-def link(lab: Lab) -> Iterator[Callable[[bool], None]]:
-    """Cut or mend DRBD's connection alone, on both nodes."""
-    port = lab.run(NODES[0], f"drbdsetup show {WEB1.resource}")
-    number = port.split("ipv4", 1)[1].split(";")[0].rsplit(":", 1)[1].strip()
+class Link:
+    """DRBD's connection of one guest alone, which can be cut and mended on both nodes."""
 
-    def rule(verb: str) -> str:
+    def __init__(self, lab: Lab, guest: Guest) -> None:
+        self._lab = lab
+        shown = lab.run(NODES[0], f"drbdsetup show {guest.resource}")
+        self._port = shown.split("ipv4", 1)[1].split(";")[0].rsplit(":", 1)[1].strip()
+
+    def cut(self) -> None:
+        self._lab.both(self._rules("I"))
+
+    def mend(self) -> None:
+        self._lab.both(f"{self._rules('D')}; true", check=False)
+
+    def _rules(self, verb: str) -> str:
         return "; ".join(
-            f"iptables -{verb} {chain} -p tcp --{side} {number} -j DROP"
+            f"iptables -w -{verb} {chain} -p tcp --{side} {self._port} -j DROP"
             for chain in ("INPUT", "OUTPUT")
             for side in ("dport", "sport")
         )
 
-    def set_link(up: bool) -> None:  # noqa: FBT001
-        lab.both(rule("D" if up else "I"))
 
-    yield set_link
-    lab.both(f"{rule('D')}; true", check=False)
-
-
-@pytest.mark.parametrize("step", NAMES)
+@pytest.mark.parametrize("steps", PAIRS, ids=ids)
 def test_a_short_cut_of_drbds_link_alone(
-    running: Start, lvmigrate: Command, short_lease: Path, link: Callable[[bool], None], step: str
+    pair: tuple[Running, Running], lvmigrate: Command, short_lease: Path, steps: tuple[str, str]
 ) -> None:
-    it = running(BUSY)
-    under = Under(short_lease)
-    under.until(step)
-    link(False)  # noqa: FBT003
-    time.sleep(5)  # the fault itself: five seconds
-    link(True)  # noqa: FBT003
-    code = under.end()
-    expected = {ExitCode.OK, ExitCode.FAILED, ExitCode.UNKNOWN, ExitCode.LEFT_BEHIND, ExitCode.REFUSED}
-    assert code in expected, under.said
-    assert len(running_on(it.lab, BUSY)) <= 1
-    home = settled(it, lvmigrate, short_lease, under.said)
-    it.whole_on(home)
+    def cut(it: Running, step: str) -> str:
+        link = Link(it.lab, it.guest)
+        under = Under(it.guest, short_lease)
+        under.until(step)
+        try:
+            link.cut()
+            time.sleep(5)  # the fault itself: five seconds
+        finally:
+            link.mend()
+        code = under.end()
+        expected = {ExitCode.OK, ExitCode.FAILED, ExitCode.UNKNOWN, ExitCode.LEFT_BEHIND, ExitCode.REFUSED}
+        assert code in expected, under.said
+        assert len(running_on(it.lab, it.guest)) <= 1
+        return settled(it, lvmigrate, short_lease, under.said)
+
+    each(pair, Running.whole_on, each(pair, cut, steps))
 
 
 def settled(it: Running, lvmigrate: Command, config: Path, said: str) -> str:
     """Where the guest is in the end: by `cleanup`, after a person has mended a connection that DRBD does not."""
-    wait_until(lambda: no_guard(it.lab) or parted(it.lab) is not None, "the guards neither end nor wait for a person")
-    loser = parted(it.lab)
+    wait_until(
+        lambda: no_guard(it.lab, it.guest) or parted(it.lab, it.guest) is not None,
+        "the guards neither end nor wait for a person",
+    )
+    loser = parted(it.lab, it.guest)
     if loser is not None:
         # DRBD's own rule when both were Primary at the cut (8.4: always; 9: when one has written): a person decides.
-        held = lvmigrate("cleanup", BUSY.name, "--json", config=config)
+        held = lvmigrate("cleanup", it.guest.name, "--json", config=config)
         assert held.code in {ExitCode.UNKNOWN, ExitCode.LEFT_BEHIND}, held.out + said
         assert "StandAlone" in held.out, held.out
-        resource = BUSY.resource
+        resource = it.guest.resource
         it.lab.run(other(loser), f"drbdadm disconnect {resource}; true")
         it.lab.run(loser, f"drbdadm disconnect {resource}; drbdadm secondary {resource}; true")
         it.lab.run(loser, f"drbdadm connect --discard-my-data {resource}")
         it.lab.run(other(loser), f"drbdadm connect {resource}")
-    cleaned = lvmigrate("cleanup", BUSY.name, "--json", config=config)
-    assert cleaned.code == ExitCode.OK, cleaned.out + cleaned.err + said
-    assert cleaned.json["node"]
-    return str(cleaned.json["node"])
+    last = lvmigrate("cleanup", it.guest.name, "--json", config=config)
+    assert last.code == ExitCode.OK, last.out + last.err + said
+    assert last.json["node"]
+    return str(last.json["node"])
 
 
-def parted(lab: Lab) -> str | None:
+def parted(lab: Lab, guest: Guest) -> str | None:
     """The node whose data may be given up, if the two have parted: the one where the guest does not run."""
-    states = lab.both(f"drbdsetup events2 --now {BUSY.resource}")
+    states = lab.both(f"drbdsetup events2 --now {guest.resource}")
     if not any("connection:StandAlone" in text for text in states.values()):
         return None
-    (home,) = running_on(lab, BUSY)
+    (home,) = running_on(lab, guest)
     return other(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import statistics
 import time
@@ -16,10 +17,18 @@ from pathlib import Path
 
 import pytest
 
+from lvmigrate.clock import Clock
+from lvmigrate.disks import Disks
+from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
+from lvmigrate.lease import Lease
+from lvmigrate.lineage import parted
 from lvmigrate.node import Node
+from lvmigrate.plan import ResourcePlan
+from lvmigrate.progress import Stall, SyncProgress
 from lvmigrate.protocols import Watch
-from lvmigrate.replication import ConnectionOptions, Place, Role
+from lvmigrate.replication import ConnectionOptions, ConnectionState, DiskState, Place, Role, Unbroken
+from lvmigrate.resync import stall_of
 from lvmigrate.token import Errand, Token
 from storage import DrbdStorage
 from storage.shell import Shell
@@ -380,6 +389,251 @@ def test_another_protocol_is_put_back(storage: DrbdStorage, hand: Hand, held: To
     finally:
         for node in BOTH:
             hand(node, "drbdadm net-options --protocol=C web1")
+
+
+def test_two_primaries_that_are_configured_for_good_are_told_apart(storage: DrbdStorage, hand: Hand) -> None:
+    for node in BOTH:
+        hand(node, "drbdadm net-options --allow-two-primaries=yes web1")
+    try:
+        for node in BOTH:
+            seen = storage.surroundings(node, ["web1", "db1"])
+            assert seen.two_primaries_for_good == frozenset()
+            assert seen.version[:2] in {"8.", "9."}
+            assert seen.other_hands == ()
+            hand(
+                node, "sed -i.kept 's/protocol C;/protocol C; allow-two-primaries yes;/' /etc/drbd.d/global_common.conf"
+            )
+        for node in BOTH:
+            assert storage.surroundings(node, ["web1", "db1"]).two_primaries_for_good == {"web1"}
+    finally:
+        for node in BOTH:
+            hand(
+                node,
+                "cd /etc/drbd.d && [ ! -e global_common.conf.kept ] || mv global_common.conf.kept global_common.conf",
+            )
+            hand(node, "drbdadm net-options --allow-two-primaries=no web1")
+
+
+@contextlib.contextmanager
+def following(storage: DrbdStorage, name: str) -> Iterator[Disks]:
+    with storage.watch(BOTH, [name]) as watch:
+        yield Disks(storage=storage, watch=watch, names=(name,), nodes=("node1", "node2"))
+
+
+def dual(disks: Disks, storage: DrbdStorage, token: Token) -> DualPrimary:
+    name = disks.names[0]
+    before = (storage.options("node1", name, "node2"), storage.options("node2", name, "node1"))
+    lease = Lease(storage, BOTH, token, clock=Clock())
+    plan = ResourcePlan(name=name, volumes=(), options=before)
+    return DualPrimary(storage=storage, watch=disks.watch, lease=lease, plan=plan, source="node1", target="node2")
+
+
+@pytest.mark.parametrize("name", ["web1", "db1"])
+@pytest.mark.parametrize("moment", ["allowed", "promoted", "demoted"])
+def test_an_adjust_in_mid_move_is_survived(
+    storage: DrbdStorage, hand: Hand, held: Token, monkeypatch: pytest.MonkeyPatch, name: str, moment: str
+) -> None:
+    said: list[str] = []
+
+    def adjusted() -> None:
+        if moment not in said:
+            said.append(moment)
+            # With two Primaries it fails, and leaves the option on.
+            hand("node1", f"drbdadm adjust {name} || true")
+
+    def promote(node: str, resource: str, token: Token) -> None:
+        if moment == "allowed":
+            adjusted()
+        DrbdStorage.promote(storage, node, resource, token)
+
+    def demote(node: str, resource: str, token: Token) -> None:
+        DrbdStorage.demote(storage, node, resource, token)
+        if moment == "demoted":
+            adjusted()
+
+    hand("node1", f"drbdadm primary {name}")
+    monkeypatch.setattr(storage, "promote", promote)
+    monkeypatch.setattr(storage, "demote", demote)
+    with following(storage, name) as disks:
+        both = dual(disks, storage, held)
+        both.open()
+        if moment == "promoted":
+            adjusted()
+        assert all(seen_as(disks.watch, node, name, Role.PRIMARY) for node in BOTH)
+        both.close("node1")
+        assert disks.watch.wait(lambda: disks.in_step() and disks.single_primary("node2"), 10)
+        assert disks.watch.breaks() == ()
+    assert said == [moment]
+    assert storage.two_primaries("node1") == frozenset() == storage.two_primaries("node2")
+
+
+# ---- what goes wrong with the copies
+
+
+def written(hand: Hand, node: str, megabytes: int, *, seek: int = 0) -> None:
+    """Write to web1, without changing what is there but for its first sector of each megabyte read and put back."""
+    command = "dd if=/dev/drbd0 of=/run/web1.part bs=1M skip={0} count={1} status=none && dd if=/run/web1.part"
+    hand(
+        node,
+        f"{command.format(seek, megabytes)} of=/dev/drbd0 bs=1M seek={seek} oflag=direct conv=notrunc status=none;"
+        " sync; rm -f /run/web1.part",
+    )
+
+
+@contextlib.contextmanager
+def slowly(hand: Hand, name: str) -> Iterator[None]:
+    """Resynchronise at about a quarter of a MiB a second (8.4)."""
+    try:
+        for node in BOTH:
+            hand(node, f"drbdadm disk-options --c-plan-ahead=0 --resync-rate=250K {name}")
+        yield
+    finally:
+        for node in BOTH:
+            hand(node, f"drbdadm adjust {name}")
+
+
+def test_a_resynchronisation_is_followed_cut_and_paused(storage: DrbdStorage, hand: Hand) -> None:
+    hand("node1", "drbdadm primary web1")
+    with following(storage, "web1") as disks, slowly(hand, "web1"):
+        with cut(hand, "web1"):
+            assert disks.watch.wait(lambda: not disks.in_step(), 30)
+            written(hand, "node1", 6)
+
+        def sources() -> list[SyncProgress]:
+            now = disks.sync(time.monotonic())
+            return [now] if any("SyncSource" in dict(v.states).values() for v in now.volumes) else []
+
+        looks: list[SyncProgress] = []
+        assert eventually(lambda: bool(sources()), 60)
+        begin = time.monotonic()
+        while time.monotonic() - begin < 9:
+            looks += sources()
+            time.sleep(0.5)
+        (volume,) = looks[-1].volumes
+        assert dict(volume.states) == {"node1": "SyncSource", "node2": "SyncTarget"}
+        assert looks[-1].out_of_sync_kib < looks[0].out_of_sync_kib
+        assert 100 < (looks[-1].rate_kib_s or 0) < 2000
+        assert looks[-1].eta_s
+        # Cut in the middle: it is said, and it goes on afterwards.
+        with cut(hand, "web1"):
+            assert disks.watch.wait(lambda: any("not connected" in w for w in disks.doubts()), 30)
+            assert stall_of(disks.ends()) is Stall.NOT_CONNECTED
+            assert disks.standing().verdict is Unbroken.NO
+        assert eventually(lambda: bool(sources()), 60)
+        hand("node2", "drbdadm pause-sync web1")
+        try:
+            assert disks.watch.wait(lambda: stall_of(disks.ends()) is Stall.PAUSED, 10)
+        finally:
+            hand("node2", "drbdadm resume-sync web1")
+        for node in BOTH:
+            hand(node, "drbdadm disk-options --c-plan-ahead=0 --resync-rate=100M web1")
+        assert disks.watch.wait(disks.in_step, 60)
+
+
+def test_a_disk_that_is_detached_is_seen_on_both_nodes(storage: DrbdStorage, hand: Hand) -> None:
+    hand("node1", "drbdadm primary web1")
+    with following(storage, "web1") as disks:
+        disks.remember()
+        hand("node1", "drbdadm detach web1")
+        try:
+            assert disks.watch.wait(
+                lambda: (
+                    (r := disks.watch.resource("node1", "web1")) is not None and r.volumes[0].disk is DiskState.DISKLESS
+                ),
+                10,
+            )
+            assert disks.watch.wait(lambda: any("web1/0 on node1 is Diskless" in w for w in disks.doubts()), 10)
+            assert stall_of(disks.ends()) is Stall.NO_DISK
+            assert disks.standing().verdict is Unbroken.NO
+        finally:
+            hand("node1", "drbdadm attach web1")
+        assert disks.watch.wait(disks.in_step, 60)
+
+
+def test_the_peers_drbd_is_taken_down(storage: DrbdStorage, hand: Hand) -> None:
+    with following(storage, "web1") as disks:
+        hand("node2", "drbdadm down web1")
+        try:
+            assert disks.watch.wait(lambda: disks.watch.resource("node2", "web1") is None, 10)
+            assert disks.watch.wait(lambda: not disks.in_step(), 10)
+            assert any("node2 has no resource web1" in words for words in disks.watch.breaks())
+            assert set(storage.observe("node2")) == {"db1"}
+            with pytest.raises(CommandFailed) as caught:
+                storage.openers("node2", ["web1"])
+            assert "drbdadm up" in caught.value.hint
+        finally:
+            hand("node2", "drbdadm up web1")
+        assert disks.watch.wait(disks.in_step, 60)
+
+
+def test_clocks_apart(storage: DrbdStorage, hand: Hand, token: Token) -> None:
+    """Leases run by each node's uptime and events are taken as they come: what the clock says matters to neither."""
+    hand("node1", "date -s '+1 day' >/dev/null")
+    try:
+        for node in BOTH:
+            assert storage.take_token(node, token) is None
+        with following(storage, "web1") as disks:
+            disks.remember()
+            hand("node1", "drbdadm primary web1")
+            both = dual(disks, storage, token)
+            both.open()
+            both.close("node2")
+            assert disks.standing().verdict is Unbroken.YES
+        found = [storage.traces(node).token(token.uuid) for node in BOTH]
+        assert all(one is not None and 60 < one.left_s <= token.lease_s for one in found)
+    finally:
+        hand("node1", "date -s '-1 day' >/dev/null")
+        for node in BOTH:
+            storage.drop_token(node, token)
+
+
+def test_a_split_brain_is_recognised_and_mended_by_a_person_only(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    def parted_now() -> bool:
+        resources = [storage.observe(node, ["web1"])["web1"] for node in BOTH]
+        links = [r.towards(PEER[r.node]) for r in resources]
+        return all(link is None or link.state is ConnectionState.STANDALONE for link in links)
+
+    assert parted(storage, "web1", ("node1", "node2")) is None
+    options = storage.options("node1", "web1", "node2")
+    with cut(hand, "web1"):
+        assert eventually(lambda: not in_step(storage, "web1"), 30)
+        for node in BOTH:
+            hand(node, "drbdadm primary web1")
+            written(hand, node, 1, seek=1 if node == "node2" else 0)
+    assert eventually(parted_now, 60)
+    apart = parted(storage, "web1", ("node1", "node2"))
+    assert apart is not None
+    assert apart.volumes == (0,)
+    assert not apart.strangers
+    assert all(kib and kib >= 4 for kib in apart.changed_kib.values()), apart
+    assert apart.since is not None
+    finding = apart.finding(keep="node1")
+    assert "have both changed since 20" in finding.sentence
+    # Connecting again discards nothing: the two refuse each other, and are StandAlone again.
+    for node in BOTH:
+        storage.reconnect(node, "web1", PEER[node], options, held)
+    assert eventually(parted_now, 30)
+    assert parted(storage, "web1", ("node1", "node2")) is not None
+    # A person chooses, by the hint's two commands.
+    hand("node2", "drbdadm secondary web1")
+    first, second = re.findall(r"on (node\d) `([^`]*)`", finding.hint)
+    for node, command in (first, second):
+        hand(node, command)
+    assert (first[0], second[0]) == ("node2", "node1")
+    assert eventually(partial(in_step, storage, "web1"), 60)
+    assert parted(storage, "web1", ("node1", "node2")) is None
+
+
+def test_a_connection_that_was_cut_off_by_hand_is_mended(storage: DrbdStorage, hand: Hand, held: Token) -> None:
+    options = storage.options("node1", "web1", "node2")
+    hand("node1", "drbdadm primary web1")
+    hand("node2", "drbdadm disconnect web1")
+    written(hand, "node1", 1)
+    assert parted(storage, "web1", ("node1", "node2")) is None
+    for node in BOTH:
+        storage.reconnect(node, "web1", PEER[node], options, held)
+    assert eventually(partial(in_step, storage, "web1"), 60)
+    assert storage.options("node1", "web1", "node2") == options
 
 
 # ---- roles and tokens

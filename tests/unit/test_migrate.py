@@ -738,3 +738,13 @@ def test_exec_needs_the_checks() -> None:
 
 def test_states_have_the_kernels_names() -> None:
     assert ConnectionState("StandAlone") is ConnectionState.STANDALONE
+
+
+def test_a_resynchronisation_that_stands_still_is_given_up_with_the_reason() -> None:
+    world = World(replication=ReplicationState.PAUSED_SOURCE)
+    with pytest.raises(MoveFailed) as caught:
+        migrate(world, options=Options(sync_stall_s=20))
+    assert caught.value.code is Code.SYNC_STALLED
+    assert "it is paused" in str(caught.value)
+    assert "resume-sync" in caught.value.hint
+    assert list(world.violations()) == []

@@ -10,7 +10,6 @@ from vagrant.labkit.lab import Lab, other
 
 _LOOK = """
 echo "state $(virsh -q domstate {name} 2>/dev/null)"
-echo "autostart $(virsh -q dominfo {name} 2>/dev/null | grep -c 'Autostart: *enable')"
 drbdsetup status {resource} | sed 's/^/status /'
 drbdsetup show {resource} | sed 's/^/show /'
 ls /run/lvmigrate 2>/dev/null | sed 's/^/token /'

@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionOptions, OtherHand, Role, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, OtherHand, Role, Surroundings
 from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
@@ -353,3 +354,61 @@ def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
     # A name is no pattern, and r1 is not r10.
     assert storage.surroundings("node1", ["r10", "r."]).other_hands == ()
     assert storage.surroundings("node1", []) == Surroundings()
+
+
+# ---- where the data come from
+
+GI = "278088B07E2C80DF:1111111111111111:2222222222222222:0000000000000000:1:1:0:1:0:0:0"
+PROC_84 = """version: 8.4.11 (api:1/proto:86-101)
+ 0: cs:StandAlone ro:Primary/Unknown ds:UpToDate/DUnknown   r-----
+    ns:0 nr:0 dw:0 dr:0 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:256
+10: cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate C r-----
+    ns:0 nr:0 dw:0 dr:0 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:7
+"""
+LOG_84 = """2026-11-24T17:17:10+0000 node1 kernel: drbd r0: conn( Connected -> NetworkFailure )
+2026-11-24T17:17:13+0000 node1 kernel: drbd r0: peer( Secondary -> Unknown ) conn( Connected -> Disconnecting )
+2026-11-24T17:17:14+0000 node1 kernel: drbd r01: peer( Secondary -> Unknown ) conn( Connected -> NetworkFailure )
+2026-11-24T17:17:15+0000 node1 kernel: block drbd0: Split-Brain detected but unresolved, dropping connection!
+"""
+
+
+def test_the_lineage_of_84_that_forgot_its_connection(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd84")
+    kept = [line for line in (node.root / "dump").read_text().splitlines() if "peer" not in line]
+    node.put("dump", "\n".join(kept) + "\n")
+    node.put("gi", GI)
+    (node.root / "proc").mkdir()
+    node.put("proc/drbd", PROC_84)
+    program(node, "journalctl", f"cat <<'END'\n{LOG_84}END")
+    assert storage.lineages("node1", "node2", ["r0"]) == {
+        "r0/0": Lineage(
+            current="278088B07E2C80DE",
+            earlier=("1111111111111110", "2222222222222222"),
+            changed_kib=256,
+            lost_at=datetime(2026, 11, 24, 17, 17, 13, tzinfo=UTC),
+        )
+    }
+    node.put("gi", "no such minor")
+    assert storage.lineages("node1", "node2", ["r0"]) == {}
+    assert storage.lineages("node1", "node2", []) == {}
+
+
+def test_the_lineage_of_9_is_asked_of_the_peer_that_is_meant(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    asked = node.root / "asked"
+    setup = node.root / "bin" / "drbdsetup"
+    setup.write_text(setup.read_text().replace("get-gi*) cat", f'get-gi*) echo "$*" >>{asked}; cat'))
+    dump = (node.root / "dump").read_text()
+    other = "exists connection name:r1 peer-node-id:2 conn-name:node3 connection:Connected role:Secondary\n"
+    node.put("dump", dump.replace("exists -", other + "exists -").replace("out-of-sync:0", "out-of-sync:12"))
+    node.put("gi", GI)
+    program(node, "journalctl", "exit 1")
+    program(node, "dmesg", "exit 1")
+    found = storage.lineages("node1", "node2", ["r1"])
+    assert {name: (line.changed_kib, line.lost_at) for name, line in found.items()} == {
+        "r1/0": (12, None),
+        "r1/1": (12, None),
+    }
+    assert sorted(asked.read_text().splitlines()) == ["get-gi r1 1 0", "get-gi r1 1 1"]
+    storage.lineages("node1", "node3", ["r1"])
+    assert sorted(asked.read_text().splitlines())[2:] == ["get-gi r1 2 0", "get-gi r1 2 1"]
