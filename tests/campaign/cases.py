@@ -148,6 +148,14 @@ SCENARIOS: Final = (
 )
 
 
+def scenario(name: str) -> Scenario:
+    """The one of that name. Raises `ValueError`."""
+    found = next((each for each in SCENARIOS if each.name == name), None)
+    if found is None:
+        raise ValueError(f"there is no scenario {name}")
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One run. ``str()`` is what ``--case`` takes."""
@@ -164,12 +172,9 @@ class Case:
     def parse(cls, text: str) -> Self:
         """The case that ``text`` names. Raises `ValueError`."""
         name, variant, *faults = text.split()
-        scenario = next((s for s in SCENARIOS if s.name == name), None)
-        if scenario is None:
-            raise ValueError(f"there is no scenario {name}")
         return cls(
             variant=Variant.parse(variant),
-            scenario=scenario,
+            scenario=scenario(name),
             faults=tuple(_fault(fault) for fault in faults),
         )
 

@@ -124,7 +124,7 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
-    _clean_up(world, guest, outcome)
+    clean_up(world, guest, outcome)
     for violation in world.violations:
         accept = _accepted(case, violation, world.violations)
         (outcome.accepted if accept else outcome.violations).append(str(violation))
@@ -154,19 +154,21 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
         return end
     world.timeline.advance(after)
     marks.before = _tokens(world)
-    return _cleanup(world, "c2", outcome, abort=case.scenario.abort)
+    return cleanup(world, "c2", outcome, abort=case.scenario.abort)
 
 
 def _take_over(controller: str, world: World, outcome: Outcome) -> None:
-    """Once ``controller`` is stopped, another cleans up beside it; when it wakes, the guest is not its own any more."""
+    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own."""
     of = world.controllers.get(controller)
     if of is None or not of.stopped:
         world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
     else:
-        _cleanup(world, "rival", outcome)
+        cleanup(world, "rival", outcome)
 
 
-def _cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+def cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+    """What a cleanup of that controller ends with: its report, or what it raises."""
+
     def clean() -> Any:
         tasklet = CleanupInstance(world.controller(controller), _NAME, abort=abort)
         tasklet.check_prereq()
@@ -226,10 +228,10 @@ def _judge_guards(world: World, outcome: Outcome) -> None:
     outcome.violations += [f"after the guards: {f}" for f in audit(world) if f.wrong in _GUARDED]
 
 
-def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
+def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) -> None:
     """With everything mended: a cleanup from another controller leads back, unless a person has to decide."""
     for attempt in range(_CLEANUPS):
-        end = _cleanup(world, f"c{attempt + 3}", outcome)
+        end = cleanup(world, f"c{first + attempt}", outcome)
         wrong = list(audit(world))
         if isinstance(end, (OutcomeUnknown, LeftBehind)) and (why := _person(world, guest)) is not None:
             outcome.held = why
