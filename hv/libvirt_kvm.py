@@ -269,6 +269,57 @@ class LibvirtHypervisor:
             raise _refusal(node, "Removing the guest's definition (the guest is active there)")
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
 
+    @bounded("Starting the guest")
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there."""
+        domain = self._lookup(node, uuid)
+        if not domain.isActive():
+            domain.create()
+
+    @bounded("Asking the guest to shut down")
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down, by whatever way it listens to (ACPI, or its agent)."""
+        self._lookup(node, uuid).shutdown()
+
+    @bounded("Switching the guest off")
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once. Nothing if there is none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        if domain.isActive():
+            domain.destroy()
+
+    @bounded("Reading the guest's definition")
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        if not domain.isPersistent():
+            return None
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    @bounded("Defining the guest")
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says, with the tombstone or without one."""
+        domain = self._connections.to(node).defineXML(text)
+        stone = xml.tombstone(left_on)
+        if stone is not None or xml.left_on(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) is not None:
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                stone,
+                "lvmigrate",
+                xml.TOMBSTONE,
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+            )
+
     @bounded("Setting the guest's autostart")
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
@@ -301,7 +352,7 @@ class LibvirtHypervisor:
 
     def _observed(self, node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
         persistent = bool(domain.isPersistent())
-        virt_type, vcpus, disks = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
+        virt_type, vcpus, disks, left_on = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
         state, reason = domain.state()
         return Domain(
             node=node,
@@ -316,15 +367,16 @@ class LibvirtHypervisor:
             memory_kib=domain.maxMemory(),
             vcpus=vcpus,
             disks=disks,
+            left_on=left_on,
         )
 
 
-def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
+def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], str | None]:
     text = domain.XMLDesc()
-    return xml.virt_type(text), xml.vcpus(text), xml.disks(text)
+    return xml.virt_type(text), xml.vcpus(text), xml.disks(text), xml.left_on(text)
 
 
-def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
+def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], None]:
     """As `_described`, for a copy that comes in: libvirt's XML would be had only after the copy's end, or never (30 s).
 
     The statistics need no job of libvirt's own; they do not tell the type, nor whether a disk may be written.
@@ -342,7 +394,7 @@ def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ..
         )
         for number in range(values.get("block.count", 0))
     )
-    return "", values.get("vcpu.maximum", 1), disks
+    return "", values.get("vcpu.maximum", 1), disks, None
 
 
 def _reason(state: int, reason: int) -> str:

@@ -21,7 +21,7 @@ DEFAULT_PATH: Final = Path("/etc/lvmigrate/cluster.toml")
 _EXAMPLE: Final = 'See the README: [nodes.NAME] with ssh = "root@NAME" for each of your hosts.'
 #: What goes into file names, ssh's command line and libvirt's URIs without quoting.
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_NODE_KEYS: Final = ("ssh", "libvirt_uri", "peer_uri", "migration_address")
+_NODE_KEYS: Final = ("ssh", "libvirt_uri", "peer_uri", "migration_address", "fence_command")
 #: No sensible time or rate is larger; infinity is excluded with it.
 _ABSURD: Final = 1e9
 _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
@@ -129,7 +129,11 @@ class _Reader:
             self._only(at, entry, _NODE_KEYS)
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
-                if value is not None and (not value or value.startswith("-") or re.search(r"\s", value)):
+                if (
+                    key != "fence_command"
+                    and value is not None
+                    and (not value or value.startswith("-") or re.search(r"\s", value))
+                ):
                     self._fail(f"{key} of {name} must be one word", line=self._line((*at, key)))
             here = text["ssh"] is None and name in (socket.gethostname(), socket.gethostname().partition(".")[0])
             ssh = None if here else text["ssh"] or f"root@{name}"
@@ -139,6 +143,7 @@ class _Reader:
                 libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
                 peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
                 migration_address=text["migration_address"] or name,
+                fence_command=text["fence_command"] or None,
             )
         return MappingProxyType(nodes)
 

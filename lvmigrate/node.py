@@ -21,3 +21,5 @@ class Node:
     peer_uri: str
     #: The address that guests' memory is sent to.
     migration_address: str
+    #: What switches it off, for `sh -c` on the controller, where the configuration names it: 0 says that it is off.
+    fence_command: str | None = None

@@ -16,6 +16,8 @@ class Mode(enum.Enum):
 
     #: Pre-copy: the guest runs during the copy.
     LIVE = "live"
+    #: Not at all: the guest is shut down, and starts again from its disks.
+    FAILOVER = "failover"
 
 
 class Switch(enum.Enum):

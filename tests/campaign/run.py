@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, OutcomeUnknown
+from lvmigrate.failover import FailoverInstance
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -126,7 +127,12 @@ def _tokens(world: World) -> frozenset[str]:
 
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
-    move = MigrateInstance(world.controller("c1"), _NAME, options=case.variant.options)
+    context = world.controller("c1")
+    move: MigrateInstance | FailoverInstance = (
+        FailoverInstance(context, _NAME)
+        if case.scenario.failover
+        else MigrateInstance(context, _NAME, options=case.variant.options)
+    )
 
     def migrate() -> Any:
         move.check_prereq()
