@@ -119,15 +119,15 @@ class Handover:
 
     def lock(self) -> None:
         """Take the token on both nodes, in sorted order."""
-        for node in sorted(self.nodes):
-            self.rollback.register(
-                Undo(
-                    leftover=f"the token of this failover on {node}",
-                    hint=f"`lvmigrate cleanup {self.plan.instance}` finishes what is left.",
-                    act=partial(self._drop_token, node),
-                    only_if_clean=True,
-                )
+        self.rollback.register(
+            Undo(
+                leftover="the token of this failover",
+                hint=f"`lvmigrate cleanup {self.plan.instance}` finishes what is left.",
+                act=self._drop_token,
+                only_if_clean=True,  # it tells a cleanup that the guest is to be started again
             )
+        )
+        for node in sorted(self.nodes):
             held = self.lease.take(node)
             if held is not None:
                 sentence = checks.locked(self.plan.instance, node, held.holder)
@@ -203,7 +203,13 @@ class Handover:
                 act=self._back,
             )
         )
-        self.context.hypervisor.shut_down(self.plan.source, self.plan.domain.uuid)
+        detail = ""
+        try:
+            self.context.hypervisor.shut_down(self.plan.source, self.plan.domain.uuid)
+        except LvmigrateError as error:
+            # An error is no proof that the guest was not asked: if it goes down all the same, it must not stay so.
+            detail = str(error)
+            self.chronicle.note(detail)
         if not self._is_off(self.shutdown_timeout_s):
             if not self.hard:
                 raise MoveFailed(
@@ -211,6 +217,7 @@ class Handover:
                     code=Code.SHUTDOWN_TIMEOUT,
                     hint="It may still do so, being asked: look at its console. Give it longer with --shutdown-timeout,"
                     " or have it switched off with --hard.",
+                    detail=detail,
                 )
             self.lease.confirm()
             self.context.hypervisor.power_off(self.plan.source, self.plan.domain.uuid)
@@ -270,7 +277,7 @@ class Handover:
             source=self.plan.source,
             target=self.plan.target,
         ).moved(autostart=self.plan.domain.autostart)
-        together([partial(self._drop_token, node) for node in self.nodes])
+        self._drop_token()
 
     # What the steps are made of.
 
@@ -330,9 +337,9 @@ class Handover:
             clock=self.context.clock,
         )
 
-    def _drop_token(self, node: str) -> None:
+    def _drop_token(self) -> None:
         self.lease.end()
-        self.context.storage.drop_token(node, self.lease.token)
+        self.lease.drop()
 
     def _stop_if_asked(self) -> None:
         if self.context.cancel.is_set():

@@ -214,7 +214,7 @@ class Takeover:
 
     def _drop_token(self) -> None:
         self.lease.end()
-        self.context.storage.drop_token(self.plan.target, self.lease.token)
+        self.lease.drop()
 
     def _report(self) -> Report:
         return Report(

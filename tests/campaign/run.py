@@ -105,7 +105,8 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     world.timeline.advance(_GUARDS_S)
-    if isinstance(end, ControllerKilled) and _only_the_controller(case):
+    # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
