@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# How often the lab's guests go there and back.
+export TIMES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 LAB := vagrant/lab
@@ -33,7 +35,7 @@ test-pair: venv ## two real libvirt daemons on this machine, faults and all: a m
 	$(BIN)/pytest tests/pair
 
 .PHONY: test-lab
-test-lab: ready ## two nodes with real DRBD and real libvirt: minutes
+test-lab: ready ## two nodes with real DRBD and real libvirt: minutes; TIMES=5: there and back five times, not two
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: bench-storage

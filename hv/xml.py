@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
@@ -24,6 +25,17 @@ def disks(text: str) -> tuple[DomainDisk, ...]:
     return tuple(_disk(element) for element in ET.fromstring(text).iterfind("./devices/disk"))  # noqa: S314 -- as above
 
 
+def _elsewhere(source: ET.Element) -> bool:
+    """Whether a network disk is the same from every node: none of its servers is this very machine."""
+    hosts = source.findall("host")
+    local = any(
+        host.get("transport") == "unix" or re.fullmatch(r"localhost|127\..*|\[?::1\]?|", host.get("name", ""))
+        for host in hosts
+    )
+    # Ceph's monitors may come from the node's own configuration.
+    return not local and (bool(hosts) or source.get("protocol") == "rbd")
+
+
 def _disk(element: ET.Element) -> DomainDisk:
     source = element.find("source")
     target = element.find("target")
@@ -33,6 +45,7 @@ def _disk(element: ET.Element) -> DomainDisk:
         source=path,
         kind=element.get("type", ""),
         device=element.get("device", "disk"),
+        network=element.get("type") == "network" and source is not None and _elsewhere(source),
         read_only=element.find("readonly") is not None,
     )
 

@@ -197,7 +197,7 @@ class _Cleanup:
                 raise
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
-        if last.home is None and self.seen.home is not None:
+        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
             raise self._died()
         return CleanupReport(
             instance=last.name,
@@ -483,7 +483,7 @@ class _Cleanup:
 
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""
-        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE) and self.seen.home is not None:
+        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE):
             raise self._died()
 
     def _died(self) -> GuestLost:

@@ -71,7 +71,8 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
 
     cancel = threading.Event()
-    with _signals_set(cancel), display.display(json=asked.json) as shown:
+    post_copy = threading.Event()
+    with _signals_set(cancel), _usr1_sets(post_copy), display.display(json=asked.json) as shown:
         report = cluster.migrate(
             asked.instance,
             target=asked.to,
@@ -79,6 +80,7 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
             on_plan=shown.plan,
             on_progress=shown.progress,
             cancel=cancel,
+            post_copy=post_copy,
         )
     _show(report, display.report_lines, as_json=asked.json)
     return ExitCode.OK
@@ -203,10 +205,30 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
 
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
     """The configuration's defaults with what the command line says."""
-    from lvmigrate.plan import Switch  # noqa: PLC0415
+    from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
+    policy = None
+    if asked.policy is not None:
+        policies = cluster.config.policies
+        if asked.policy not in policies:
+            raise UsageError(
+                f"There is no policy {asked.policy}.",
+                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
+            )
+        policy = policies[asked.policy]
     chosen = {
+        "mode": None if asked.mode is None else Mode(asked.mode),
+        "policy": policy,
         "bandwidth_mib_s": asked.bandwidth,
+        "postcopy_bandwidth_mib_s": asked.postcopy_bandwidth,
+        "auto_converge": asked.auto_converge or None,
+        "throttle_initial": asked.throttle_initial,
+        "throttle_increment": asked.throttle_increment,
+        "compression": None if asked.compression is None else Compression(asked.compression),
+        "compression_level": asked.compression_level,
+        "connections": asked.connections,
+        "tls": asked.tls or None,
+        "forecast_s": asked.forecast,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
         "sync_stall_s": asked.sync_stall,
@@ -232,6 +254,21 @@ def _signals_set(cancel: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _usr1_sets(event: threading.Event) -> Iterator[None]:
+    """While in the context, SIGUSR1 asks for post-copy."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        _print("lvmigrate: post-copy was asked for ...", error=True)
+
+    before = signal.signal(signal.SIGUSR1, asked)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) -> None:
@@ -289,6 +326,38 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--to", metavar="NODE", help="the target; default: the only other node")
     moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
     moving.add_argument(
+        "--mode",
+        choices=("live", "non-live", "post-copy"),
+        help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
+        " one pass, and cannot be aborted from then on (default: live)",
+    )
+    moving.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
+        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
+    )
+    moving.add_argument(
+        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
+    )
+    moving.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
+    moving.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
+    moving.add_argument(
+        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
+    )
+    moving.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
+    moving.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
+    moving.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
+    moving.add_argument(
+        "--forecast",
+        metavar="S",
+        type=_positive(int),
+        nargs="?",
+        const=2,
+        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
+    )
+    moving.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
+    moving.add_argument(
         "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
     )
     moving.add_argument(
@@ -313,7 +382,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, act, parents, sentence in (
         ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),
-        ("migrate", _migrate, [common, moving], "move a running guest; Ctrl-C aborts, the guest goes on"),
+        (
+            "migrate",
+            _migrate,
+            [common, moving],
+            "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
+        ),
         (
             "failover",
             _failover,

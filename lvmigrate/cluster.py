@@ -66,6 +66,7 @@ class Cluster:
                 ssh_config=configuration.ssh_config,
                 command_timeout_s=limits.command_s,
                 connect_timeout_s=limits.connect_s,
+                directories=configuration.shared_directories,
             ),
             NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
         )
@@ -75,7 +76,7 @@ class Cluster:
         context = self._context(threading.Event(), None)
         return MigrateInstance(context, instance, target=target, options=options or self.config.defaults).check_prereq()
 
-    def migrate(
+    def migrate(  # noqa: PLR0913 -- each by its name
         self,
         instance: str,
         *,
@@ -84,16 +85,19 @@ class Cluster:
         on_plan: Callable[[Plan], None] | None = None,
         on_progress: Callable[[StepProgress], None] | None = None,
         cancel: threading.Event | None = None,
+        post_copy: threading.Event | None = None,
     ) -> Report:
         """Move a running guest to ``target`` (or to the only other node) and tell what happened.
 
         Setting ``cancel``, or a ``KeyboardInterrupt`` in the calling thread, aborts: the guest goes on at the source,
         everything is undone, and `lvmigrate.errors.MoveAborted` is raised; past the point of no return the move is
-        finished instead.  ``on_plan`` and ``on_progress`` are called from a thread of the move's own.  Raises what
-        `MigrateInstance.exec` raises, and `Refused` before anything was changed.
+        finished instead.  Setting ``post_copy`` lets the guest go on at the target at once, if ``options`` allow it
+        (`Options.may_post_copy`) and replication is whole; from then on nothing aborts it.  ``on_plan`` and
+        ``on_progress`` are called from a thread of the move's own.  Raises what `MigrateInstance.exec` raises, and
+        `Refused` before anything was changed.
         """
         stop = cancel or threading.Event()
-        context = self._context(stop, on_progress)
+        context = self._context(stop, on_progress, post_copy)
         tasklet = MigrateInstance(context, instance, target=target, options=options or self.config.defaults)
 
         def work() -> Report:
@@ -198,12 +202,18 @@ class Cluster:
     ) -> None:
         self.close()
 
-    def _context(self, cancel: threading.Event, on_progress: Callable[[StepProgress], None] | None) -> Context:
+    def _context(
+        self,
+        cancel: threading.Event,
+        on_progress: Callable[[StepProgress], None] | None,
+        post_copy: threading.Event | None = None,
+    ) -> Context:
         return Context(
             nodes=self.config.nodes,
             hypervisor=self._hypervisor,
             storage=self._storage,
             cancel=cancel,
+            post_copy=post_copy or threading.Event(),
             on_progress=on_progress or (lambda _progress: None),
             lease_s=self.config.limits.lease_s,
             journal=self._journal,

@@ -18,7 +18,9 @@ from rich.text import Text
 
 from lvmigrate.audit import Audit
 from lvmigrate.cleanup import CleanupPlan
+from lvmigrate.convergence import Firing, Then
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
+from lvmigrate.forecast import Forecast
 from lvmigrate.journal import OK, Entry, Story
 from lvmigrate.page import outcome, when
 from lvmigrate.plan import Plan
@@ -58,10 +60,11 @@ def size(value: float) -> str:
 
 def memory_words(memory: MemoryProgress) -> str:
     """One line about the copy of memory."""
+    throttle = f", the guest is slowed down by {memory.throttle_percent} %" if memory.throttle_percent else ""
     eta = f", about {seconds(memory.eta_s)} left" if memory.eta_s is not None and memory.remaining else ""
     return (
         f"{memory.percent:.0f} %, {size(memory.remaining)} of {size(memory.total)} to go,"
-        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}"
+        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}{throttle}"
     )
 
 
@@ -221,12 +224,42 @@ def report_lines(report: Report) -> Iterator[str]:
         ("downtime", f"{seconds(report.downtime_s)} (source seen stopped until target seen running)"),
         ("dual-primary", f"{seconds(report.dual_primary_s)} (allowed for {seconds(report.two_primaries_allowed_s)})"),
         ("memory", f"{size(report.memory_bytes)} sent in {report.iterations} passes"),
+        *(("rule", _firing_words(firing)) for firing in report.fired),
         ("steps", ", ".join(f"{step.name} {seconds(step.seconds)}" for step in report.steps)),
     )
     for name, value in rows:
         yield f"  {name:<13} {value}"
+    if report.forecast is not None:
+        error = report.forecast.error_percent(report.copy_s)
+        told = "no end without help" if report.forecast.seconds is None else seconds(report.forecast.seconds)
+        off = "" if error is None else f", {error:.0f} % off"
+        yield f"  {'forecast':<13} {told}; it took {seconds(report.copy_s)}{off}"
+    if report.throttle_percent:
+        yield f"  {'throttle':<13} the guest was slowed down by up to {report.throttle_percent} %"
     for warning in report.warnings:
         yield from finding_lines(warning, mark="warning ")
+
+
+def _forecast_lines(told: Forecast) -> Iterator[str]:
+    """A forecast, for people."""
+    expected = (
+        "it never gets there by itself"
+        if told.seconds is None or told.downtime_s is None
+        else f"about {seconds(told.seconds)} in {told.passes} passes, downtime about {seconds(told.downtime_s)}"
+    )
+    yield f"  forecast      {expected}"
+    yield (
+        f"                {size(told.memory_bytes)}, dirtied at {size(told.dirty_rate)}/s, sent at"
+        f" {size(told.link_rate)}/s ({told.link_from})"
+    )
+    yield f"                advised: --policy {told.advised}: {told.why}"
+
+
+def _firing_words(firing: Firing) -> str:
+    """A rule that fired, for people."""
+    limit_s = firing.downtime_limit_s
+    to = "" if limit_s is None or firing.then is Then.PAUSE else f" to {seconds(limit_s)}"
+    return f"{firing.policy} {firing.rule} at {seconds(firing.at_s)}: {firing.then.value}{to}: {firing.why}"
 
 
 def finding_lines(finding: Finding, *, mark: str = "") -> Iterator[str]:
@@ -243,6 +276,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)
         promotes = "by itself" if resource.options[1].auto_promote else "explicitly"
         yield f"  disks         {volumes}: in step or on the way; {plan.target} is promoted {promotes}"
+    if plan.forecast is not None:
+        yield from _forecast_lines(plan.forecast)
     for number, (name, sentence) in enumerate(plan.steps, 1):
         yield f"  step {number}        {name}: {sentence}"
     for warning in plan.warnings:

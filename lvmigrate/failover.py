@@ -122,7 +122,9 @@ class FailoverInstance:
         domain = sightings.active[0]
         target = self._choose(domain.node, tuple(self._context.nodes))
         # No guard: nothing is opened that one would have to close.
-        seen = survey(self._context.hypervisor, self._context.storage, domain, target, Options(guard=False))
+        seen = survey(
+            self._context.hypervisor, self._context.storage, domain, self._context.nodes[target], Options(guard=False)
+        )
         return _planned(seen), (*checks.refusals(seen), *self._of_the_living(domain))
 
     def _of_the_living(self, domain: Domain) -> tuple[Finding, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import structlog
 
 from lvmigrate import acts, checks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
+from lvmigrate.foretell import foretell
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
@@ -50,13 +52,20 @@ class MigrateInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        seen = survey(self._context.hypervisor, self._context.storage, domain, self._choose(domain), self._options)
+        target = self._context.nodes[self._choose(domain)]
+        seen = survey(self._context.hypervisor, self._context.storage, domain, target, self._options)
         findings = checks.refusals(seen)
         if (trouble := self._context.journal.trouble()) is not None:
             findings = (*findings, trouble)
         if findings:
             raise Refused(self._instance, findings)
         self._plan = _planned(seen, self._options.mode)
+        if self._options.forecast_s:
+            told = foretell(self._context, self._plan, self._options)
+            if isinstance(told, Finding):
+                self._plan = replace(self._plan, warnings=(*self._plan.warnings, told))
+            else:
+                self._plan = replace(self._plan, forecast=told)
         return self._plan
 
     def exec(self) -> Report:

@@ -37,11 +37,13 @@ from lvmigrate.follow import ABORT_S, Following, aborted
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
-from lvmigrate.protocols import MemoryCopy
+from lvmigrate.protocols import CopyEnd, MemoryCopy
+from lvmigrate.recovery import Recovery
 from lvmigrate.report import Report
 from lvmigrate.resync import STALL_HINTS
 from lvmigrate.rollback import Leftover, Rollback, Undo
 from lvmigrate.settle import Settlement
+from lvmigrate.steering import POST_COPY, Steering
 from lvmigrate.tasklet import Context, Step
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Guarded, Token
@@ -110,6 +112,9 @@ class Move:
         #: Whether ``disks`` are there: the events begin before them.
         self.watched = False
         self.copy: MemoryCopy | None = None
+        #: libvirt was told not to start the guest at the source; its calls carry no token.
+        self.autostart_off = False
+        self.steering: Steering | None = None
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
 
@@ -128,7 +133,8 @@ class Move:
     def _failed(self, error: LvmigrateError) -> LvmigrateError:  # noqa: PLR0911 -- one for each kind of end
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
         if isinstance(error, TokenLost):
-            return error  # somebody else acts on the guest now: whatever we did would be done against them
+            # Somebody else acts on the guest now: whatever we did would be done against them.
+            return outcome.taken_over(error, self.plan) if self.autostart_off else error
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
@@ -297,12 +303,17 @@ class Move:
                     act=partial(set_autostart, on=True),
                 )
             )
+            self.autostart_off = True
             set_autostart(on=False)
         # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
         self.lease.renew()
         self.phase = _Phase.BETWEEN
+        self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
         reason, end = self._following().to_its_end(self.copy)
+        if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
+            self._recovery().mend()
+            end = CopyEnd(ok=True)
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
@@ -371,13 +382,35 @@ class Move:
     # What the steps are made of.
 
     def _following(self) -> Following:
+        may_post_copy = self.options.may_post_copy and self.plan.domain.state is DomainState.RUNNING
+        by_itself = may_post_copy or self.options.switch is Switch.FAST
+        self.steering = Steering(
+            context=self.context,
+            options=self.options,
+            chronicle=self.chronicle,
+            disks=self.disks,
+            lease=self.lease,
+            may_post_copy=may_post_copy,
+        )
         return Following(
             context=self.context,
             options=self.options,
             chronicle=self.chronicle,
             disks=self.disks,
             lease=self.lease,
-            at_each_look=self.settlement.end_the_older if self.options.switch is Switch.FAST else lambda: None,
+            steering=self.steering,
+            at_each_look=self.settlement.end_the_older if by_itself else lambda: None,
+        )
+
+    def _recovery(self) -> Recovery:
+        return Recovery(
+            hypervisor=self.context.hypervisor,
+            settlement=self.settlement,
+            domain=self.plan.domain,
+            target=self.plan.target,
+            options=self.options,
+            chronicle=self.chronicle,
+            clock=self.context.clock,
         )
 
     def _abort_job(self) -> None:
@@ -459,6 +492,8 @@ class Move:
             self._handed_over()
         if node == self.plan.target and event.startswith("resumed"):
             self.chronicle.mark("target runs")
+        if node == self.plan.source and event == "suspended post-copy":
+            self.chronicle.mark(POST_COPY)  # whoever began it
         if node == self.plan.source and event in ("suspended paused", "resumed unpaused"):
             # An operator did that during the copy: it is to arrive as they want it.
             self.settlement.ran = event.startswith("resumed")
@@ -478,6 +513,13 @@ class Move:
             two_primaries_allowed_s=self.chronicle.between("two primaries allowed", "two primaries forbidden"),
             memory_bytes=0 if memory is None else memory.processed,
             iterations=0 if memory is None else memory.iteration,
+            copy_s=self.chronicle.between("copy began", "target runs"),
+            peak_rate=0 if self.steering is None or self.options.bandwidth_mib_s else self.steering.peak_rate,
+            forecast=self.plan.forecast,
+            throttle_percent=0 if self.steering is None else self.steering.most_throttle_percent,
+            post_copy=self.chronicle.happened(POST_COPY),
+            policy=self.options.rules.name,
+            fired=() if self.steering is None else tuple(self.steering.fired),
             running=self.settlement.ran is not False,
             steps=self.chronicle.steps,
             timeline=self.chronicle.moments,

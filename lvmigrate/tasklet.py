@@ -25,6 +25,8 @@ class Context:
     storage: Storage
     #: Set by whoever wants the tasklet to stop. Obeyed until the point of no return.
     cancel: threading.Event = field(default_factory=threading.Event)
+    #: Set by whoever wants the guest to go on at the target before all of its memory is there.
+    post_copy: threading.Event = field(default_factory=threading.Event)
     #: Told of each change; called from the tasklet's own thread.
     on_progress: Callable[[StepProgress], None] = lambda _progress: None
     #: Seconds that one renewal of the token lasts.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
@@ -95,6 +96,22 @@ class Marks:
                 found[key] = number
         interval, count = found["keepalive_interval"], found["keepalive_count"]
         return math.inf if interval <= 0 else float(interval * count)
+
+    def certificates(self, node: str) -> Certificates:
+        """What QEMU on ``node`` encrypts migrations with. A common name counts where no other name is given."""
+        facts: dict[str, list[str]] = {}
+        for line in self._remote.ask(node, "Reading the certificates", "certificates").out.splitlines():
+            key, _, value = line.partition(" ")
+            facts.setdefault(key, []).append(value.strip())
+        return Certificates(
+            node=node,
+            folder=facts.get("folder", [""])[0],
+            trouble=facts.get("trouble", [None])[0],
+            names=frozenset(facts.get("name") or facts.get("common") or ()),
+            expired=tuple(facts.get("expired", ())),
+            authority=facts.get("authority", [""])[0],
+            signed="unsigned" not in facts,
+        )
 
     def close(self) -> None:
         """End every connection and process of the adapter."""

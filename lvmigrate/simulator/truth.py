@@ -119,7 +119,7 @@ class Truth:
         other = peer or next(n for n in self.hosts if n != node)
         disks: list[Disk] = []
         for index in range(resources):
-            resource = self._add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
+            resource = self.add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
             for volume in range(volumes):
                 path = f"/dev/drbd{resource.minors[volume]}"
                 target = f"vd{chr(ord('a') + len(disks))}"
@@ -145,7 +145,8 @@ class Truth:
             copy.state, copy.reason = DomainState.PAUSED, "user"
         return guest
 
-    def _add_resource(self, name: str, nodes: tuple[str, str], volumes: int) -> Replicated:
+    def add_resource(self, name: str, nodes: tuple[str, str], volumes: int = 1) -> Replicated:
+        """A resource that nobody uses, Secondary on both nodes and in step."""
         resource = Replicated(
             name=name,
             nodes=nodes,

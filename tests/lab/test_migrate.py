@@ -9,41 +9,46 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from lvmigrate import Cluster, ExitCode, StepProgress
-from tests.lab.support import LVMIGRATE, Outcome, Running
+from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
 from vagrant.labkit.guests import DB1, WEB1, Guest
 from vagrant.labkit.lab import NODES
 
-TIMES = 5
+#: How often the guests go there and back: `make test-lab TIMES=5`.
+TIMES = int(os.environ.get("TIMES", "2"))
 
 
-@pytest.mark.parametrize("guest", [WEB1, DB1], ids=lambda guest: guest.name)
-def test_there_and_back_five_times(
-    running: Callable[[Guest], Running], lvmigrate: Callable[..., Outcome], guest: Guest
-) -> None:
-    it = running(guest)
+def test_there_and_back_again_and_again(running: Callable[[Guest], Running], lvmigrate: Callable[..., Outcome]) -> None:
+    """Two guests at the same time, so that each move meets another one on its nodes."""
+    both = side_by_side(partial(running, WEB1), partial(running, DB1))
     for _ in range(TIMES):
         for target in (NODES[1], NODES[0]):
-            moved = lvmigrate("migrate", guest.name, "--to", target, "--json")
-            assert moved.code == ExitCode.OK, moved.out + moved.err
-            report = moved.json
-            assert (report["source"] != target, report["target"], report["running"]) == (True, target, True)
-            assert 0 < report["downtime_s"] < report["seconds"]
-            assert 0 < report["dual_primary_s"] <= report["two_primaries_allowed_s"] < report["seconds"]
-            assert [step["name"] for step in report["steps"]] == [
-                "lock",
-                "sync",
-                "guard",
-                "open",
-                "memory",
-                "switch",
-                "close",
-                "verify",
-            ]
-            it.whole_on(target)
+            side_by_side(*(partial(moves, lvmigrate, it.guest, target) for it in both))
+            side_by_side(*(partial(it.whole_on, target) for it in both))
+
+
+def moves(lvmigrate: Callable[..., Outcome], guest: Guest, target: str) -> None:
+    """The command brings ``guest`` to ``target``, and reports it."""
+    moved = lvmigrate("migrate", guest.name, "--to", target, "--json")
+    assert moved.code == ExitCode.OK, moved.out + moved.err
+    report = moved.json
+    assert (report["source"] != target, report["target"], report["running"]) == (True, target, True)
+    assert 0 < report["downtime_s"] < report["seconds"]
+    assert 0 < report["dual_primary_s"] <= report["two_primaries_allowed_s"] < report["seconds"]
+    assert [step["name"] for step in report["steps"]] == [
+        "lock",
+        "sync",
+        "guard",
+        "open",
+        "memory",
+        "switch",
+        "close",
+        "verify",
+    ]
 
 
 def test_the_python_interface_moves_and_tells(

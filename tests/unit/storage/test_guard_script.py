@@ -335,6 +335,8 @@ def test_two_primaries_stay_during_a_cut(host: Host, storage: DrbdStorage, guard
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)
     host.opened()
+    host.put("defined", f"{TOKEN.uuid}\n\n")
+    host.put("state", "shut off (shutdown)\n\n")
     host.change("dump", "connection:Connected", "connection:Connecting")
     storage.drop_token("node1", TOKEN)
     assert eventually(lambda: "not connected to node2" in says(storage)), says(storage)
