@@ -18,6 +18,7 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     TokenLost,
 )
+from lvmigrate.failover import FailoverInstance
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -120,7 +121,8 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     world.timeline.advance(_GUARDS_S)
-    if isinstance(end, ControllerKilled) and _only_the_controller(case):
+    # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
@@ -142,7 +144,12 @@ def _tokens(world: World) -> frozenset[str]:
 
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
-    move = MigrateInstance(world.controller("c1"), _NAME, options=case.variant.options)
+    context = world.controller("c1")
+    move: MigrateInstance | FailoverInstance = (
+        FailoverInstance(context, _NAME)
+        if case.scenario.failover
+        else MigrateInstance(context, _NAME, options=case.variant.options)
+    )
 
     def migrate() -> Any:
         move.check_prereq()
