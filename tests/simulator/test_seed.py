@@ -1,6 +1,6 @@
 """The seed's defects by their numbers (docs/seed.md): each is shown not to be here.
 
-D4 (post-copy) is shown by the tests of its recovery, none by this number; D8 (ballooning) is missing: there is none.
+D4 (post-copy) has no test by this number; D8 (ballooning) is missing: there is none.
 """
 
 from __future__ import annotations
