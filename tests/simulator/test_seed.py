@@ -1,6 +1,6 @@
 """The seed's defects by their numbers (docs/seed.md): each is shown not to be here.
 
-D4 (post-copy) and D8 (ballooning) are missing: there is nothing here yet that could have them.
+D4 (post-copy) has no test by this number; D8 (ballooning) is missing: there is none.
 """
 
 from __future__ import annotations
