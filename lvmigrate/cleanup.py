@@ -28,6 +28,7 @@ from lvmigrate.errors import (
     LeftBehind,
     LvmigrateError,
     MoveAborted,
+    MoveFailed,
     Refused,
     TokenLost,
     UsageError,
@@ -195,6 +196,8 @@ class _Cleanup:
                 self._close(self.seen.source, self.seen.target)
                 self._finish()
                 raise
+            except MoveFailed as error:
+                raise self._not_finished(error) from error
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
         if plan.acts and set(last.sights.values()) == {Sight.GONE}:
@@ -208,6 +211,13 @@ class _Cleanup:
             acts=tuple(self.notes.lines),
             warnings=last.warnings(),
         )
+
+    def _not_finished(self, error: MoveFailed) -> LvmigrateError:
+        """The token stays, as the record from which the next cleanup goes on."""
+        again = f"`lvmigrate cleanup {self.seen.name}` goes on from there."
+        if error.code is Code.START_FAILED:
+            return GuestLost(error.sentence, hint=f"{error.hint} {again}", detail=error.detail)
+        return LeftBehind(error.sentence, leftovers=[str(error)], hint=f"{error.hint} {again}", detail=error.detail)
 
     # What it is made of, in order.
 
