@@ -58,6 +58,8 @@ class DrbdStorage(Marks):
         shell = shell or Shell(ssh_config=ssh_config, connect_timeout_s=connect_timeout_s)
         super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
         self._directories = tuple(directories)
+        #: By node, resource and peer: see `_end`.
+        self._ends: dict[tuple[str, str, str], tuple[int, tuple[str, str]]] = {}
 
     # ---- looking
 
@@ -242,18 +244,7 @@ class DrbdStorage(Marks):
         """
         if not guarded:
             raise no_guard(node, "there is no connection to guard")
-        trouble = self.guard_trouble(node)
-        if trouble is not None:
-            raise no_guard(node, trouble)
-        links = []
-        for link in guarded:
-            what = f"Reading the options of {link.resource}"
-            answer = self._remote.ask(node, what, "show", _name(link.resource))
-            _, connection = self._shown(node, link.resource, link.peer, answer)
-            if connection.peer_node_id is None:
-                links.append((link, 0, (connection.local or "", connection.remote or "")))
-            else:
-                links.append((link, connection.peer_node_id, (link.resource, f"{connection.peer_node_id}")))
+        links = [(link, *self._end(node, link.resource, link.peer)) for link in guarded]
         lines = orders(token, links, resume=resume)
         self._remote.arm(node, f"Arming the guard of {token.instance}", token, "arm", *lines)
 
@@ -261,20 +252,20 @@ class DrbdStorage(Marks):
 
     def _set_options(self, node: str, name: str, peer: str, token: Token, *, allow: bool, protocol: str | None) -> None:
         what = f"{'Allowing' if allow else 'Forbidding'} two primaries of {name}"
-        shown, connection = self._shown(node, name, peer, self._remote.act(node, what, token, "show", _name(name)))
+        number, ends = self._end(node, name, peer)
         # An option at its default is not shown, so C and unset look the same, and are the same.
-        if (connection.allow_two_primaries, connection.protocol or "C") == (allow, protocol or "C"):
-            return
-        words = [f"--protocol={protocol or 'C'}", f"--allow-two-primaries={'yes' if allow else 'no'}"]
-        if connection.peer_node_id is None:
-            ends = [connection.local or "", connection.remote or ""]
-        else:
-            ends = [shown.name, f"{connection.peer_node_id}"]
-        if connection.allow_two_primaries and not allow:
-            peer_number = f"{connection.peer_node_id or 0}"
-            self._remote.act(node, what, token, "net_options_connected", shown.name, peer_number, *ends, *words)
-        else:
-            self._remote.act(node, what, token, "drbdsetup", "net-options", *ends, *words)
+        words = (_name(name), f"{number}", protocol or "C", "yes" if allow else "no", *ends)
+        self._remote.act(node, what, token, "set_options", *words)
+
+    def _end(self, node: str, name: str, peer: str) -> tuple[int, tuple[str, str]]:
+        """What drbdsetup calls this connection: the peer's node id, and the two words of its net-options.
+
+        Asked once: they last as long as the connection, and one that is another now is refused by drbdsetup.
+        """
+        key = (node, name, peer)
+        if key not in self._ends:
+            self.options(node, name, peer)
+        return self._ends[key]
 
     def _shown(self, node: str, name: str, peer: str, answer: Answer) -> tuple[Shown, ShownConnection]:
         shown = next((s for s in self._parsed(node, name, answer) if s.name == name), None)
@@ -287,6 +278,10 @@ class DrbdStorage(Marks):
                 hint="Look at drbdadm status on both nodes; DRBD's name of the peer must be the node's name here.",
                 code=Code.NOT_CONNECTED,
             )
+        if connection.peer_node_id is None:
+            self._ends[node, name, peer] = (0, (connection.local or "", connection.remote or ""))
+        else:
+            self._ends[node, name, peer] = (connection.peer_node_id, (name, f"{connection.peer_node_id}"))
         return shown, connection
 
     def _parsed(self, node: str, name: str, answer: Answer) -> tuple[Shown, ...]:

@@ -19,6 +19,8 @@ goes_on=78
 
 # arm ORDER...: under the guest's lock, the token being ours.  $text is what the guard runs.
 arm() {
+    trouble=$(guard_trouble)
+    [ -z "$trouble" ] || fail 99 "$trouble"
     orders=$tokens/$uuid.guard
     script=$tokens/$uuid.sh
     written=$deadline
@@ -359,30 +361,6 @@ END
         case $replicated in *" $volume "*) ;; *) whole=no ;; esac
     done
     case "$connected " in *" $1 "*) ;; *) whole=no ;; esac
-}
-
-# set_now PEER_NODE_ID: what $shown says of that connection: $allowed (none: there is no such connection), $protocol.
-set_now() {
-    allowed=none protocol=C
-    case $version in 8.*) number=0 ;; *) number='' ;; esac
-    two=no letter=C
-    while read -r key value _comment; do
-        value=${value%;}
-        case $key in
-            connection) number='' two=no letter=C ;;
-            _peer_node_id) number=$value ;;
-            allow-two-primaries) two=$value ;;
-            protocol) letter=$value ;;
-        esac
-        # With 8.4 there is a connection if there is a remote host.
-        case $version/$key in
-            8.*/_remote_host) allowed=$two protocol=$letter ;;
-            8.*) [ "$allowed" = none ] || { allowed=$two protocol=$letter; } ;;
-            *) [ "$number" != "$1" ] || { allowed=$two protocol=$letter; } ;;
-        esac
-    done <<END
-$shown
-END
 }
 
 # restore, with the words of a link.

@@ -204,10 +204,10 @@ guard_trouble() {
 # stop_guard: it does not run any more.  A guard acts only while it has the lock, and that is ours: none is in mid-act.
 stop_guard() {
     systemctl stop "$(unit)" 2>/dev/null
-    systemctl reset-failed "$(unit)" 2>/dev/null
     state=$(systemctl is-active "$(unit)")
     case $state in
-        inactive | failed | unknown) ;;
+        inactive | unknown) ;;
+        failed) systemctl reset-failed "$(unit)" 2>/dev/null ;;
         *) fail 94 "the service $(unit) is ${state:-in a state that cannot be seen}" ;;
     esac
 }
@@ -502,6 +502,49 @@ demote() {
     done
     [ -z "$found" ] || say "$found"
     fail 97 "$refused"
+}
+
+# set_options RESOURCE PEER_NODE_ID PROTOCOL yes|no END END: protocol and allow-two-primaries of that connection; nothing if
+# they are so already.
+set_options() {
+    look "$1"
+    shown=$(drbdsetup show "$1") || exit
+    set_now "$2"
+    case $allowed/$protocol in
+        none/*) fail 96 "there is no such connection" ;;
+        "$4/$3") return 0 ;;
+    esac
+    set -- "$1" "$2" "$5" "$6" "--protocol=$3" "--allow-two-primaries=$4"
+    if [ "$allowed" = yes ]; then
+        net_options_connected "$@"
+    else
+        shift 2
+        drbdsetup net-options "$@"
+    fi
+}
+
+# set_now PEER_NODE_ID: what $shown says of that connection: $allowed (none: there is no such connection), $protocol.
+set_now() {
+    allowed=none protocol=C
+    case $version in 8.*) number=0 ;; *) number='' ;; esac
+    two=no letter=C
+    while read -r key value _comment; do
+        value=${value%;}
+        case $key in
+            connection) number='' two=no letter=C ;;
+            _peer_node_id) number=$value ;;
+            allow-two-primaries) two=$value ;;
+            protocol) letter=$value ;;
+        esac
+        # With 8.4 there is a connection if there is a remote host.
+        case $version/$key in
+            8.*/_remote_host) allowed=$two protocol=$letter ;;
+            8.*) [ "$allowed" = none ] || { allowed=$two protocol=$letter; } ;;
+            *) [ "$number" != "$1" ] || { allowed=$two protocol=$letter; } ;;
+        esac
+    done <<END
+$shown
+END
 }
 
 # net_options_connected RESOURCE PEER_NODE_ID WORD...: drbdsetup net-options WORD..., refused unless Connected.  The

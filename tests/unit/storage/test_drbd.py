@@ -49,7 +49,7 @@ def test_options_of_9_and_84(fake: Make, storage: DrbdStorage) -> None:
         allow_two_primaries=False, protocol=None, auto_promote=False
     )
     node.put(
-        "show", (node.root / "show").read_text().replace("net {", "net { protocol A;").replace("auto-promote", "x")
+        "show", (node.root / "show").read_text().replace("net {", "net {\n protocol A;").replace("auto-promote", "x")
     )
     assert storage.options("node1", "r1", "node2") == ConnectionOptions(
         allow_two_primaries=False, protocol="A", auto_promote=True
@@ -89,7 +89,7 @@ def test_two_primaries_are_not_forbidden_during_a_cut(
     fake: Make, storage: DrbdStorage, version: str, name: str
 ) -> None:
     node = fake(version)
-    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    node.put("show", (node.root / "show").read_text().replace("net {", "net {\n allow-two-primaries yes;"))
     node.put("dump", (node.root / "dump").read_text().replace("connection:Connected", "connection:Connecting"))
     assert storage.take_token("node1", TOKEN) is None
     options = ConnectionOptions(allow_two_primaries=False, protocol=None, auto_promote=False)
@@ -101,7 +101,7 @@ def test_two_primaries_are_not_forbidden_during_a_cut(
 
 def test_a_connection_to_another_peer_is_no_connection_to_this_one(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
-    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    node.put("show", (node.root / "show").read_text().replace("net {", "net {\n allow-two-primaries yes;"))
     dump = (node.root / "dump").read_text()
     link = next(line for line in dump.splitlines() if line.startswith("exists connection"))
     other = link.replace("peer-node-id:1", "peer-node-id:2").replace("node2", "node3")
@@ -239,7 +239,7 @@ def test_all_resources_and_where_two_primaries_are_allowed(
     node = fake(version)
     assert list(storage.observe("node1")) == [name]
     assert storage.two_primaries("node1") == frozenset()
-    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    node.put("show", (node.root / "show").read_text().replace("net {", "net {\n allow-two-primaries yes;"))
     assert storage.two_primaries("node1") == {name}
 
 
@@ -327,7 +327,7 @@ def test_whether_two_primaries_are_configured_for_good(
     program(node, "drbdadm", f'[ "$*" = "--dry-run adjust {name}" ] || exit 3\n{adjust}')
     # What is not allowed now is not asked for.
     assert storage.surroundings("node1", [name]).two_primaries_for_good == frozenset()
-    node.put("show", (node.root / "show").read_text().replace("net {", "net { allow-two-primaries yes;"))
+    node.put("show", (node.root / "show").read_text().replace("net {", "net {\n allow-two-primaries yes;"))
     seen = storage.surroundings("node1", [name])
     assert seen.two_primaries_for_good == (frozenset({name}) if lasting else frozenset())
     assert seen.version == {"drbd93": "9.3.3", "drbd84": "8.4.11"}[version]

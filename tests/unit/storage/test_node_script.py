@@ -79,7 +79,7 @@ def test_a_token_is_taken_once_and_seen(storage: DrbdStorage, tmp_path: Path) ->
     assert (seen.id, seen.errand, seen.node, seen.alive) == ("id-a", ERRAND, "node1", True)
     written = (tmp_path / "run/lvmigrate" / f"{UUID}.token").read_text().splitlines()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert [*written[:1], *written[2:]] == ["id-a", "a on host pid 1", "6000", "node1 node2 yes no yes", "web 1"]
+    assert [*written[:1], *written[2:]] == ["id-a", "a on host pid 1", "6000", "node1 node2 yes no yes no", "web 1"]
     assert 50 < float(written[1]) - uptime <= 60
     storage.drop_token("node1", token("b"))
     assert holder(storage) == "a on host pid 1"
