@@ -23,12 +23,25 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 .PHONY: test
 test: ready ## every layer of the tests, the lab included
 	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/simulator
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-simulator
+test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two
+	$(BIN)/pytest tests/simulator
+
+.PHONY: campaign
+campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): a quarter of an hour
+	$(BIN)/python -m tests.campaign --others 4 --pairs 10
+
+.PHONY: campaign-all
+campaign-all: venv ## the same in every variant of the world, and more pairs: an hour
+	$(BIN)/python -m tests.campaign --pairs 200
 
 .PHONY: test-pair
 test-pair: venv ## two real libvirt daemons on this machine, faults and all: a minute or two

@@ -11,7 +11,7 @@ from typing import Any, Final
 import libvirt
 import structlog
 
-from hv import flags
+from hv import flags, xml
 from hv.adopted import AdoptedCopy
 from hv.bounded import bounded
 from hv.connections import Connections
@@ -250,6 +250,57 @@ class LibvirtHypervisor:
         if domain.isActive():
             raise _refusal(node, "Removing the guest's definition (the guest is active there)")
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+
+    @bounded("Starting the guest")
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there."""
+        domain = self._lookup(node, uuid)
+        if not domain.isActive():
+            domain.create()
+
+    @bounded("Asking the guest to shut down")
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down, by whatever way it listens to (ACPI, or its agent)."""
+        self._lookup(node, uuid).shutdown()
+
+    @bounded("Switching the guest off")
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once. Nothing if there is none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        if domain.isActive():
+            domain.destroy()
+
+    @bounded("Reading the guest's definition")
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        if not domain.isPersistent():
+            return None
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    @bounded("Defining the guest")
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says, with the tombstone or without one."""
+        domain = self._connections.to(node).defineXML(text)
+        stone = xml.tombstone(left_on)
+        if stone is not None or xml.left_on(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) is not None:
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                stone,
+                "lvmigrate",
+                xml.TOMBSTONE,
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+            )
 
     @bounded("Setting the guest's autostart")
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:

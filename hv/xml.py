@@ -1,9 +1,11 @@
-"""What the domain's XML says about its disks."""
+"""What the domain's XML says about its disks, and the tombstone in it."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 from xml.etree import ElementTree as ET
+from xml.sax.saxutils import quoteattr
 
 from lvmigrate.domain import DomainDisk
 
@@ -46,3 +48,18 @@ def _disk(element: ET.Element) -> DomainDisk:
         network=element.get("type") == "network" and source is not None and _elsewhere(source),
         read_only=element.find("readonly") is not None,
     )
+
+
+#: The namespace of the tombstone among a definition's ``<metadata>`` (libvirt.org/formatdomain.html#general-metadata).
+TOMBSTONE: Final = "urn:lvmigrate:tombstone:1"
+
+
+def tombstone(left_on: str | None) -> str | None:
+    """The element that says on which node a copy of the guest may have been left."""
+    return None if left_on is None else f"<left on={quoteattr(left_on)}/>"
+
+
+def left_on(text: str) -> str | None:
+    """What the tombstone says; ``None``: there is none."""
+    stone = ET.fromstring(text).find(f"./metadata/{{{TOMBSTONE}}}left")  # noqa: S314 -- as above
+    return None if stone is None else stone.get("on")

@@ -12,7 +12,21 @@ from lvmigrate.tasklet import Context
 
 #: The methods of the two seams that change something. Renewals are left out: they come every few seconds, and change
 #: a deadline only.
-HYPERVISOR: Final = frozenset({"copy_memory", "abort_job", "resume", "suspend", "discard", "undefine", "set_autostart"})
+HYPERVISOR: Final = frozenset(
+    {
+        "start",
+        "shut_down",
+        "power_off",
+        "define",
+        "copy_memory",
+        "abort_job",
+        "resume",
+        "suspend",
+        "discard",
+        "undefine",
+        "set_autostart",
+    }
+)
 STORAGE: Final = frozenset(
     {
         *("allow_two_primaries", "restore_options", "reconnect", "promote", "demote"),

@@ -44,6 +44,7 @@ from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Guarded, Token
+from lvmigrate.upstart import Upstart
 
 _log = structlog.get_logger()
 
@@ -134,7 +135,9 @@ def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
     ruling = seen.ruling()
     closing = tuple((name, row.closing, row.why) for name, row in seen.closings().items())
     acts = []
-    if ruling.action not in (Action.STAYED, Action.ARRIVED):
+    if seen.shut_down_for_a_failover:
+        acts.append(f"start it on {seen.source} again, where it was shut down for a failover that was not finished")
+    elif ruling.action not in (Action.STAYED, Action.ARRIVED):
         acts.append(
             "end the copy that is under way" if abort and ruling.action is Action.FOLLOW else ruling.action.value
         )
@@ -269,7 +272,12 @@ class _Cleanup:
 
     def _settle(self) -> str:
         """The node where the guest is to live, and lives: by the table, act by act."""
-        arrived = self.settlement.settle(self._follow)
+        try:
+            arrived = self.settlement.settle(self._follow)
+        except GuestLost:
+            if not self.seen.shut_down_for_a_failover or self.disks.doubts_now():
+                raise
+            return self._start_again()
         if not arrived:
             return self.seen.source
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
@@ -280,6 +288,26 @@ class _Cleanup:
             arrival.alone()
             self.notes.add(f"let {self.seen.name} run on {self.seen.target}")
         return self.seen.target
+
+    def _start_again(self) -> str:
+        """Start the guest at the source, from which a failover was to take it: both disks are the same."""
+        home, away = self.seen.source, self.seen.target
+        self._close(home, away)
+        upstart = Upstart(
+            hypervisor=self.context.hypervisor,
+            storage=self.context.storage,
+            instance=self.seen.name,
+            uuid=self.seen.uuid,
+            node=home,
+            promotes={name: before[0].auto_promote for name, before in self.seen.options.items()},
+            token=lambda: self.lease.token,
+            confirm=self.lease.confirm,
+            clock=self.context.clock,
+        )
+        upstart.promote()
+        upstart.start()
+        self.notes.add(f"started {self.seen.name} on {home} again")
+        return home
 
     def _join(self, name: str) -> None:
         """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.
@@ -438,7 +466,14 @@ class _Cleanup:
     def _define(self, home: str) -> None:
         """Definitions where they belong."""
         errand = self.seen.errand
-        if errand is not None:
+        if (came_back := self.seen.came_back) is not None and came_back[1] == home:
+            back = self.seen.domains[came_back[0]]
+            definitions = Definitions(
+                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=back.node, target=home
+            )
+            definitions.moved(autostart=back.autostart or self.seen.domains[home].autostart)
+            self.notes.add(f"forgot the definition on {back.node}")
+        elif errand is not None:
             definitions = Definitions(
                 hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=errand.source, target=errand.target
             )

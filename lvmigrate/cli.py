@@ -86,6 +86,35 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.failover import FailoverOptions  # noqa: PLC0415
+
+    chosen = {
+        "shutdown_timeout_s": asked.shutdown_timeout,
+        "sync_timeout_s": asked.sync_timeout,
+        "hard": asked.hard,
+        "is_off": asked.is_off,
+    }
+    options = FailoverOptions(**{key: value for key, value in chosen.items() if value is not None})
+    if asked.dry_run:
+        plan = cluster.check_failover(asked.instance, target=asked.to, options=options)
+        _show(plan, display.plan_lines, as_json=asked.json)
+        return ExitCode.OK
+    cancel = threading.Event()
+    with _signals_set(cancel), display.display(json=asked.json) as shown:
+        report = cluster.failover(
+            asked.instance,
+            target=asked.to,
+            options=options,
+            on_plan=shown.plan,
+            on_progress=shown.progress,
+            cancel=cancel,
+        )
+    _show(report, display.report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
 def _cleanup(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
 
@@ -359,6 +388,12 @@ def _parser() -> argparse.ArgumentParser:
             [common, moving],
             "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
         ),
+        (
+            "failover",
+            _failover,
+            [common],
+            "shut a guest down and start it on another node, or start it when its node is off",
+        ),
         ("status", _status, [common], "show every guest, its nodes, its disks"),
         ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
         ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
@@ -373,6 +408,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
             )
             command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
+        if act is _failover:
+            _add_failover(command)
         if act is _report:
             command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
             command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
@@ -381,6 +418,24 @@ def _parser() -> argparse.ArgumentParser:
         if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser
+
+
+def _add_failover(command: argparse.ArgumentParser) -> None:
+    command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
+    command.add_argument("--to", metavar="NODE", help="the target; default: the only other node that answers")
+    command.add_argument(
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long the guest may take to shut down (120)"
+    )
+    command.add_argument("--hard", action="store_true", help="then switch it off, as a power cut would")
+    command.add_argument(
+        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
+    )
+    command.add_argument(
+        "--is-off",
+        metavar="NODE",
+        help="your word that this node, which does not answer, is switched off; if it lives, the guest will run twice",
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what it would do, or every reason against it")
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

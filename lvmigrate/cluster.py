@@ -14,6 +14,8 @@ from lvmigrate.audit import Audit, audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
 from lvmigrate.errors import MoveAborted
+from lvmigrate.failover import FailoverInstance, FailoverOptions
+from lvmigrate.fencing import commands
 from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
 from lvmigrate.log import quiet_by_default
 from lvmigrate.migrate import MigrateInstance
@@ -108,6 +110,41 @@ class Cluster:
 
         return _in_thread(work, stop, name=f"move-{instance}")
 
+    def check_failover(
+        self, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
+    ) -> Plan:
+        """What `failover` would do. Changes nothing; raises `Refused` with every reason not to start."""
+        context = self._context(threading.Event(), None)
+        return FailoverInstance(context, instance, target=target, options=options).check_prereq()
+
+    def failover(
+        self,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: FailoverOptions | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[StepProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Shut a guest down where it is and start it on ``target``; or start it there when its node is off.
+
+        ``cancel`` is obeyed until the guest is to be started on the target.  Raises what `FailoverInstance.exec`
+        raises, and `Refused` before anything was changed.
+        """
+        stop = cancel or threading.Event()
+        tasklet = FailoverInstance(self._context(stop, on_progress), instance, target=target, options=options)
+
+        def work() -> Report:
+            plan = tasklet.check_prereq()
+            if on_plan is not None:
+                on_plan(plan)
+            if stop.is_set():
+                raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
+            return tasklet.exec()
+
+        return _in_thread(work, stop, name=f"failover-{instance}")
+
     def check_cleanup(self, instance: str, *, abort: bool = False) -> CleanupPlan:
         """What `cleanup` sees, and would do. Changes nothing; raises `Refused` when a node does not answer."""
         return CleanupInstance(self._context(threading.Event(), None), instance, abort=abort).check_prereq()
@@ -180,6 +217,7 @@ class Cluster:
             on_progress=on_progress or (lambda _progress: None),
             lease_s=self.config.limits.lease_s,
             journal=self._journal,
+            fences=commands(self.config.nodes),
         )
 
 

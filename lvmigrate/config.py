@@ -32,6 +32,7 @@ _NODE_KEYS: Final = (
     "listen_address",
     "migration_ports",
     "tls_name",
+    "fence_command",
 )
 #: FIRST-LAST
 _PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
@@ -177,7 +178,11 @@ class _Reader:
             self._only(at, entry, (*_NODE_KEYS, "link_mib_s"))
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
-                if value is not None and (not value or value.startswith("-") or re.search(r"\s", value)):
+                if (
+                    key != "fence_command"
+                    and value is not None
+                    and (not value or value.startswith("-") or re.search(r"\s", value))
+                ):
                     self._fail(f"{key} of {name} must be one word", line=self._line((*at, key)))
             here = text["ssh"] is None and name in (socket.gethostname(), socket.gethostname().partition(".")[0])
             ssh = None if here else text["ssh"] or f"root@{name}"
@@ -187,6 +192,7 @@ class _Reader:
                 libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
                 peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
                 migration_address=text["migration_address"] or name,
+                fence_command=text["fence_command"] or None,
                 listen_address=text["listen_address"],
                 migration_ports=self._ports(at, text["migration_ports"]),
                 link_mib_s=self._link(at, entry),
@@ -220,7 +226,9 @@ class _Reader:
         for key, kind in _WORDS.items():
             word = self._value(at, table, key, (str,))
             if word is not None:
-                chosen[key] = self._one_of((*at, key), word, {item.value: item for item in kind})
+                chosen[key] = self._one_of(
+                    (*at, key), word, {item.value: item for item in kind if item is not Mode.FAILOVER}
+                )
         policy = self._value(at, table, "policy", (str,))
         if policy is not None:
             chosen["policy"] = self._one_of((*at, "policy"), policy, policies)

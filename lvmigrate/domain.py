@@ -72,6 +72,8 @@ class Domain:
     memory_kib: int
     vcpus: int
     disks: tuple[DomainDisk, ...]
+    #: The tombstone: the node that the guest was on when it was started here without that node's word.
+    left_on: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

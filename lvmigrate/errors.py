@@ -188,6 +188,18 @@ class Code(enum.StrEnum):
     JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
     #: The journal knows no such errand, or more than one.
     ERRAND_UNKNOWN = "ERRAND_UNKNOWN"
+    #: A node may be alive, and the guest was to be started elsewhere as if it were off.
+    NODE_ALIVE = "NODE_ALIVE"
+    #: Nothing says that a silent node is off.
+    NOT_FENCED = "NOT_FENCED"
+    #: The fence command did not say that the node is off.
+    FENCE_FAILED = "FENCE_FAILED"
+    #: The guest did not shut down in time.
+    SHUTDOWN_TIMEOUT = "SHUTDOWN_TIMEOUT"
+    #: The guest does not start.
+    START_FAILED = "START_FAILED"
+    #: No definition of the guest is at hand.
+    DEFINITION_MISSING = "DEFINITION_MISSING"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

@@ -21,6 +21,8 @@ class Node:
     peer_uri: str
     #: The address that guests' memory is sent to.
     migration_address: str
+    #: What switches it off, for `sh -c` on the controller, where the configuration names it: 0 says that it is off.
+    fence_command: str | None = None
     #: The address on which this host's QEMU waits for memory; ``None``: libvirt's default, all of them.
     listen_address: str | None = None
     #: The first and last port for that; ``None``: as libvirt's qemu.conf there says (by default 49152 to 49215).

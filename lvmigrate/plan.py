@@ -19,6 +19,8 @@ class Mode(enum.Enum):
 
     #: Pre-copy: the guest runs during the copy.
     LIVE = "live"
+    #: Not at all: the guest is shut down, and starts again from its disks.
+    FAILOVER = "failover"
     #: The guest stands still during the copy, and runs again at the end.
     NON_LIVE = "non-live"
     #: After one pass the guest goes on at the target and fetches what is missing.  It cannot be aborted from then on,

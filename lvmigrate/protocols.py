@@ -114,6 +114,27 @@ class Hypervisor(Protocol):
         Refuses (`CommandFailed`) while the guest is active there.
         """
 
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there.
+
+        Guaranteed afterwards: libvirt said that it was started.
+        """
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down. Guaranteed afterwards: nothing; a guest may take its time, or not listen."""
+
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once, as a power cut would. Nothing if there is none."""
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says. Idempotent; it is not started, and not when the node boots.
+
+        ``left_on``: the tombstone that `Domain.left_on` tells from then on, as long as there is that definition.
+        """
+
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
 

@@ -33,6 +33,8 @@ class Context:
     lease_s: float = 30.0
     clock: Clock = field(default_factory=Clock)
     journal: Journal = NO_JOURNAL
+    #: By node: what switches it off, and raises `lvmigrate.errors.LvmigrateError` unless it said that it is off.
+    fences: Mapping[str, Callable[[], None]] = field(default_factory=dict)
 
 
 class Tasklet(Protocol):

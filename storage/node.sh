@@ -275,6 +275,7 @@ setting() {
 #   INDEX path RESOLVED                        (without symbolic links)
 #   INDEX file INODE FSTYPE SOURCE ROOT REST   (REST: below the mount point; ROOT: what of the file system is mounted)
 #   INDEX rbd|scsi|nvme|mpath|nbd WHAT         (a block device that says what it is)
+#   INDEX block SECTORS                        (any block device)
 #   INDEX exclusive WORDS                      (it cannot be opened on another node meanwhile)
 reach() {
     index=0
@@ -307,6 +308,7 @@ reach_device() {
     number=$(stat -L -c '0x%t 0x%T' -- "$path")
     number=$((${number% *})):$((${number#* }))
     device=$root/sys/dev/block/$number
+    say "$index block $(one "$device/size")"
     part=''
     if [ -r "$device/partition" ]; then
         read -r part <"$device/partition"

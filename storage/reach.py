@@ -2,7 +2,7 @@
 
 The proof is what the storage itself calls it: an NFS server's export and the file in it, a Ceph image, the identifier
 of a SCSI or NVMe logical unit (iSCSI, Fibre Channel, NVMe over fabrics), an NBD export.  A directory that the operator
-declares to be the same everywhere needs less: the file's place in it and its inode number.
+declares to be the same everywhere needs less: a file's place in it and its inode number, a device's size.
 """
 
 from __future__ import annotations
@@ -46,14 +46,17 @@ def _reach(said: Mapping[str, str], directories: Collection[str]) -> Reach | Non
     for kind, title in _DEVICES.items():
         if kind in said:
             return Reach(what=f"{title} {said[kind]}", exclusive=said.get("exclusive", ""))
+    inside = max((d for d in directories if said["path"].startswith(d.rstrip("/") + "/")), key=len, default=None)
+    if "block" in said:
+        if inside is None:
+            return None
+        place = posixpath.relpath(said["path"], inside)
+        return Reach(what=f"{place} in a declared directory ({said['block'] or '?'} sectors)")
     file = said.get("file", "").split(" ", 4)
-    if len(file) != 5:  # noqa: PLR2004 -- as node.sh prints it
+    if len(file) != 5 or (inside is None and file[1] not in _NETWORK):  # noqa: PLR2004 -- as node.sh prints it
         return None
     inode, kind, source, root, rest = file
-    inside = max((d for d in directories if said["path"].startswith(d.rstrip("/") + "/")), key=len, default=None)
     if kind in _NETWORK:
         where = posixpath.normpath(f"{root}/{rest}")
         return Reach(what=f"{_NETWORK[kind]} {source} {where} (inode {inode})")
-    if inside is None:
-        return None
     return Reach(what=f"{posixpath.relpath(said['path'], inside)} in a declared directory (inode {inode})")

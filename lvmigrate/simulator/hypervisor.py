@@ -14,6 +14,7 @@ from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.simulator.calls import Kind
 from lvmigrate.simulator.controller import Controller
+from lvmigrate.simulator.drbd import KernelRefused
 from lvmigrate.simulator.guests import Copy, Guest
 from lvmigrate.simulator.host import Phase
 from lvmigrate.simulator.migration import Migration
@@ -142,6 +143,46 @@ class SimulatedHypervisor:
 
         self._call("undefine", node, act, acts=True)
 
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there."""
+
+        def act() -> None:
+            if uuid in self._world.hosts[node].copies:
+                return
+            if uuid not in self._world.hosts[node].definitions:
+                raise self._no_domain(node, "Starting the guest")
+            try:
+                self._world.start(self._world.guests[uuid], node)
+            except KernelRefused as refusal:
+                raise self._refusal(node, f"Starting the guest ({refusal.words})") from refusal
+
+        self._call("start", node, act, acts=True)
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down."""
+
+        def act() -> None:
+            self._copy(node, uuid, "Shutting the guest down")
+            self._world.shut_down(node, uuid)
+
+        self._call("shut_down", node, act, acts=True)
+
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once. Nothing if there is none."""
+        self._call("power_off", node, lambda: self._world.power_off(node, uuid), acts=True)
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node``; ``None``: it has none."""
+
+        def look() -> str | None:
+            return uuid if uuid in self._world.hosts[node].definitions else None
+
+        return self._call("definition", node, look, acts=False)
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says: here that is its UUID."""
+        self._call("define", node, lambda: self._world.define(node, text, left_on), acts=True)
+
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
 
@@ -198,6 +239,7 @@ class SimulatedHypervisor:
             memory_kib=guest.memory_kib,
             vcpus=1,
             disks=tuple(disk.described for disk in guest.disks),
+            left_on=None if definition is None else definition.left_on,
         )
 
     def _no_domain(self, node: str, what: str) -> CommandFailed:

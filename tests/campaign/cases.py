@@ -89,6 +89,8 @@ class Scenario:
     #: The tasklet under test is a cleanup, after c1's move has ended so many seconds ago; else it is the move.
     cleanup_after_s: float | None = None
     abort: bool = False
+    #: The tasklet under test, or the one that a cleanup comes after, is a failover, not a live move.
+    failover: bool = False
     #: How long a copy of memory takes: longer than any lease and any asking again, or not.
     copy_s: float = 2.0
     #: As soon as the controller under test is stopped, another one cleans up; then the first one wakes.
@@ -107,6 +109,13 @@ SCENARIOS: Final = (
     Scenario(name="migrate-target-qemu-dies", given=(("transfer#1", Happening.TARGET_QEMU_KILLED),)),
     Scenario(name="migrate-reply-lost", given=(("finished#1", Happening.LIBVIRT_CUT_LONG),)),
     Scenario(name="migrate-source-daemon-dies", given=(("suspended#1", Happening.SOURCE_DAEMON_KILLED),)),
+    Scenario(name="failover", failover=True),
+    Scenario(
+        name="cleanup-in-failover",
+        given=(("c1.start@node2#1", Kind.KILLED_BEFORE),),
+        cleanup_after_s=1.0,
+        failover=True,
+    ),
     Scenario(name="cleanup-before-copy", given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
     Scenario(name="cleanup-in-copy", given=(("transfer#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=0.1),
     Scenario(
@@ -148,6 +157,14 @@ SCENARIOS: Final = (
 )
 
 
+def scenario(name: str) -> Scenario:
+    """The one of that name. Raises `ValueError`."""
+    found = next((each for each in SCENARIOS if each.name == name), None)
+    if found is None:
+        raise ValueError(f"there is no scenario {name}")
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One run. ``str()`` is what ``--case`` takes."""
@@ -164,12 +181,9 @@ class Case:
     def parse(cls, text: str) -> Self:
         """The case that ``text`` names. Raises `ValueError`."""
         name, variant, *faults = text.split()
-        scenario = next((s for s in SCENARIOS if s.name == name), None)
-        if scenario is None:
-            raise ValueError(f"there is no scenario {name}")
         return cls(
             variant=Variant.parse(variant),
-            scenario=scenario,
+            scenario=scenario(name),
             faults=tuple(_fault(fault) for fault in faults),
         )
 

@@ -18,6 +18,7 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     TokenLost,
 )
+from lvmigrate.failover import FailoverInstance
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -25,7 +26,6 @@ from lvmigrate.simulator import (
     Breach,
     Call,
     ControllerKilled,
-    Finding,
     Guest,
     Happening,
     KernelRefused,
@@ -121,11 +121,12 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     world.timeline.advance(_GUARDS_S)
-    if isinstance(end, ControllerKilled) and _only_the_controller(case):
+    # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
-    _clean_up(world, guest, outcome)
+    clean_up(world, guest, outcome)
     for violation in world.violations:
         accept = _accepted(case, violation, world.violations)
         (outcome.accepted if accept else outcome.violations).append(str(violation))
@@ -143,7 +144,12 @@ def _tokens(world: World) -> frozenset[str]:
 
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
-    move = MigrateInstance(world.controller("c1"), _NAME, options=case.variant.options)
+    context = world.controller("c1")
+    move: MigrateInstance | FailoverInstance = (
+        FailoverInstance(context, _NAME)
+        if case.scenario.failover
+        else MigrateInstance(context, _NAME, options=case.variant.options)
+    )
 
     def migrate() -> Any:
         move.check_prereq()
@@ -155,19 +161,21 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
         return end
     world.timeline.advance(after)
     marks.before = _tokens(world)
-    return _cleanup(world, "c2", outcome, abort=case.scenario.abort)
+    return cleanup(world, "c2", outcome, abort=case.scenario.abort)
 
 
 def _take_over(controller: str, world: World, outcome: Outcome) -> None:
-    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own any more."""
+    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own."""
     of = world.controllers.get(controller)
     if of is None or not of.stopped:
         world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
     else:
-        _cleanup(world, "rival", outcome)
+        cleanup(world, "rival", outcome)
 
 
-def _cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+def cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+    """What a cleanup of that controller ends with: its report, or what it raises."""
+
     def clean() -> Any:
         tasklet = CleanupInstance(world.controller(controller), _NAME, abort=abort)
         tasklet.check_prereq()
@@ -227,10 +235,10 @@ def _judge_guards(world: World, outcome: Outcome) -> None:
     outcome.violations += [f"after the guards: {f}" for f in audit(world) if f.wrong in _GUARDED]
 
 
-def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
+def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) -> None:
     """With everything mended: a cleanup from another controller leads back, unless a person has to decide."""
     for attempt in range(_CLEANUPS):
-        end = _cleanup(world, f"c{attempt + 3}", outcome)
+        end = cleanup(world, f"c{first + attempt}", outcome)
         wrong = list(audit(world))
         if isinstance(end, (OutcomeUnknown, LeftBehind)) and (why := _person(world, guest)) is not None:
             outcome.held = why

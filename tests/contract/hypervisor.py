@@ -222,6 +222,7 @@ class HypervisorContract:
         heard: list[tuple[str, str]] = []
         with ExitStack() as stack:
             stack.enter_context(stage.hv.on_change(stage.uuid, lambda node, event: heard.append((node, event))))
+            assert look(stage, TARGET) is None  # events come from nodes that were spoken to
             copy = begun(stage, stage.strict)
             stage.hurry()
             assert ended(copy).ok

@@ -50,17 +50,17 @@ def lvmigrate(cluster_file: Path) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def running(lab: Lab) -> Iterator[Callable[[Guest], Running]]:
-    """Start a guest on node1; it is gone without a trace after the test."""
+def running(lab: Lab) -> Iterator[Callable[..., Running]]:
+    """Start a guest, on node1 unless another is named; it is gone without a trace after the test."""
     made: list[tuple[Guest, Witness]] = []
 
-    def make(guest: Guest) -> Running:
+    def make(guest: Guest, node: str = NODES[0]) -> Running:
         witness = Witness(lab, guest)
         witness.__enter__()
         made.append((guest, witness))
-        guests.make(lab, guest, NODES[0])
+        guests.make(lab, guest, node)
         witness.alive()
-        return Running(lab, guest, witness, audit.settings(lab, guest))
+        return Running(lab, guest, witness, node, audit.settings(lab, guest))
 
     yield make
 

@@ -52,6 +52,8 @@ class Running:
     lab: Lab
     guest: Guest
     witness: Witness
+    #: Where it was started.
+    home: str
     before: dict[str, str]
 
     def whole_on(self, node: str) -> None:

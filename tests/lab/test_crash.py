@@ -21,7 +21,7 @@ from vagrant.labkit.guests import DB1, WEB1, Guest
 from vagrant.labkit.lab import NODES, Lab, other
 
 Command = Callable[..., Outcome]
-Start = Callable[[Guest], Running]
+Start = Callable[..., Running]
 T = TypeVar("T")
 R = TypeVar("R")
 NAMES = [step.name for step in STEPS]
@@ -82,7 +82,7 @@ def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 240) -
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, what
-        time.sleep(1)
+        time.sleep(3)  # to look takes a good part of a node's time
 
 
 def no_guard(lab: Lab, guest: Guest) -> bool:
@@ -91,9 +91,9 @@ def no_guard(lab: Lab, guest: Guest) -> bool:
     return not "".join(lab.both(f"systemctl list-units --all --plain --no-legend '{unit}'").values()).strip()
 
 
-def copying(lab: Lab, guest: Guest) -> bool:
+def copying(it: Running) -> bool:
     """The job has begun to send memory."""
-    return "yes" in lab.run(NODES[0], f"virsh domjobinfo {guest.name} | grep -q remaining && echo yes; true")
+    return "yes" in it.lab.run(it.home, f"virsh domjobinfo {it.guest.name} | grep -q remaining && echo yes; true")
 
 
 def running_on(lab: Lab, guest: Guest) -> list[str]:
@@ -110,8 +110,8 @@ def closed(lab: Lab, guest: Guest) -> bool:
 
 @pytest.fixture
 def pair(running: Start) -> tuple[Running, Running]:
-    """`WEB` and `DB`, running on the first node."""
-    web, db = side_by_side(partial(running, WEB), partial(running, DB))
+    """`WEB` and `DB`, which change places: each node is a source and a target, and has the same to do."""
+    web, db = side_by_side(partial(running, WEB, NODES[0]), partial(running, DB, NODES[1]))
     return web, db
 
 
@@ -168,12 +168,12 @@ def test_a_cleanup_at_once_from_elsewhere_finishes_or_undoes_it(
         under = Under(it.guest, short_lease)
         under.until(step)
         if step == "memory":
-            wait_until(lambda: copying(it.lab, it.guest), "the copy did not begin")
+            wait_until(lambda: copying(it), "the copy did not begin")
         under.kill()
         assert cleaned(lvmigrate, it.guest, short_lease, "--dry-run")["acts"]
         home = str(cleaned(lvmigrate, it.guest, short_lease)["node"])
         if step == "memory":
-            assert home == NODES[1], "the job that outlived its client was not adopted"
+            assert home == other(it.home), "the job that outlived its client was not adopted"
         return home
 
     each(pair, Running.whole_on, each(pair, kill_and_clean, steps))
@@ -186,7 +186,7 @@ def test_a_copy_that_outlived_its_client_is_aborted_if_asked(
     it = running(slow)
     under = Under(slow, short_lease, "--downtime-limit", "0.001", "--bandwidth", "1")
     under.until("memory")
-    wait_until(lambda: copying(it.lab, slow), "the copy did not begin")
+    wait_until(lambda: copying(it), "the copy did not begin")
     under.kill()
     assert cleaned(lvmigrate, slow, short_lease, "--abort")["node"] == NODES[0]
     it.whole_on(NODES[0])

@@ -16,19 +16,20 @@ import pytest
 from lvmigrate import Cluster, ExitCode, StepProgress
 from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
 from vagrant.labkit.guests import DB1, WEB1, Guest
-from vagrant.labkit.lab import NODES
+from vagrant.labkit.lab import NODES, other
 
 #: How often the guests go there and back: `make test-lab TIMES=5`.
 TIMES = int(os.environ.get("TIMES", "2"))
 
 
-def test_there_and_back_again_and_again(running: Callable[[Guest], Running], lvmigrate: Callable[..., Outcome]) -> None:
-    """Two guests at the same time, so that each move meets another one on its nodes."""
-    both = side_by_side(partial(running, WEB1), partial(running, DB1))
-    for _ in range(TIMES):
-        for target in (NODES[1], NODES[0]):
-            side_by_side(*(partial(moves, lvmigrate, it.guest, target) for it in both))
-            side_by_side(*(partial(it.whole_on, target) for it in both))
+def test_there_and_back_again_and_again(running: Callable[..., Running], lvmigrate: Callable[..., Outcome]) -> None:
+    """Two guests that change places: each move meets another one on its nodes."""
+    both = side_by_side(partial(running, WEB1, NODES[0]), partial(running, DB1, NODES[1]))
+    there = [(it, other(it.home)) for it in both]
+    back = [(it, it.home) for it in both]
+    for way in (there, back) * TIMES:
+        side_by_side(*(partial(moves, lvmigrate, it.guest, target) for it, target in way))
+        side_by_side(*(partial(it.whole_on, target) for it, target in way))
 
 
 def moves(lvmigrate: Callable[..., Outcome], guest: Guest, target: str) -> None:

@@ -5,6 +5,7 @@ so and sleeps as well); and the order of a file's replacement (`mv` of a whole o
 microsecond would notice.
 """
 
+# ruff: noqa: E501 -- a mutant is a line
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ _GUARD: Final = {
     "arm: two guards": ("        first=no\n        stop_guard\n", "        first=no\n"),
     "arm: compares with what is there now": ('        [ ! -e "$orders" ] || generation=$(sed', "        : || generation=$(sed"),
     "arm: without its acknowledgement": ("    deadline=$written\n    exec 9>&-\n    acknowledged\n", "    deadline=$written\n"),
-    "arm: a refusal is as good": ('        fail 99 "$refused"\n', '        return\n'),
+    "arm: a refusal is as good": ('        fail 99 "$refused"\n', "        return\n"),
     "arm: a refusal leaves its files": ('        [ "$first" = no ] || forget_guard\n', ""),
     "guard: one without orders leaves its files": ('    (locked "$uuid" leave)\n', ""),
     "leave: a guard with orders as well": ('    [ -e "$orders" ] || forget_guard\n    rm -f "$lock"\n', '    forget_guard\n    rm -f "$lock"\n'),
@@ -86,7 +87,7 @@ _GUARD: Final = {
     "decide: while the token lives": ('    if [ "$1" = yes ]; then say SLEEP; return; fi\n', ""),
     "decide: without an order to resume": ('    [ "$2$3" != yeswaits ] || waits=yes\n', '    [ "$3" != waits ] || waits=yes\n'),
     "decide: resumes what does not wait": ('    [ "$2$3" != yeswaits ] || waits=yes\n', '    [ "$2" != yes ] || waits=yes\n'),
-    "decide: while libvirt is busy": ('        busy | unknown) say WAIT; return ;;\n', "        never) ;;\n"),
+    "decide: while libvirt is busy": ("        busy | unknown) say WAIT; return ;;\n", "        never) ;;\n"),
     "decide: demotes what is held": ("case $copy/$link in none/10????? | left/10?????)", "case $copy/$link in none/1?????? | left/1??????)"),
     "decide: demotes a Secondary": ("case $copy/$link in none/10????? | left/10?????)", "case $copy/$link in none/?0????? | left/?0?????)"),
     "decide: demotes under a guest": ("case $copy/$link in none/10????? | left/10?????)", "case $copy/$link in */10?????)"),
@@ -111,13 +112,13 @@ _GUARD: Final = {
     "decide: ends while one waits": ("        no/*/yes) say DISARM ;;\n", "        */*/yes) say DISARM ;;\n"),
     "look_and_act: the old id is as good": ('{ say "over-${id#over-}"; sed 1d "$token"; }', '{ say "$id"; sed 1d "$token"; }'),
     "look_and_act: nothing is removed at the end": ('            forget_guard\n            rm -f "$token.new" "$lock"\n', ""),
-    "look_and_act: any order is one to resume": ('    may_resume=no\n', "    may_resume=yes\n"),
-    "see_copy: a silent libvirt knows none": ('list --uuid 2>/dev/null) || return 0\n', "list --uuid 2>/dev/null)\n"),
-    "see_copy: one that arrives has no job": ('    copy=busy\n', "    copy=lives\n"),
+    "look_and_act: any order is one to resume": ("    may_resume=no\n", "    may_resume=yes\n"),
+    "see_copy: a silent libvirt knows none": ("list --uuid 2>/dev/null) || return 0\n", "list --uuid 2>/dev/null)\n"),
+    "see_copy: one that arrives has no job": ("    copy=busy\n", "    copy=lives\n"),
     "see_copy: any job is none": ('    [ "$*" = "Job type: None" ] || return 0\n', ""),
     "see_copy: whatever is paused waits": ("        'paused (user)') copy=waits ;;\n", "        'paused'*) copy=waits ;;\n"),
     "see_copy: no state is a clear answer": ("        'shut off'* | 'no state'* | '') copy=unknown ;;\n", ""),
-    "see_end: a silent libvirt knows none": ('list --all --uuid 2>/dev/null) || return 0\n', "list --all --uuid 2>/dev/null)\n"),
+    "see_end: a silent libvirt knows none": ("list --all --uuid 2>/dev/null) || return 0\n", "list --all --uuid 2>/dev/null)\n"),
     "see_end: however it ended, it was handed over": ("        'shut off (migrated)') copy=left ;;\n", "        'shut off'*) copy=left ;;\n"),
     "see_end: never handed over": ("        'shut off (migrated)') copy=left ;;\n", ""),
     "see_link: never Primary": ('    [ "$role" != Primary ] || primary=1\n', ""),

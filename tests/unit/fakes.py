@@ -321,6 +321,29 @@ class FakeHypervisor:
                 assert not self.world.domains[node].state.active
                 del self.world.domains[node]
 
+    def start(self, node: str, uuid: str) -> None:
+        with self.world.call("start", node):
+            self.world.set(node, state=DomainState.RUNNING)
+            self.world.openers[node] = 1
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        with self.world.call("shut_down", node):
+            self.world.set(node, state=DomainState.OFF)
+            self.world.openers[node] = 0
+
+    def power_off(self, node: str, uuid: str) -> None:
+        with self.world.call("power_off", node):
+            self.world.set(node, state=DomainState.OFF)
+            self.world.openers[node] = 0
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        with self.world.call("definition", node):
+            return "a definition" if node in self.world.domains else None
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        with self.world.call("define", node):
+            self.world.domains.setdefault(node, guest(node, state=DomainState.OFF, autostart=False, left_on=left_on))
+
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         with self.world.call("set_autostart", node):
             self.world.set(node, autostart=on)

@@ -117,7 +117,7 @@ def start(lab: Lab, guest: Guest, node: str) -> None:
 def remove(lab: Lab, guest: Guest) -> None:
     """No trace of ``guest`` on any node, its resource Secondary on both, with its configured options."""
     lab.both(
-        f"virsh -q destroy {guest.name}; virsh -q undefine --nvram {guest.name}; rm -f /run/lvmigrate/{guest.uuid}.*;"
+        f"virsh -q 'destroy {guest.name}; undefine --nvram {guest.name}'; rm -f /run/lvmigrate/{guest.uuid}.*;"
         + (f"drbdsetup wait-connect-resource --wfc-timeout=20 {guest.resource};" if guest.resource else ""),
         check=False,
     )

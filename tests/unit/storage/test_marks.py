@@ -212,8 +212,14 @@ def test_a_reserved_logical_unit(
 def test_a_device_that_does_not_is_not_shared(
     shared: SharedStorage, tmp_path: Path, block: Path, name: str, facts: dict[str, str]
 ) -> None:
-    device(tmp_path, name, facts)
+    device(tmp_path, name, {**facts, "size": "2048"})
     assert shared.shared("node1", [str(block)]) == {}
+    # But for the operator's word.
+    (tmp_path / "srv").mkdir()
+    inside = block.rename(tmp_path / "srv/web1")
+    assert shared.shared("node1", [str(inside)]) == {
+        str(inside): Reach(what="web1 in a declared directory (2048 sectors)")
+    }
 
 
 def test_it_knows_tokens_and_no_resources(shared: SharedStorage) -> None:
