@@ -23,12 +23,25 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 .PHONY: test
 test: ready ## every layer of the tests, the lab included
 	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/simulator
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-simulator
+test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two
+	$(BIN)/pytest tests/simulator
+
+.PHONY: campaign
+campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): a quarter of an hour
+	$(BIN)/python -m tests.campaign --others 4 --pairs 10
+
+.PHONY: campaign-all
+campaign-all: venv ## the same in every variant of the world, and more pairs: an hour
+	$(BIN)/python -m tests.campaign --pairs 200
 
 .PHONY: test-pair
 test-pair: venv ## two real libvirt daemons on this machine, faults and all: a minute or two
@@ -37,6 +50,14 @@ test-pair: venv ## two real libvirt daemons on this machine, faults and all: a m
 .PHONY: test-lab
 test-lab: ready ## two nodes with real DRBD and real libvirt: minutes; TIMES=5: there and back five times, not two
 	$(IN_LAB) $(BIN)/pytest tests/lab
+
+.PHONY: bench-storage
+bench-storage: ready ## events per second and their latency; opening and closing a dual-primary, against the same by hand
+	@$(IN_LAB) $(BIN)/python -m tests.bench.storage
+
+.PHONY: bench-hv
+bench-hv: venv ## a move against virsh migrate of the same guest, in turn; aborts; a controller with 20 moves; on the pair
+	@$(BIN)/python -m tests.bench.hv
 
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)

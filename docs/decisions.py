@@ -72,9 +72,10 @@ def _lines() -> Iterator[str]:
         ),
     )
     held = decide(Sight.GONE, Sight.WAITS, ran=True, last_chance=True, handed_over=False)
-    yield "\nA copy that waits on the target while the source's is gone is let run only if the source's copy ended by being"
-    yield "handed over: by the word of the source's libvirt (`shut off (migrated)`), or by what the move saw and has noted in"
-    yield f"its token. Else: {held.action.value} ({held.why}). A transient guest leaves no word, and is let run.\n"
+    yield "\nA copy that waits on the target while the source's is gone is let run only if the source's copy ended by"
+    yield "being handed over: by the word of the source's libvirt (`shut off (migrated)`), or by what the move saw and"
+    yield f"has noted in its token. Else: {held.action.value} ({held.why}). A transient guest"
+    yield "leaves no word, and is let run.\n"
     yield "\nA guest that was paused before the move stays paused. Two copies that both stand are asked again for"
     yield "a minute first, since libvirt's source daemon lets its copy run again by itself when a reply was lost; and"
     yield "when no token tells which of the two was the source, that is a person's matter.\n"

@@ -21,6 +21,8 @@ _log = structlog.get_logger()
 
 #: How often the node is asked, in seconds: libvirt sends no event when a job of somebody else's fails.
 _LOOK_S: Final = 0.5
+#: How often a wait looks whether it is to end.
+_CANCEL_S: Final = 0.05
 #: How often while the guest's process is ending.
 _LOOK_SOON_S: Final = 0.05
 #: How long a guest that has no job may be seen in shutdown before that is called an end: the last moment of a copy
@@ -62,8 +64,16 @@ class AdoptedCopy:
         """Ask the node to cancel the job."""
         self._job.abort()
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
-        """How the job ended, or ``None`` if it still runs, or the node gave no answer, after ``timeout_s``.
+    def limit_downtime(self, seconds: float) -> None:
+        """Let the guest stand still for so long at the end of the copy that is under way."""
+        self._job.limit_downtime(seconds)
+
+    def start_post_copy(self) -> None:
+        """Let the guest go on at the target now."""
+        self._job.start_post_copy()
+
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
+        """How the job ended; ``None``: it runs, or nothing is known, after ``timeout_s`` or when ``cancel`` is set.
 
         Guaranteed with an end: the node answered that it has no outgoing job of the guest.
         """
@@ -72,10 +82,13 @@ class AdoptedCopy:
             while self._end is None:
                 self._wake.clear()  # before the look: what happens during it is looked at again
                 self._end = self._ended(deadline)
-                left = deadline - time.monotonic()
-                if self._end is not None or left <= 0:
+                until = min(deadline, time.monotonic() + (_LOOK_S if self._leaving_since is None else _LOOK_SOON_S))
+                while self._end is None and not self._wake.is_set() and (left := until - time.monotonic()) > 0:
+                    if cancel is not None and cancel.is_set():
+                        return None
+                    self._wake.wait(left if cancel is None else min(left, _CANCEL_S))
+                if time.monotonic() >= deadline:
                     break
-                self._wake.wait(min(left, _LOOK_S if self._leaving_since is None else _LOOK_SOON_S))
         return self._end
 
     def _ended(self, deadline: float) -> CopyEnd | None:

@@ -62,6 +62,8 @@ _loop_running = threading.Event()
 Listener = Callable[[str, str, str], None]
 #: Called with (node, uuid, statistics) when a job has completed.
 JobListener = Callable[[str, str, dict[str, Any]], None]
+#: Called with (node, uuid, number) when a pass over a guest's memory has begun.
+PassListener = Callable[[str, str, int], None]
 
 
 def event_words(event: int, detail: int) -> str:
@@ -97,6 +99,7 @@ class Connections:
         self._locks = {name: threading.Lock() for name in nodes}
         self._listeners: dict[int, Listener] = {}
         self._job_listeners: dict[int, JobListener] = {}
+        self._pass_listeners: dict[int, PassListener] = {}
         self._numbers = itertools.count()
 
     def to(self, node: str) -> libvirt.virConnect:
@@ -111,17 +114,22 @@ class Connections:
             return connection
 
     @contextmanager
-    def listening(self, listener: Listener, jobs: JobListener | None = None) -> Iterator[None]:
+    def listening(
+        self, listener: Listener, jobs: JobListener | None = None, passes: PassListener | None = None
+    ) -> Iterator[None]:
         """While in the context, the listeners hear the events of every guest on every connected node."""
         number = next(self._numbers)
         self._listeners[number] = listener
         if jobs is not None:
             self._job_listeners[number] = jobs
+        if passes is not None:
+            self._pass_listeners[number] = passes
         try:
             yield
         finally:
             self._listeners.pop(number, None)
             self._job_listeners.pop(number, None)
+            self._pass_listeners.pop(number, None)
 
     def close(self) -> None:
         """Close every connection. Jobs that run on the nodes go on."""
@@ -179,10 +187,15 @@ class Connections:
             for listener in tuple(self._job_listeners.values()):
                 listener(node, domain.UUIDString(), statistics)
 
+        def pass_began(_connection: Any, domain: Any, number: int, _opaque: Any) -> None:  # noqa: ANN401 -- libvirt's call
+            for listener in tuple(self._pass_listeners.values()):
+                listener(node, domain.UUIDString(), number)
+
         try:
             connection.setKeepAlive(*_KEEPALIVE)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, pass_began, None)
         except libvirt.libvirtError as error:
             # Events only make things faster and the report richer: everything is observed as well.
             _log.debug("libvirt_events_unavailable", node=node, error=words(error))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import libvirt
 import structlog
@@ -15,6 +16,9 @@ from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 
 _log = structlog.get_logger()
+
+#: How often a wait looks whether it is to end.
+_CANCEL_S: Final = 0.05
 
 
 class LibvirtCopy:
@@ -33,18 +37,27 @@ class LibvirtCopy:
         prepare: Callable[[], Any] = lambda: None,
     ) -> None:
         self._node = node
-        self._job = Job(node, ask=domain.jobStats, abort=domain.abortJob)
+        self._job = Job(node, lambda: domain)
         self._end: CopyEnd | None = None
         self._ended = threading.Event()
+        #: The call has ended, or a pass over the memory has begun.
+        self._news = threading.Event()
         self._gate = threading.Lock()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, args=(prepare, call), name=f"copy-{node}", daemon=True)
         self._thread.start()
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
-        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
-        self._ended.wait(timeout_s)
-        return self._end
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
+        """How the call ended; ``None`` after ``timeout_s``, when a pass has begun, or when ``cancel`` is set."""
+        deadline = time.monotonic() + timeout_s
+        while not self._ended.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0 or (cancel is not None and cancel.is_set()):
+                break
+            if self._news.wait(left if cancel is None else min(left, _CANCEL_S)):
+                self._news.clear()
+                break
+        return self._end if self._ended.is_set() else None
 
     def abort(self) -> None:
         """Ask libvirt to cancel the job, and never start one that has not begun."""
@@ -55,6 +68,19 @@ class LibvirtCopy:
     def progress(self) -> MemoryProgress | None:
         """The newest statistics, or the last there were once the copy has ended."""
         return self._job.newest if self._ended.is_set() else self._job.progress()
+
+    def limit_downtime(self, seconds: float) -> None:
+        """Let the guest stand still for so long at the end of the copy that is under way."""
+        self._job.limit_downtime(seconds)
+
+    def start_post_copy(self) -> None:
+        """Let the guest go on at the target now."""
+        self._job.start_post_copy()
+
+    def pass_began(self, number: int) -> None:
+        """A pass over the memory has begun, by libvirt's event."""
+        self._job.pass_began(number)
+        self._news.set()
 
     def completed(self, statistics: dict[str, Any]) -> None:
         """Take the final statistics, which libvirt sends as an event when the job has completed."""
@@ -78,3 +104,4 @@ class LibvirtCopy:
         finally:
             _log.debug("copy_call_ended", node=self._node, end=self._end)
             self._ended.set()
+            self._news.set()

@@ -1,4 +1,4 @@
-"""A migration job as seen from outside: its statistics and its abort, neither of which may keep anybody waiting."""
+"""A migration job as seen from outside: what it says and what it can be told. Neither may keep anybody waiting."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import libvirt
 import structlog
 
 from hv.border import border
+from hv.bounded import within
 from hv.statistics import progress_of
 from lvmigrate.errors import LvmigrateError
 from lvmigrate.progress import MemoryProgress
@@ -17,16 +19,18 @@ _log = structlog.get_logger()
 
 #: How long statistics and an abort may keep the caller waiting: a QEMU that does not answer its monitor keeps libvirt.
 _PATIENCE_S: Final = 2.0
+#: How long a change of the job may take to be acknowledged.
+_CHANGE_S: Final = 10.0
 
 
 class Job:
-    """One job. ``ask`` gives its statistics, ``abort`` cancels it; both may hang, and may raise what libvirt raises."""
+    """One job of the domain that ``domain()`` gives. That call too may hang, and raise what libvirt raises."""
 
-    def __init__(self, node: str, *, ask: Callable[[], Mapping[str, Any]], abort: Callable[[], Any]) -> None:
+    def __init__(self, node: str, domain: Callable[[], libvirt.virDomain]) -> None:
         self._node = node
-        self._ask_libvirt = ask
-        self._abort_libvirt = abort
+        self._domain = domain
         self._newest: MemoryProgress | None = None
+        self._passes_before: int | None = None
         self._final = False
         self._asking: threading.Thread | None = None
         self._aborting: threading.Thread | None = None
@@ -43,8 +47,22 @@ class Job:
         return self._newest
 
     def abort(self) -> None:
-        """Ask libvirt to cancel the job."""
+        """Ask libvirt to cancel the job. Once in post-copy, libvirt refuses."""
         self._aborting = _once(self._aborting, self._abort, f"abort-{self._node}")
+
+    def limit_downtime(self, seconds: float) -> None:
+        """Let the guest stand still for so long at the end. Raises `NodeUnreachable` or `CommandFailed`."""
+        milliseconds = max(1, round(seconds * 1000))
+        self._change("Setting the downtime limit", lambda: self._domain().migrateSetMaxDowntime(milliseconds))
+
+    def start_post_copy(self) -> None:
+        """Let the guest go on at the target. Raises `NodeUnreachable` (it may act later) or `CommandFailed`."""
+        self._change("Switching to post-copy", lambda: self._domain().migrateStartPostCopy())
+
+    def pass_began(self, number: int) -> None:
+        """The pass of this number, by QEMU's counter, has begun: libvirt told so."""
+        if self._passes_before is None:
+            self._passes_before = number - 1
 
     def completed(self, statistics: Mapping[str, Any]) -> None:
         """Take the final statistics, which libvirt sends as an event when the job has completed."""
@@ -54,7 +72,7 @@ class Job:
     def _ask(self) -> None:
         try:
             with border(self._node, "Reading the job's statistics"):
-                statistics = self._ask_libvirt()
+                statistics = dict(self._domain().jobStats())
         except LvmigrateError as error:
             # "Gone" or "ask again": neither says how the copy ended, so neither is said to have.
             _log.debug("job_statistics_unavailable", node=self._node, error=error.detail or error.sentence)
@@ -65,13 +83,20 @@ class Job:
     def _abort(self) -> None:
         try:
             with border(self._node, "Aborting the job"):
-                self._abort_libvirt()
+                self._domain().abortJob()
         except LvmigrateError as error:
             # No job any more, or no answer: what became of the copy is seen by looking at both nodes.
             _log.debug("abort_refused", node=self._node, error=error.detail or error.sentence)
 
+    def _change(self, what: str, call: Callable[[], Any]) -> None:
+        def bordered() -> None:
+            with border(self._node, what):
+                call()
+
+        within(_CHANGE_S, bordered, self._node, what)
+
     def _take(self, statistics: Mapping[str, Any]) -> None:
-        newest = progress_of(statistics, before=self._newest)
+        newest = progress_of(statistics, before=self._newest, passes_before=self._passes_before or 0)
         if newest is not None:
             self._newest = newest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -10,85 +11,26 @@ from typing import Any, Final
 import libvirt
 import structlog
 
-from hv import xml
+from hv import flags, xml
 from hv.adopted import AdoptedCopy
 from hv.bounded import bounded
 from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from hv.job import Job
-from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
-from lvmigrate.errors import Code, CommandFailed
+from hv.observed import job_of, observed
+from hv.ports import Ports
+from lvmigrate.domain import Activity, Domain, Host, JobKind
+from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
-from lvmigrate.plan import Options, Switch
+from lvmigrate.plan import Options
 
 _log = structlog.get_logger()
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-_STATES: Final = {
-    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.IN_SHUTDOWN,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.SUSPENDED,
-    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.OFF,
-}
 
-#: virDomain*Reason of libvirt 11.3, in the order of their numbers, for the states whose reason tells a migration
-#: something.  As measured: a copy that comes in is "starting up", then paused for "migration" until the end, and one
-#: that arrived with VIR_MIGRATE_PAUSED is then paused by "user", as after a suspend.  A source in the last phase is
-#: paused for "migration", with its job; without a job, its daemon was restarted in that phase and will do nothing more.
-#: A source that its daemon resumed after a failed move: running, "migration canceled"; that it tried to and could
-#: not: paused, "api error".
-_REASONS: Final[Mapping[int, tuple[str, ...]]] = {
-    libvirt.VIR_DOMAIN_RUNNING: (
-        "unknown",
-        "booted",
-        "migrated",
-        "restored",
-        "from snapshot",
-        "unpaused",
-        "migration canceled",
-        "save canceled",
-        "woken up",
-        "crashed",
-        "post-copy",
-        "post-copy failed",
-    ),
-    libvirt.VIR_DOMAIN_PAUSED: (
-        "unknown",
-        "user",
-        "migration",
-        "save",
-        "dump",
-        "i/o error",
-        "watchdog",
-        "from snapshot",
-        "shutting down",
-        "snapshot",
-        "crashed",
-        "starting up",
-        "post-copy",
-        "post-copy failed",
-        "api error",
-    ),
-    libvirt.VIR_DOMAIN_SHUTOFF: (
-        "unknown",
-        "shutdown",
-        "destroyed",
-        "crashed",
-        "migrated",
-        "saved",
-        "failed",
-        "from snapshot",
-        "daemon",
-    ),
-}
-
-_JOB_KINDS: Final = {
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: JobKind.INCOMING,
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: JobKind.OUTGOING,
-}
+#: How often it is looked whether a measurement is done, in seconds.
+_MEASURED_S: Final = 0.1
 
 
 class LibvirtHypervisor:
@@ -104,6 +46,7 @@ class LibvirtHypervisor:
         self._nodes = nodes
         self.call_timeout_s = call_timeout_s
         self._connections = Connections(nodes, connect_timeout_s=connect_timeout_s)
+        self._ports = Ports()
 
     @bounded("Looking for the guest")
     def domain(self, node: str, name: str) -> Domain | None:
@@ -114,7 +57,7 @@ class LibvirtHypervisor:
         try:
             domain = self._lookup(node, name)
             # The job first: one that ends in between is then seen as still there, or its outcome in the state.
-            return self._observed(node, domain, _job(domain))
+            return observed(node, domain, job_of(domain))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -131,7 +74,7 @@ class LibvirtHypervisor:
             try:
                 # Only one that is paused can be coming in, and has no XML then.
                 paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
-                found.append(self._observed(node, domain, _job(domain) if paused else JobKind.NONE))
+                found.append(observed(node, domain, job_of(domain) if paused else JobKind.NONE))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
@@ -149,38 +92,81 @@ class LibvirtHypervisor:
             qemu_version=_version(connection.getVersion()),
         )
 
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        """What the running guest does to its memory, by libvirt's page sampling, which needs no KVM."""
+        begun = self._measure(node, uuid, seconds)
+        deadline = time.monotonic() + seconds + self.call_timeout_s
+        while True:
+            time.sleep(_MEASURED_S)
+            found = self._measured(node, uuid, begun)
+            if found is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise NodeUnreachable(
+                    node, "no dirty rate was measured", hint=f"Look with `virsh domstats --dirtyrate {uuid}` there."
+                )
+
+    @bounded("Measuring what the guest dirties")
+    def _measure(self, node: str, uuid: str, seconds: int) -> int:
+        """Begin; when the calculation before it had begun."""
+        domain = self._lookup(node, uuid)
+        before = _dirty_rate(domain).get("dirtyrate.calc_start_time", -1)
+        domain.startDirtyRateCalc(seconds)
+        return int(before)
+
+    @bounded("Measuring what the guest dirties")
+    def _measured(self, node: str, uuid: str, begun: int) -> Activity | None:
+        domain = self._lookup(node, uuid)
+        found = _dirty_rate(domain)
+        measured = found.get("dirtyrate.calc_status") == libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED
+        if not measured or found.get("dirtyrate.calc_start_time") == begun:
+            return None
+        most = domain.maxMemory() * 1024
+        resident = int(domain.memoryStats().get("rss", domain.maxMemory())) * 1024
+        return Activity(
+            resident_bytes=min(most, resident), dirty_rate=int(found["dirtyrate.megabytes_per_second"]) << 20
+        )
+
     def copy_memory(self, domain: Domain, target: str, options: Options) -> LibvirtCopy:
-        """Start to copy the running guest's memory, peer-to-peer, to ``target``.
+        """Start to copy the guest's memory, peer-to-peer, to ``target``; see `hv.flags` for what is never passed.
 
-        It arrives paused, unless ``options.switch`` is `Switch.FAST`: then the target's libvirt starts it, and when
-        libvirt's last reply is lost the source's daemon resumes its own copy: the caller must end that one before.
-
-        VIR_MIGRATE_UNDEFINE_SOURCE is never passed: libvirt returning OK is no proof, so the source's definition goes
-        only when the move has been verified.  VIR_MIGRATE_NON_SHARED_* is never passed: the disks are replicated.
+        It arrives paused, unless ``options.switch`` is `Switch.FAST` or the copy may become a post-copy: then the
+        target's libvirt starts it, and when libvirt's last reply is lost the source's daemon resumes its own copy: the
+        caller must end that one before.
         """
+        limit_ms = max(1, round(options.downtime_limit_s * 1000))
+        return self._copy(domain, target, options, flags.flags(domain, options), limit_ms=limit_ms)
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> LibvirtCopy:
+        """Connect the two ends of a post-copy that broke (VIR_MIGRATE_POSTCOPY_RESUME).
+
+        Refused by libvirt while QEMU's own stream still lives.
+        """
+        resuming = libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
+        return self._copy(domain, target, options, flags.flags(domain, options) | resuming, limit_ms=None)
+
+    def _copy(self, domain: Domain, target: str, options: Options, wanted: int, *, limit_ms: int | None) -> LibvirtCopy:
         peer = self._nodes[target]
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-        if options.switch is not Switch.FAST:
-            flags |= libvirt.VIR_MIGRATE_PAUSED
-        if domain.persistent:
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
-        parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{_host(peer.migration_address)}"}
-        if options.bandwidth_mib_s is not None:
-            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = options.bandwidth_mib_s
         handle = self._handle(domain.node, domain.uuid)
         log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
 
         def prepare() -> None:
-            handle.migrateSetMaxDowntime(max(1, round(options.downtime_limit_s * 1000)))
+            if limit_ms is not None:
+                handle.migrateSetMaxDowntime(limit_ms)
 
         def call() -> None:
-            log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=flags)
-            with self._connections.listening(lambda *_: None, completed):
-                handle.migrateToURI3(peer.peer_uri, parameters, flags)
+            with self._ports.taken(peer) as port, self._connections.listening(lambda *_: None, completed, pass_began):
+                parameters = flags.parameters(domain, options, peer, port)
+                log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=wanted)
+                handle.migrateToURI3(peer.peer_uri, parameters, wanted)
 
         def completed(node: str, uuid: str, statistics: dict[str, Any]) -> None:
             if (node, uuid) == (domain.node, domain.uuid):
                 copy.completed(statistics)
+
+        def pass_began(node: str, uuid: str, number: int) -> None:
+            if (node, uuid) == (domain.node, domain.uuid):
+                copy.pass_began(number)
 
         copy = LibvirtCopy(domain.node, handle, call, prepare=prepare)
         return copy
@@ -190,12 +176,8 @@ class LibvirtHypervisor:
 
         See `AdoptedCopy`: the node is asked every half second while somebody waits, and at once after an event.
         """
-        job = Job(
-            node,
-            # Looked up anew each time: the connection may have broken, and the daemon have been restarted.
-            ask=lambda: dict(self._handle(node, uuid).jobStats()),
-            abort=lambda: self._handle(node, uuid).abortJob(),
-        )
+        # Looked up anew each time: the connection may have broken, and the daemon have been restarted.
+        job = Job(node, lambda: self._handle(node, uuid))
 
         @contextmanager
         def listening(wake: Callable[[], None]) -> Iterator[None]:
@@ -269,6 +251,57 @@ class LibvirtHypervisor:
             raise _refusal(node, "Removing the guest's definition (the guest is active there)")
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
 
+    @bounded("Starting the guest")
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there."""
+        domain = self._lookup(node, uuid)
+        if not domain.isActive():
+            domain.create()
+
+    @bounded("Asking the guest to shut down")
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down, by whatever way it listens to (ACPI, or its agent)."""
+        self._lookup(node, uuid).shutdown()
+
+    @bounded("Switching the guest off")
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once. Nothing if there is none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        if domain.isActive():
+            domain.destroy()
+
+    @bounded("Reading the guest's definition")
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
+        try:
+            domain = self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        if not domain.isPersistent():
+            return None
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    @bounded("Defining the guest")
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says, with the tombstone or without one."""
+        domain = self._connections.to(node).defineXML(text)
+        stone = xml.tombstone(left_on)
+        if stone is not None or xml.left_on(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) is not None:
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                stone,
+                "lvmigrate",
+                xml.TOMBSTONE,
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+            )
+
     @bounded("Setting the guest's autostart")
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
@@ -299,57 +332,6 @@ class LibvirtHypervisor:
             return connection.lookupByUUIDString(name)
         return connection.lookupByName(name)
 
-    def _observed(self, node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
-        persistent = bool(domain.isPersistent())
-        virt_type, vcpus, disks = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
-        state, reason = domain.state()
-        return Domain(
-            node=node,
-            name=domain.name(),
-            uuid=domain.UUIDString(),
-            state=_STATES.get(state, DomainState.OFF if not domain.isActive() else DomainState.IN_SHUTDOWN),
-            reason=_reason(state, reason),
-            job=job,
-            persistent=persistent,
-            autostart=persistent and bool(domain.autostart()),
-            virt_type=virt_type,
-            memory_kib=domain.maxMemory(),
-            vcpus=vcpus,
-            disks=disks,
-        )
-
-
-def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
-    text = domain.XMLDesc()
-    return xml.virt_type(text), xml.vcpus(text), xml.disks(text)
-
-
-def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...]]:
-    """As `_described`, for a copy that comes in: libvirt's XML would be had only after the copy's end, or never (30 s).
-
-    The statistics need no job of libvirt's own; they do not tell the type, nor whether a disk may be written.
-    """
-    wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_VCPU
-    found = domain.connect().domainListGetStats([domain], wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-    values = found[0][1] if found else {}
-    disks = tuple(
-        DomainDisk(
-            target=values.get(f"block.{number}.name", ""),
-            source=values.get(f"block.{number}.path"),
-            kind="",
-            device="disk",
-            read_only=False,
-        )
-        for number in range(values.get("block.count", 0))
-    )
-    return "", values.get("vcpu.maximum", 1), disks
-
-
-def _reason(state: int, reason: int) -> str:
-    """The reason in words; numbers that a newer libvirt adds stay numbers."""
-    known = _REASONS.get(state, ())
-    return known[reason] if reason < len(known) else str(reason)
-
 
 def _refusal(node: str, what: str) -> CommandFailed:
     return CommandFailed(
@@ -361,30 +343,9 @@ def _refusal(node: str, what: str) -> CommandFailed:
     )
 
 
-def _host(address: str) -> str:
-    """An address for a URI: IPv6 wants brackets."""
-    return f"[{address}]" if ":" in address else address
-
-
-def _job(domain: libvirt.virDomain) -> JobKind:
-    if not domain.isActive():
-        return JobKind.NONE
-    try:
-        statistics = domain.jobStats()
-    except libvirt.libvirtError as error:
-        code = error.get_error_code()
-        if code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return JobKind.INCOMING  # "migration statistics are available only on the source host"
-        if code in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
-            return JobKind.NONE  # it stopped meanwhile, or this driver has no jobs at all
-        if code == libvirt.VIR_ERR_INTERNAL_ERROR and "no RAM info" in str(error):
-            return JobKind.OUTGOING  # "migration was active, but no RAM info was set"
-        raise
-    # A job that failed or was cancelled is there, and holds the domain, until its last phase is over: measured up to a
-    # keepalive later.
-    if statistics.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return JobKind.NONE
-    return _JOB_KINDS.get(statistics.get("operation", 0), JobKind.OTHER)
+def _dirty_rate(domain: libvirt.virDomain) -> dict[str, Any]:
+    found = domain.connect().domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+    return dict(found[0][1]) if found else {}
 
 
 def _version(number: int) -> tuple[int, int, int]:

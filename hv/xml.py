@@ -1,8 +1,11 @@
-"""What the domain's XML says about its disks."""
+"""What the domain's XML says about its disks, and the tombstone in it."""
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from xml.etree import ElementTree as ET
+from xml.sax.saxutils import quoteattr
 
 from lvmigrate.domain import DomainDisk
 
@@ -22,6 +25,17 @@ def disks(text: str) -> tuple[DomainDisk, ...]:
     return tuple(_disk(element) for element in ET.fromstring(text).iterfind("./devices/disk"))  # noqa: S314 -- as above
 
 
+def _elsewhere(source: ET.Element) -> bool:
+    """Whether a network disk is the same from every node: none of its servers is this very machine."""
+    hosts = source.findall("host")
+    local = any(
+        host.get("transport") == "unix" or re.fullmatch(r"localhost|127\..*|\[?::1\]?|", host.get("name", ""))
+        for host in hosts
+    )
+    # Ceph's monitors may come from the node's own configuration.
+    return not local and (bool(hosts) or source.get("protocol") == "rbd")
+
+
 def _disk(element: ET.Element) -> DomainDisk:
     source = element.find("source")
     target = element.find("target")
@@ -31,5 +45,21 @@ def _disk(element: ET.Element) -> DomainDisk:
         source=path,
         kind=element.get("type", ""),
         device=element.get("device", "disk"),
+        network=element.get("type") == "network" and source is not None and _elsewhere(source),
         read_only=element.find("readonly") is not None,
     )
+
+
+#: The namespace of the tombstone among a definition's ``<metadata>`` (libvirt.org/formatdomain.html#general-metadata).
+TOMBSTONE: Final = "urn:lvmigrate:tombstone:1"
+
+
+def tombstone(left_on: str | None) -> str | None:
+    """The element that says on which node a copy of the guest may have been left."""
+    return None if left_on is None else f"<left on={quoteattr(left_on)}/>"
+
+
+def left_on(text: str) -> str | None:
+    """What the tombstone says; ``None``: there is none."""
+    stone = ET.fromstring(text).find(f"./metadata/{{{TOMBSTONE}}}left")  # noqa: S314 -- as above
+    return None if stone is None else stone.get("on")

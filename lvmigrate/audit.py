@@ -84,6 +84,7 @@ def _guests(nodes: tuple[Seen, ...], living: frozenset[str]) -> Iterator[Finding
                 sentence=f"{first.name} has a live copy on {where}.",
                 hint=_cleanup(first.name),
             )
+    yield from _tombs(nodes)
     for node in nodes:
         for domain in node.domains:
             left = node.traces.token(domain.uuid)
@@ -99,6 +100,20 @@ def _guests(nodes: tuple[Seen, ...], living: frozenset[str]) -> Iterator[Finding
                     code=Code.AUTOSTART_ELSEWHERE,
                     sentence=f"{node.node} would start {domain.name} when it boots, which runs on {elsewhere[0]}.",
                     hint=f"{_cleanup(domain.name)} Or: `virsh autostart --disable {domain.name}` on {node.node}.",
+                )
+
+
+def _tombs(nodes: tuple[Seen, ...]) -> Iterator[Finding]:
+    """What came back with a node that a guest was failed over from without that node's word."""
+    known = {node.node: {domain.uuid for domain in node.domains} for node in nodes}
+    for node in nodes:
+        for domain in node.domains:
+            if domain.left_on not in (None, node.node) and domain.uuid in known.get(domain.left_on or "", ()):
+                yield Finding(
+                    code=Code.LEFT_BEHIND,
+                    sentence=f"{domain.left_on} is back and knows {domain.name}, which was started on {node.node} while"
+                    f" {domain.left_on} was off.",
+                    hint=_cleanup(domain.name),
                 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from lvmigrate import environment
+from lvmigrate import capabilities, certificates, environment
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
@@ -165,13 +165,27 @@ _KEEPALIVE_S: Final = 20.0
 
 def _fast(survey: Survey) -> Iterator[Finding]:
     seconds = survey.source.keepalive_s
-    if survey.options.switch is Switch.FAST and seconds < _KEEPALIVE_S:
+    post_copy = survey.options.may_post_copy and survey.domain.state is DomainState.RUNNING
+    if (post_copy or survey.options.switch is Switch.FAST) and seconds < _KEEPALIVE_S:
+        what = "post-copy, whose target starts the guest by itself," if post_copy else "the fast switch"
         yield Finding(
             code=Code.KEEPALIVE_SHORT,
-            sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; the fast switch"
+            sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; {what}"
             f" needs {_KEEPALIVE_S:g} s.",
-            hint="Use the strict switch, or raise keepalive_interval and keepalive_count in its qemu.conf.",
+            hint="Use the strict switch and no post-copy, or raise keepalive_interval and keepalive_count in its"
+            " qemu.conf.",
         )
+
+
+def _options(survey: Survey) -> Iterator[Finding]:
+    yield from capabilities.conflicts(survey.options)
+    for side in (survey.source, survey.target):
+        yield from capabilities.unsupported(survey.options, side.host)
+
+
+def _tls(survey: Survey) -> Iterator[Finding]:
+    if survey.source.certificates is not None and survey.target.certificates is not None:
+        yield from certificates.findings(survey.source.certificates, survey.target.certificates, survey.called)
 
 
 def replicated_disks(domain: Domain) -> tuple[DomainDisk, ...]:
@@ -189,14 +203,18 @@ def _disks(survey: Survey) -> Iterator[Finding]:
         )
     for disk in disks:
         place = survey.source.places.get(disk.source or "")
-        if disk.source in survey.source.shared and disk.source in survey.target.shared:
+        reach = survey.source.shared.get(disk.source or "")
+        if place is None and (reach is not None or disk.network):
+            if reach is not None:
+                yield from environment.reach(survey, disk, reach)
             continue
         if place is None:
             yield Finding(
                 code=Code.DISK_NOT_REPLICATED,
-                sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD"
-                f" ({disk.source or disk.kind}).",
-                hint="Put it on a DRBD resource that both nodes have, or detach it (`virsh detach-disk`).",
+                sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD, nor on storage that"
+                f" several nodes reach ({disk.source or disk.kind}).",
+                hint="Put it on a DRBD resource or on shared storage that both nodes have, or detach it"
+                " (`virsh detach-disk`).",
             )
             continue
         there = survey.target.places.get(disk.source or "")
@@ -348,6 +366,8 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _locked,
     _guard,
     _fast,
+    _options,
+    _tls,
     _disks,
     _shared,
     _parted,

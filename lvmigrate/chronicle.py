@@ -1,17 +1,23 @@
-"""What happened when, during one move: the steps, the moments, the windows. By one monotonic clock."""
+"""What happened when, during one move: the steps, the moments, the windows. By one monotonic clock.
+
+Everything goes into the journal's record of the move as well, as soon as it happens.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from lvmigrate.clock import Clock
+from lvmigrate.journal import NO_RECORD, Kind, Record
+from lvmigrate.jsonable import jsonable
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+from lvmigrate.replication import Resource
 from lvmigrate.report import Moment, StepRecord
 
 _log = structlog.get_logger()
@@ -20,10 +26,18 @@ _MOST_MOMENTS: Final = 10_000
 
 
 class Chronicle:
-    """Takes notes, and passes progress on. `note` and `mark` may be called from any thread."""
+    """Takes notes, and passes progress on. `note`, `mark` and `replication` may be called from any thread."""
 
-    def __init__(self, plan: Plan, *, clock: Clock, on_progress: Callable[[StepProgress], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        clock: Clock,
+        on_progress: Callable[[StepProgress], None],
+        record: Record = NO_RECORD,
+    ) -> None:
         self._plan = plan
+        self._record = record
         self._clock = clock
         self._on_progress = on_progress
         self._begin = clock.now()
@@ -32,6 +46,7 @@ class Chronicle:
         self._steps: list[StepRecord] = []
         self._now: tuple[str, str] = ("", "")
         self._marks: dict[str, float] = {}
+        self._disks: dict[str, Resource] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -49,15 +64,31 @@ class Chronicle:
         with self._lock:
             return tuple(sorted(self._moments, key=lambda moment: moment.at_s))
 
-    def note(self, what: str) -> None:
+    def note(self, what: str, *, said_by: str = "lvmigrate") -> None:
         """Something was seen now."""
         with self._lock:
-            if len(self._moments) < _MOST_MOMENTS:
-                self._moments.append(Moment(at_s=self.elapsed_s, what=what))
+            if len(self._moments) >= _MOST_MOMENTS:
+                return
+            self._moments.append(Moment(at_s=self.elapsed_s, what=what))
+            self._record.add(Kind.MOMENT, what, {"said_by": said_by})
 
     def mark(self, name: str) -> None:
         """Remember when ``name`` happened first."""
-        self._marks.setdefault(name, self.elapsed_s)
+        with self._lock:
+            if name not in self._marks:
+                self._marks[name] = self.elapsed_s
+                self._record.add(Kind.MARK, name)
+
+    def replication(self, seen: Iterable[Resource | None]) -> None:
+        """Have the journal tell how the disks are now, as far as that changed since it was last told."""
+        with self._lock:
+            for resource in seen:
+                if resource is None:
+                    continue
+                key = f"{resource.name} on {resource.node}"
+                if self._disks.get(key) != resource:
+                    self._disks[key] = resource
+                    self._record.add(Kind.DISK, key, jsonable(resource))
 
     def happened(self, name: str) -> bool:
         """Whether ``name`` was marked."""
@@ -74,17 +105,27 @@ class Chronicle:
         """The time inside the context is this step's, whether it succeeds or not."""
         begin = self.elapsed_s
         self._now = (name, sentence)
+        self._record.add(Kind.STEP, name, {"sentence": sentence}, wait=True)
         self.tell()
         _log.info("step_began", step=name)
+        error = ""
         try:
             yield
+        except BaseException as caught:
+            error = str(caught) or repr(caught)
+            raise
         finally:
             seconds = self.elapsed_s - begin
             self._steps.append(StepRecord(name=name, sentence=sentence, begin_s=begin, seconds=seconds))
+            self._record.add(Kind.STEP_END, name, {"error": error})
             _log.info("step_ended", step=name, seconds=round(seconds, 3))
 
     def tell(self, *, memory: MemoryProgress | None = None, sync: SyncProgress | None = None) -> None:
         """Pass on how far the present step is."""
+        if memory is not None:
+            self._record.add(Kind.MEMORY, "", jsonable(memory))
+        if sync is not None:
+            self._record.add(Kind.SYNC, "", jsonable(sync))
         names = [name for name, _ in self._plan.steps]
         name, sentence = self._now
         progress = StepProgress(

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import scene
+from lvmigrate import acts, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
 from lvmigrate.decision import closing as closing_of
@@ -32,6 +32,8 @@ from lvmigrate.errors import (
     TokenLost,
     UsageError,
 )
+from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
+from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
 from lvmigrate.lineage import parted
 from lvmigrate.plan import ResourcePlan
@@ -42,6 +44,7 @@ from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Guarded, Token
+from lvmigrate.upstart import Upstart
 
 _log = structlog.get_logger()
 
@@ -105,8 +108,26 @@ class CleanupInstance:
         """
         if self._scene is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        with structlog.contextvars.bound_contextvars(instance=self._scene.name), ExitStack() as stack:
-            return _Cleanup(self._context, self._scene, stack, abort=self._abort).run()
+        seen = self._scene
+
+        def clean(record: Record) -> CleanupReport:
+            with ExitStack() as stack:
+                context = acts.recorded(self._context, record)
+                return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
+
+        plan = plan_of(seen, abort=self._abort)
+        opening = Opening(
+            tasklet="cleanup",
+            instance=seen.name,
+            uuid=seen.uuid,
+            source=seen.source,
+            target=seen.target,
+            holder=holder(),
+            plan={"ruling": jsonable(plan.ruling), "closing": jsonable(plan.closing), "acts": list(plan.acts)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=seen.name):
+            # What mends needs no memory: a full disk of the controller must not keep a guest from being mended.
+            return keep(self._context.journal, opening, clean, now=self._context.clock.now, needed=False)
 
 
 def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
@@ -114,7 +135,9 @@ def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:
     ruling = seen.ruling()
     closing = tuple((name, row.closing, row.why) for name, row in seen.closings().items())
     acts = []
-    if ruling.action not in (Action.STAYED, Action.ARRIVED):
+    if seen.shut_down_for_a_failover:
+        acts.append(f"start it on {seen.source} again, where it was shut down for a failover that was not finished")
+    elif ruling.action not in (Action.STAYED, Action.ARRIVED):
         acts.append(
             "end the copy that is under way" if abort and ruling.action is Action.FOLLOW else ruling.action.value
         )
@@ -130,21 +153,25 @@ class _Notes:
     """What was done, for the report."""
 
     lines: list[str] = field(default_factory=list)
+    record: Record = NO_RECORD
 
     def add(self, sentence: str) -> None:
         self.lines.append(sentence)
+        self.record.add(Kind.MOMENT, sentence, {"said_by": "lvmigrate"})
         _log.info("cleanup_did", what=sentence)
 
 
 class _Cleanup:
     """One cleanup under way."""
 
-    def __init__(self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool) -> None:
+    def __init__(
+        self, context: Context, seen: Scene, stack: ExitStack, *, abort: bool, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
         self.seen = seen
         self.stack = stack
         self.abort = abort
-        self.notes = _Notes()
+        self.notes = _Notes(record=record)
         self.began = context.clock.now()
         self.lease: Lease
         self.settlement: Settlement
@@ -170,6 +197,8 @@ class _Cleanup:
                 raise
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
+        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
+            raise self._died()
         return CleanupReport(
             instance=last.name,
             uuid=last.uuid,
@@ -243,7 +272,12 @@ class _Cleanup:
 
     def _settle(self) -> str:
         """The node where the guest is to live, and lives: by the table, act by act."""
-        arrived = self.settlement.settle(self._follow)
+        try:
+            arrived = self.settlement.settle(self._follow)
+        except GuestLost:
+            if not self.seen.shut_down_for_a_failover or self.disks.doubts_now():
+                raise
+            return self._start_again()
         if not arrived:
             return self.seen.source
         arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
@@ -254,6 +288,26 @@ class _Cleanup:
             arrival.alone()
             self.notes.add(f"let {self.seen.name} run on {self.seen.target}")
         return self.seen.target
+
+    def _start_again(self) -> str:
+        """Start the guest at the source, from which a failover was to take it: both disks are the same."""
+        home, away = self.seen.source, self.seen.target
+        self._close(home, away)
+        upstart = Upstart(
+            hypervisor=self.context.hypervisor,
+            storage=self.context.storage,
+            instance=self.seen.name,
+            uuid=self.seen.uuid,
+            node=home,
+            promotes={name: before[0].auto_promote for name, before in self.seen.options.items()},
+            token=lambda: self.lease.token,
+            confirm=self.lease.confirm,
+            clock=self.context.clock,
+        )
+        upstart.promote()
+        upstart.start()
+        self.notes.add(f"started {self.seen.name} on {home} again")
+        return home
 
     def _join(self, name: str) -> None:
         """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.
@@ -295,6 +349,8 @@ class _Cleanup:
                 copy.abort()
 
     def _why_to_abort(self) -> str | None:
+        if Sight.POST_COPY in self.seen.sights.values():
+            return None  # half of the guest's memory is on each node: libvirt would refuse as well
         if self.abort or self.context.cancel.is_set():
             return "as asked"
         if breaks := self.disks.watch.breaks():
@@ -410,7 +466,14 @@ class _Cleanup:
     def _define(self, home: str) -> None:
         """Definitions where they belong."""
         errand = self.seen.errand
-        if errand is not None:
+        if (came_back := self.seen.came_back) is not None and came_back[1] == home:
+            back = self.seen.domains[came_back[0]]
+            definitions = Definitions(
+                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=back.node, target=home
+            )
+            definitions.moved(autostart=back.autostart or self.seen.domains[home].autostart)
+            self.notes.add(f"forgot the definition on {back.node}")
+        elif errand is not None:
             definitions = Definitions(
                 hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=errand.source, target=errand.target
             )
@@ -422,11 +485,15 @@ class _Cleanup:
 
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""
-        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE) and self.seen.home is not None:
-            raise GuestLost(
-                f"{self.seen.name} died while what was left of its move was closed.",
-                hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes, then start it.",
-            )
+        if self.settlement.look_until_known() == (Sight.GONE, Sight.GONE):
+            raise self._died()
+
+    def _died(self) -> GuestLost:
+        return GuestLost(
+            f"{self.seen.name} died while what was left of its move was closed.",
+            hint=f"See /var/log/libvirt/qemu/{self.seen.name}.log on both nodes; `lvmigrate cleanup {self.seen.name}`"
+            " again closes what it had open; then start it.",
+        )
 
     def _finish(self) -> None:
         """Nothing is left to guard, and nothing to say: the guards, and the tokens last."""

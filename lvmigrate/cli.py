@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,11 +71,42 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
 
     cancel = threading.Event()
-    with _signals_set(cancel), display.display(json=asked.json) as shown:
+    post_copy = threading.Event()
+    with _signals_set(cancel), _usr1_sets(post_copy), display.display(json=asked.json) as shown:
         report = cluster.migrate(
             asked.instance,
             target=asked.to,
             options=_options(cluster, asked),
+            on_plan=shown.plan,
+            on_progress=shown.progress,
+            cancel=cancel,
+            post_copy=post_copy,
+        )
+    _show(report, display.report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.failover import FailoverOptions  # noqa: PLC0415
+
+    chosen = {
+        "shutdown_timeout_s": asked.shutdown_timeout,
+        "sync_timeout_s": asked.sync_timeout,
+        "hard": asked.hard,
+        "is_off": asked.is_off,
+    }
+    options = FailoverOptions(**{key: value for key, value in chosen.items() if value is not None})
+    if asked.dry_run:
+        plan = cluster.check_failover(asked.instance, target=asked.to, options=options)
+        _show(plan, display.plan_lines, as_json=asked.json)
+        return ExitCode.OK
+    cancel = threading.Event()
+    with _signals_set(cancel), display.display(json=asked.json) as shown:
+        report = cluster.failover(
+            asked.instance,
+            target=asked.to,
+            options=options,
             on_plan=shown.plan,
             on_progress=shown.progress,
             cancel=cancel,
@@ -138,12 +170,65 @@ def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     return silent[0].exit_code if silent else ExitCode.OK
 
 
+def _history(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    entries = cluster.history(asked.instance, most=asked.most)
+    if asked.json:
+        _print(json.dumps({"errands": jsonable(entries)}))
+    elif entries:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().print(display.history_table(entries))
+    else:
+        _print("nothing was done yet" + (f" to {asked.instance}" if asked.instance else ""))
+    return ExitCode.OK
+
+
+def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display, page  # noqa: PLC0415
+
+    story = cluster.story(asked.id)
+    if asked.html is None:
+        _show(story, display.story_lines, as_json=asked.json)
+    elif asked.html == "-":
+        _print(page.page(story))
+    else:
+        try:
+            Path(asked.html).write_text(page.page(story), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{asked.html} cannot be written: {error.strerror}.", hint="Name another file.") from error
+        _print(json.dumps({"file": asked.html}) if asked.json else asked.html)
+    return ExitCode.OK
+
+
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
     """The configuration's defaults with what the command line says."""
-    from lvmigrate.plan import Switch  # noqa: PLC0415
+    from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
+    policy = None
+    if asked.policy is not None:
+        policies = cluster.config.policies
+        if asked.policy not in policies:
+            raise UsageError(
+                f"There is no policy {asked.policy}.",
+                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
+            )
+        policy = policies[asked.policy]
     chosen = {
+        "mode": None if asked.mode is None else Mode(asked.mode),
+        "policy": policy,
         "bandwidth_mib_s": asked.bandwidth,
+        "postcopy_bandwidth_mib_s": asked.postcopy_bandwidth,
+        "auto_converge": asked.auto_converge or None,
+        "throttle_initial": asked.throttle_initial,
+        "throttle_increment": asked.throttle_increment,
+        "compression": None if asked.compression is None else Compression(asked.compression),
+        "compression_level": asked.compression_level,
+        "connections": asked.connections,
+        "tls": asked.tls or None,
+        "forecast_s": asked.forecast,
         "downtime_limit_s": asked.downtime_limit,
         "sync_timeout_s": asked.sync_timeout,
         "sync_stall_s": asked.sync_stall,
@@ -169,6 +254,21 @@ def _signals_set(cancel: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _usr1_sets(event: threading.Event) -> Iterator[None]:
+    """While in the context, SIGUSR1 asks for post-copy."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        _print("lvmigrate: post-copy was asked for ...", error=True)
+
+    before = signal.signal(signal.SIGUSR1, asked)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) -> None:
@@ -226,6 +326,38 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--to", metavar="NODE", help="the target; default: the only other node")
     moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
     moving.add_argument(
+        "--mode",
+        choices=("live", "non-live", "post-copy"),
+        help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
+        " one pass, and cannot be aborted from then on (default: live)",
+    )
+    moving.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
+        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
+    )
+    moving.add_argument(
+        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
+    )
+    moving.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
+    moving.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
+    moving.add_argument(
+        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
+    )
+    moving.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
+    moving.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
+    moving.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
+    moving.add_argument(
+        "--forecast",
+        metavar="S",
+        type=_positive(int),
+        nargs="?",
+        const=2,
+        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
+    )
+    moving.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
+    moving.add_argument(
         "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
     )
     moving.add_argument(
@@ -250,10 +382,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, act, parents, sentence in (
         ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),
-        ("migrate", _migrate, [common, moving], "move a running guest; Ctrl-C aborts, the guest goes on"),
+        (
+            "migrate",
+            _migrate,
+            [common, moving],
+            "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
+        ),
+        (
+            "failover",
+            _failover,
+            [common],
+            "shut a guest down and start it on another node, or start it when its node is off",
+        ),
         ("status", _status, [common], "show every guest, its nodes, its disks"),
         ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
         ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
+        ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
+        ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
         command.set_defaults(act=act)
@@ -263,9 +408,34 @@ def _parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
             )
             command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
-        if act is _status:
+        if act is _failover:
+            _add_failover(command)
+        if act is _report:
+            command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
+            command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
+        if act is _history:
+            command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
+        if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser
+
+
+def _add_failover(command: argparse.ArgumentParser) -> None:
+    command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
+    command.add_argument("--to", metavar="NODE", help="the target; default: the only other node that answers")
+    command.add_argument(
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long the guest may take to shut down (120)"
+    )
+    command.add_argument("--hard", action="store_true", help="then switch it off, as a power cut would")
+    command.add_argument(
+        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
+    )
+    command.add_argument(
+        "--is-off",
+        metavar="NODE",
+        help="your word that this node, which does not answer, is switched off; if it lives, the guest will run twice",
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what it would do, or every reason against it")
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

@@ -14,12 +14,16 @@ from lvmigrate.audit import Audit, audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
 from lvmigrate.errors import MoveAborted
+from lvmigrate.failover import FailoverInstance, FailoverOptions
+from lvmigrate.fencing import commands
+from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
 from lvmigrate.log import quiet_by_default
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.report import CleanupReport, Report
+from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
 from lvmigrate.tasklet import Context
 from storage import DrbdStorage
@@ -38,11 +42,14 @@ class Cluster:
     Nothing is connected to before it is needed.  One object may be used from several threads, for several moves.
     """
 
-    def __init__(self, configuration: Config, hypervisor: Hypervisor, storage: Storage) -> None:
+    def __init__(
+        self, configuration: Config, hypervisor: Hypervisor, storage: Storage, journal: Journal = NO_JOURNAL
+    ) -> None:
         quiet_by_default()
         self.config = configuration
         self._hypervisor = hypervisor
         self._storage = storage
+        self._journal = journal
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Cluster:
@@ -59,7 +66,9 @@ class Cluster:
                 ssh_config=configuration.ssh_config,
                 command_timeout_s=limits.command_s,
                 connect_timeout_s=limits.connect_s,
+                directories=configuration.shared_directories,
             ),
+            NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
         )
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
@@ -67,7 +76,7 @@ class Cluster:
         context = self._context(threading.Event(), None)
         return MigrateInstance(context, instance, target=target, options=options or self.config.defaults).check_prereq()
 
-    def migrate(
+    def migrate(  # noqa: PLR0913 -- each by its name
         self,
         instance: str,
         *,
@@ -76,16 +85,19 @@ class Cluster:
         on_plan: Callable[[Plan], None] | None = None,
         on_progress: Callable[[StepProgress], None] | None = None,
         cancel: threading.Event | None = None,
+        post_copy: threading.Event | None = None,
     ) -> Report:
         """Move a running guest to ``target`` (or to the only other node) and tell what happened.
 
         Setting ``cancel``, or a ``KeyboardInterrupt`` in the calling thread, aborts: the guest goes on at the source,
         everything is undone, and `lvmigrate.errors.MoveAborted` is raised; past the point of no return the move is
-        finished instead.  ``on_plan`` and ``on_progress`` are called from a thread of the move's own.  Raises what
-        `MigrateInstance.exec` raises, and `Refused` before anything was changed.
+        finished instead.  Setting ``post_copy`` lets the guest go on at the target at once, if ``options`` allow it
+        (`Options.may_post_copy`) and replication is whole; from then on nothing aborts it.  ``on_plan`` and
+        ``on_progress`` are called from a thread of the move's own.  Raises what `MigrateInstance.exec` raises, and
+        `Refused` before anything was changed.
         """
         stop = cancel or threading.Event()
-        context = self._context(stop, on_progress)
+        context = self._context(stop, on_progress, post_copy)
         tasklet = MigrateInstance(context, instance, target=target, options=options or self.config.defaults)
 
         def work() -> Report:
@@ -97,6 +109,41 @@ class Cluster:
             return tasklet.exec()
 
         return _in_thread(work, stop, name=f"move-{instance}")
+
+    def check_failover(
+        self, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
+    ) -> Plan:
+        """What `failover` would do. Changes nothing; raises `Refused` with every reason not to start."""
+        context = self._context(threading.Event(), None)
+        return FailoverInstance(context, instance, target=target, options=options).check_prereq()
+
+    def failover(
+        self,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: FailoverOptions | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[StepProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Shut a guest down where it is and start it on ``target``; or start it there when its node is off.
+
+        ``cancel`` is obeyed until the guest is to be started on the target.  Raises what `FailoverInstance.exec`
+        raises, and `Refused` before anything was changed.
+        """
+        stop = cancel or threading.Event()
+        tasklet = FailoverInstance(self._context(stop, on_progress), instance, target=target, options=options)
+
+        def work() -> Report:
+            plan = tasklet.check_prereq()
+            if on_plan is not None:
+                on_plan(plan)
+            if stop.is_set():
+                raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
+            return tasklet.exec()
+
+        return _in_thread(work, stop, name=f"failover-{instance}")
 
     def check_cleanup(self, instance: str, *, abort: bool = False) -> CleanupPlan:
         """What `cleanup` sees, and would do. Changes nothing; raises `Refused` when a node does not answer."""
@@ -134,6 +181,14 @@ class Cluster:
         """What every node says of its guests, or of ``instance`` alone, and of their disks."""
         return status(self._hypervisor, self._storage, self.config.nodes, instance)
 
+    def history(self, instance: str | None = None, *, most: int = 50) -> tuple[Entry, ...]:
+        """The newest errands that the journal knows, of all guests or of one, newest first."""
+        return self._journal.history(instance=instance, most=most)
+
+    def story(self, errand: str) -> Story:
+        """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""
+        return self._journal.story(errand)
+
     def close(self) -> None:
         """End every connection. Moves must have ended."""
         self._hypervisor.close()
@@ -147,14 +202,22 @@ class Cluster:
     ) -> None:
         self.close()
 
-    def _context(self, cancel: threading.Event, on_progress: Callable[[StepProgress], None] | None) -> Context:
+    def _context(
+        self,
+        cancel: threading.Event,
+        on_progress: Callable[[StepProgress], None] | None,
+        post_copy: threading.Event | None = None,
+    ) -> Context:
         return Context(
             nodes=self.config.nodes,
             hypervisor=self._hypervisor,
             storage=self._storage,
             cancel=cancel,
+            post_copy=post_copy or threading.Event(),
             on_progress=on_progress or (lambda _progress: None),
             lease_s=self.config.limits.lease_s,
+            journal=self._journal,
+            fences=commands(self.config.nodes),
         )
 
 

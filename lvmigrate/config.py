@@ -7,30 +7,64 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
+from lvmigrate.convergence import NAMED, Policy, Rule, Then
 from lvmigrate.errors import Code, ConfigurationError
 from lvmigrate.node import Node
-from lvmigrate.plan import Options
+from lvmigrate.plan import Compression, Mode, Options
+from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL_PATH
+
+T = TypeVar("T")
 
 DEFAULT_PATH: Final = Path("/etc/lvmigrate/cluster.toml")
 _EXAMPLE: Final = 'See the README: [nodes.NAME] with ssh = "root@NAME" for each of your hosts.'
 #: What goes into file names, ssh's command line and libvirt's URIs without quoting.
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_NODE_KEYS: Final = ("ssh", "libvirt_uri", "peer_uri", "migration_address")
+_NODE_KEYS: Final = (
+    "ssh",
+    "libvirt_uri",
+    "peer_uri",
+    "migration_address",
+    "listen_address",
+    "migration_ports",
+    "tls_name",
+    "fence_command",
+)
+#: FIRST-LAST
+_PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
+_LAST_PORT: Final = 65535
 #: No sensible time or rate is larger; infinity is excluded with it.
 _ABSURD: Final = 1e9
 _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
         "bandwidth_mib_s": (int,),
+        "postcopy_bandwidth_mib_s": (int,),
+        "throttle_initial": (int,),
+        "throttle_increment": (int,),
+        "compression_level": (int,),
+        "connections": (int,),
+        "recovery_timeout_s": (float, int),
         "downtime_limit_s": (float, int),
         "sync_timeout_s": (float, int),
         "sync_stall_s": (float, int),
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
+    }
+)
+_SWITCHES: Final = ("tls", "auto_converge", "ignore_hvversions")
+_WORDS: Final[Mapping[str, type[Mode | Compression]]] = MappingProxyType({"mode": Mode, "compression": Compression})
+_RULE: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "stalled_passes": (int,),
+        "passes": (int,),
+        "seconds_per_gib": (float, int),
+        "after_s": (float, int),
+        "factor": (float, int),
+        "up_to_s": (float, int),
     }
 )
 
@@ -54,6 +88,12 @@ class Config:
     ssh_config: Path | None
     defaults: Options
     limits: Limits
+    #: The named policies and the configuration's own.
+    policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType(NAMED))
+    #: The file of the journal; ``None``: none is kept.
+    journal: Path | None = JOURNAL_PATH
+    #: Directories that are the same on every node, by the operator's word.
+    shared_directories: tuple[str, ...] = ()
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -94,17 +134,37 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "defaults", "limits"))
+        self._only((), root, ("nodes", "ssh", "storage", "defaults", "limits", "policies", "journal"))
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
+        policies = self._policies(self._table(root, "policies"))
         ssh_config = self._value(("ssh",), ssh, "config", (str,))
+        storage = self._table(root, "storage")
+        self._only(("storage",), storage, ("shared_directories",))
         return Config(
             path=self._path,
             nodes=self._nodes(self._table(root, "nodes")),
             ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
-            defaults=Options(**self._numbers(root, "defaults", _DEFAULTS)),
+            shared_directories=self._directories(storage),
+            defaults=self._defaults(root, policies),
+            policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
+            journal=self._journal(self._table(root, "journal")),
         )
+
+    def _journal(self, table: Mapping[str, Any]) -> Path | None:
+        self._only(("journal",), table, ("path",))
+        path = self._value(("journal",), table, "path", (str,))
+        if path is None:
+            return JOURNAL_PATH
+        return self._path.parent / Path(path).expanduser() if path else None
+
+    def _directories(self, table: Mapping[str, Any]) -> tuple[str, ...]:
+        key = "shared_directories"
+        listed = self._value(("storage",), table, key, (list,)) or []
+        if not all(isinstance(path, str) and path.startswith("/") and path.isprintable() for path in listed):
+            self._fail(f"{key} must be a list of absolute paths", line=self._line(("storage", key)))
+        return tuple(listed)
 
     def _nodes(self, table: Mapping[str, Any]) -> Mapping[str, Node]:
         if not table:
@@ -115,10 +175,14 @@ class _Reader:
             if not _NODE_NAME.fullmatch(name):
                 self._fail(f"{name!r} is no host name", line=self._line(at))
             entry = self._table(table, name, under=("nodes",))
-            self._only(at, entry, _NODE_KEYS)
+            self._only(at, entry, (*_NODE_KEYS, "link_mib_s"))
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
-                if value is not None and (not value or value.startswith("-") or re.search(r"\s", value)):
+                if (
+                    key != "fence_command"
+                    and value is not None
+                    and (not value or value.startswith("-") or re.search(r"\s", value))
+                ):
                     self._fail(f"{key} of {name} must be one word", line=self._line((*at, key)))
             here = text["ssh"] is None and name in (socket.gethostname(), socket.gethostname().partition(".")[0])
             ssh = None if here else text["ssh"] or f"root@{name}"
@@ -128,12 +192,90 @@ class _Reader:
                 libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
                 peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
                 migration_address=text["migration_address"] or name,
+                fence_command=text["fence_command"] or None,
+                listen_address=text["listen_address"],
+                migration_ports=self._ports(at, text["migration_ports"]),
+                link_mib_s=self._link(at, entry),
+                tls_name=text["tls_name"],
             )
         return MappingProxyType(nodes)
 
-    def _numbers(self, root: Mapping[str, Any], name: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    def _link(self, at: tuple[str, ...], entry: Mapping[str, Any]) -> int | None:
+        value: int | None = self._value(at, entry, "link_mib_s", (int,))
+        if value is not None and not 0 < value < _ABSURD:
+            self._fail("link_mib_s must be a number above 0", line=self._line((*at, "link_mib_s")))
+        return value
+
+    def _ports(self, at: tuple[str, ...], text: str | None) -> tuple[int, int] | None:
+        if text is None:
+            return None
+        found = _PORTS.fullmatch(text)
+        if found is None or not 0 < int(found[1]) <= int(found[2]) <= _LAST_PORT:
+            self._fail('migration_ports must be like "49152-49215"', line=self._line((*at, "migration_ports")))
+        return int(found[1]), int(found[2])
+
+    def _defaults(self, root: Mapping[str, Any], policies: Mapping[str, Policy]) -> Options:
+        table = self._table(root, "defaults")
+        at = ("defaults",)
+        chosen: dict[str, Any] = self._numbers(root, "defaults", _DEFAULTS, also=(*_SWITCHES, *_WORDS, "policy"))
+        for key in _SWITCHES:
+            if key in table:
+                if not isinstance(table[key], bool):
+                    self._fail(f"{key} must be true or false", line=self._line((*at, key)))
+                chosen[key] = table[key]
+        for key, kind in _WORDS.items():
+            word = self._value(at, table, key, (str,))
+            if word is not None:
+                chosen[key] = self._one_of(
+                    (*at, key), word, {item.value: item for item in kind if item is not Mode.FAILOVER}
+                )
+        policy = self._value(at, table, "policy", (str,))
+        if policy is not None:
+            chosen["policy"] = self._one_of((*at, "policy"), policy, policies)
+        return Options(**chosen)
+
+    def _policies(self, table: Mapping[str, Any]) -> dict[str, Policy]:
+        """The named policies and the file's own, which may replace them."""
+        policies = dict(NAMED)
+        for name in table:
+            at = ("policies", name)
+            entry = self._table(table, name, under=("policies",))
+            self._only(at, entry, ("rules", "auto_converge"))
+            slows = entry.get("auto_converge", False)
+            rules = entry.get("rules", [])
+            if not isinstance(slows, bool):
+                self._fail("auto_converge must be true or false", line=self._line((*at, "auto_converge")))
+            if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+                self._fail("rules must be a list of tables", line=self._line((*at, "rules")))
+            policies[name] = Policy(
+                name=name, rules=tuple(self._rule((*at, "rules"), rule) for rule in rules), auto_converge=slows
+            )
+        return policies
+
+    def _rule(self, at: tuple[str, ...], rule: Mapping[str, Any]) -> Rule:
+        self._only(at, rule, ("then", *_RULE), line=self._line(at))
+        word = self._value(at, rule, "then", (str,))
+        if word is None:
+            self._fail(f"a rule must say `then` (one of {', '.join(then.value for then in Then)})", line=self._line(at))
+        numbers = {}
+        for key, kinds in _RULE.items():
+            value = self._value(at, rule, key, kinds)
+            if value is not None:
+                if not 0 < value < _ABSURD or (key == "factor" and value <= 1):
+                    self._fail(f"{key} must be above {1 if key == 'factor' else 0}", line=self._line(at))
+                numbers[key] = value
+        return Rule(then=self._one_of(at, word, {then.value: then for then in Then}), **numbers)
+
+    def _one_of(self, at: tuple[str, ...], word: str, known: Mapping[str, T]) -> T:
+        if word not in known:
+            self._fail(f"{word!r} is not known (known: {', '.join(known)})", line=self._line(at))
+        return known[word]
+
+    def _numbers(
+        self, root: Mapping[str, Any], name: str, kinds: Mapping[str, tuple[type, ...]], *, also: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         table = self._table(root, name)
-        self._only((name,), table, tuple(kinds))
+        self._only((name,), table, (*kinds, *also))
         numbers = {}
         for key, kind in kinds.items():
             value = self._value((name,), table, key, kind)
@@ -153,15 +295,19 @@ class _Reader:
     def _value(self, at: tuple[str, ...], table: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> Any:  # noqa: ANN401 -- the caller names the kind
         value = table.get(key)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            wanted = "text in quotes" if kinds == (str,) else "a number"
+            wanted = "text in quotes" if kinds == (str,) else "a list" if kinds == (list,) else "a number"
             self._fail(f"{key} must be {wanted}", line=self._line((*at, key)))
         return value
 
-    def _only(self, at: tuple[str, ...], table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    def _only(
+        self, at: tuple[str, ...], table: Mapping[str, Any], known: tuple[str, ...], *, line: int | None = None
+    ) -> None:
         for key in table:
             if key not in known:
                 place = f"[{'.'.join(at)}]" if at else "the file"
-                self._fail(f"{key!r} is not known in {place} (known: {', '.join(known)})", line=self._line((*at, key)))
+                self._fail(
+                    f"{key!r} is not known in {place} (known: {', '.join(known)})", line=line or self._line((*at, key))
+                )
 
     def _line(self, path: tuple[str, ...]) -> int:
         """The line where ``path`` is set, as well as a scan of headers and keys can tell; else of its table."""

@@ -38,6 +38,10 @@ class Sight(enum.Enum):
     HANDING_OVER = "is handed over"
     #: libvirt receives it.
     ARRIVING = "is received"
+    #: One end of a post-copy that goes on: half of the guest's memory is here, half on the other node.
+    POST_COPY = "is in post-copy"
+    #: One end of a post-copy that broke.
+    HALF = "has half of the memory: its post-copy broke"
     #: Another job of libvirt's: a save, a backup.
     BUSY = "has another job"
     #: The node answered: no process of this guest.
@@ -76,7 +80,7 @@ _A = Action
 #: A copy with its own process whose CPUs do not run and that no job will change.
 _STANDING: Final = frozenset({_S.WAITS, _S.STALLED})
 #: What time may change by itself.
-_PASSING: Final = frozenset({_S.LEAVING, _S.HANDING_OVER, _S.ARRIVING, _S.BUSY, _S.UNKNOWN})
+_PASSING: Final = frozenset({_S.LEAVING, _S.HANDING_OVER, _S.ARRIVING, _S.POST_COPY, _S.HALF, _S.BUSY, _S.UNKNOWN})
 
 #: (source, target) -> what follows. A pair that is not listed is HOLD.
 GUEST: Final[dict[tuple[Sight, Sight], Ruling]] = {
@@ -107,6 +111,11 @@ GUEST: Final[dict[tuple[Sight, Sight], Ruling]] = {
             ((leaving, there), _A.FOLLOW, "peer-to-peer jobs outlive the client that asked for them")
             for leaving in (_S.LEAVING, _S.HANDING_OVER)
             for there in (_S.GONE, _S.ARRIVING, _S.WAITS, _S.STALLED)
+        ),
+        (
+            (_S.POST_COPY, _S.POST_COPY),
+            _A.FOLLOW,
+            "a post-copy goes on: only both nodes together have the guest's memory",
         ),
         ((_S.LEAVING, _S.RUNS), _A.SUSPEND_BOTH, "two running copies, one of which is being sent away"),
     )
@@ -162,6 +171,11 @@ def _unlisted(pair: tuple[Sight, Sight], *, last_chance: bool) -> Ruling:
         return Ruling(action=_A.ASK_AGAIN, why="time may change this by itself")
     if _S.UNKNOWN in pair:
         return Ruling(action=_A.HOLD, why="no answer is no proof: the guest may run on the node that is silent")
+    if _S.HALF in pair or _S.POST_COPY in pair:
+        return Ruling(
+            action=_A.HOLD,
+            why="a post-copy broke: the guest is whole only with both ends, and what ran last is the target's",
+        )
     if _S.HELD in pair:
         return Ruling(action=_A.HOLD, why="a copy stands still for a reason that no rule may judge")
     if _PASSING & set(pair):
@@ -179,8 +193,12 @@ def sight_of(domain: Domain | None) -> Sight:  # noqa: PLR0911 -- one line for e
     if domain is None or domain.state is DomainState.OFF:
         return Sight.GONE
     paused = domain.state is DomainState.PAUSED
-    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED) or "post-copy" in domain.reason:
+    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
         return Sight.HELD
+    if domain.reason == "post-copy failed":
+        return Sight.HALF
+    if domain.reason == "post-copy":
+        return Sight.HALF if domain.job is JobKind.NONE else Sight.POST_COPY
     match domain.job:
         case JobKind.INCOMING:
             return Sight.ARRIVING

@@ -18,11 +18,16 @@ from rich.text import Text
 
 from lvmigrate.audit import Audit
 from lvmigrate.cleanup import CleanupPlan
+from lvmigrate.convergence import Firing, Then
 from lvmigrate.errors import Finding, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
+from lvmigrate.forecast import Forecast
+from lvmigrate.journal import OK, Entry, Story
+from lvmigrate.page import outcome, when
 from lvmigrate.plan import Plan
 from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import GuestOnNode, NodeStatus
+from lvmigrate.timeline import timeline
 
 _MIB: Final = 1024 * 1024
 #: How often plain output speaks during one step, in seconds (the seed's feedback interval).
@@ -55,10 +60,11 @@ def size(value: float) -> str:
 
 def memory_words(memory: MemoryProgress) -> str:
     """One line about the copy of memory."""
+    throttle = f", the guest is slowed down by {memory.throttle_percent} %" if memory.throttle_percent else ""
     eta = f", about {seconds(memory.eta_s)} left" if memory.eta_s is not None and memory.remaining else ""
     return (
         f"{memory.percent:.0f} %, {size(memory.remaining)} of {size(memory.total)} to go,"
-        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}"
+        f" {size(memory.rate)}/s, pass {memory.iteration}{eta}{throttle}"
     )
 
 
@@ -218,12 +224,42 @@ def report_lines(report: Report) -> Iterator[str]:
         ("downtime", f"{seconds(report.downtime_s)} (source seen stopped until target seen running)"),
         ("dual-primary", f"{seconds(report.dual_primary_s)} (allowed for {seconds(report.two_primaries_allowed_s)})"),
         ("memory", f"{size(report.memory_bytes)} sent in {report.iterations} passes"),
+        *(("rule", _firing_words(firing)) for firing in report.fired),
         ("steps", ", ".join(f"{step.name} {seconds(step.seconds)}" for step in report.steps)),
     )
     for name, value in rows:
         yield f"  {name:<13} {value}"
+    if report.forecast is not None:
+        error = report.forecast.error_percent(report.copy_s)
+        told = "no end without help" if report.forecast.seconds is None else seconds(report.forecast.seconds)
+        off = "" if error is None else f", {error:.0f} % off"
+        yield f"  {'forecast':<13} {told}; it took {seconds(report.copy_s)}{off}"
+    if report.throttle_percent:
+        yield f"  {'throttle':<13} the guest was slowed down by up to {report.throttle_percent} %"
     for warning in report.warnings:
         yield from finding_lines(warning, mark="warning ")
+
+
+def _forecast_lines(told: Forecast) -> Iterator[str]:
+    """A forecast, for people."""
+    expected = (
+        "it never gets there by itself"
+        if told.seconds is None or told.downtime_s is None
+        else f"about {seconds(told.seconds)} in {told.passes} passes, downtime about {seconds(told.downtime_s)}"
+    )
+    yield f"  forecast      {expected}"
+    yield (
+        f"                {size(told.memory_bytes)}, dirtied at {size(told.dirty_rate)}/s, sent at"
+        f" {size(told.link_rate)}/s ({told.link_from})"
+    )
+    yield f"                advised: --policy {told.advised}: {told.why}"
+
+
+def _firing_words(firing: Firing) -> str:
+    """A rule that fired, for people."""
+    limit_s = firing.downtime_limit_s
+    to = "" if limit_s is None or firing.then is Then.PAUSE else f" to {seconds(limit_s)}"
+    return f"{firing.policy} {firing.rule} at {seconds(firing.at_s)}: {firing.then.value}{to}: {firing.why}"
 
 
 def finding_lines(finding: Finding, *, mark: str = "") -> Iterator[str]:
@@ -240,6 +276,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)
         promotes = "by itself" if resource.options[1].auto_promote else "explicitly"
         yield f"  disks         {volumes}: in step or on the way; {plan.target} is promoted {promotes}"
+    if plan.forecast is not None:
+        yield from _forecast_lines(plan.forecast)
     for number, (name, sentence) in enumerate(plan.steps, 1):
         yield f"  step {number}        {name}: {sentence}"
     for warning in plan.warnings:
@@ -339,6 +377,35 @@ def status_table(nodes: tuple[NodeStatus, ...]) -> Table:
         elif not node.guests:
             table.add_row("", node.node, Text("no guests", style="dim"), "", "", "")
     return table
+
+
+def history_table(entries: tuple[Entry, ...]) -> Table:
+    """The journal's newest errands, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("id", "begun", "guest", "what", "outcome"):
+        table.add_column(title, overflow="fold", no_wrap=title == "id")
+    for entry in entries:
+        what = f"{entry.tasklet} {entry.source} -> {entry.target}"
+        style = "green" if entry.outcome == OK else "yellow" if entry.outcome is None else "red"
+        table.add_row(entry.id, when(entry), entry.instance, what, Text(outcome(entry), style=style))
+    return table
+
+
+def story_lines(story: Story) -> Iterator[str]:
+    """Everything the journal knows of one errand, for people."""
+    entry, line = story.entry, timeline(story)
+    yield f"{entry.instance}: {entry.tasklet} {entry.source} -> {entry.target}"
+    yield f"  {outcome(entry)}"
+    if story.result is not None and story.result.get("hint"):
+        yield f"      next: {story.result['hint']}"
+    yield f"  {entry.id}, begun {when(entry)} by {entry.holder}"
+    for name, spans in (("steps", line.steps), ("windows", line.windows)):
+        for place, span in enumerate(spans):
+            note = f": {span.error}" if span.error else " (no end was written)" if span.open else ""
+            head = "" if place else name
+            yield f"  {head:<9} {span.begin_s:9.3f} s  {span.name} {seconds(span.seconds)}{note}"
+    for tick in line.ticks:
+        yield f"  {tick.said_by:<9} {tick.at_s:9.3f} s  {tick.what}"
 
 
 def _replication(guest: GuestOnNode) -> str:

@@ -49,6 +49,8 @@ class DomainDisk:
     #: libvirt's ``device`` attribute: disk, cdrom, floppy, lun.
     device: str
     read_only: bool
+    #: Whether QEMU itself reaches it over the network (Ceph RBD, iSCSI, NBD), from wherever it runs.
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,18 @@ class Domain:
     memory_kib: int
     vcpus: int
     disks: tuple[DomainDisk, ...]
+    #: The tombstone: the node that the guest was on when it was started here without that node's word.
+    left_on: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a running guest does to its memory."""
+
+    #: Bytes of it that exist on the node, and would be sent.
+    resident_bytes: int
+    #: Bytes that it dirties per second, each page counted once.
+    dirty_rate: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,38 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code, Finding
-from lvmigrate.replication import DiskState
+from lvmigrate.replication import DiskState, Reach
 from lvmigrate.survey import Survey
+
+
+def reach(survey: Survey, disk: DomainDisk, here: Reach) -> Iterator[Finding]:
+    """A disk on shared storage: both nodes must see the same thing, and both be able to open it."""
+    name, source, target = survey.domain.name, survey.source.node, survey.target.node
+    there = survey.target.shared.get(disk.source or "")
+    if there is None:
+        yield Finding(
+            code=Code.REPLICA_MISSING,
+            sentence=f"Disk {disk.target} of {name} is {here.what} on {source}; {target} does not reach it"
+            f" ({disk.source}).",
+            hint=f"Mount, map or log in to it on {target} under the same path, or choose another target.",
+        )
+    elif there.what != here.what:
+        yield Finding(
+            code=Code.SHARED_DIFFERS,
+            sentence=f"{disk.source} is {here.what} on {source}, but {there.what} on {target}.",
+            hint=f"Let the path lead to the same thing on {target}, by the same name of the server.",
+        )
+    for node, seen in ((source, here), (target, there)):
+        if seen is not None and seen.exclusive:
+            yield Finding(
+                code=Code.SHARED_EXCLUSIVE,
+                sentence=f"{disk.source} cannot be open on two nodes, as a live migration needs: on {node}"
+                f" {seen.exclusive}.",
+                hint=f"Open it for sharing on {node} first; QEMU itself lets one copy of the guest write at a time.",
+            )
+
 
 #: The first DRBD whose options can be changed while connected (protocol 100).
 _OLDEST: Final = (8, 4)

@@ -86,6 +86,10 @@ class Code(enum.StrEnum):
     NO_DISKS = "NO_DISKS"
     #: A disk of the guest is on no DRBD resource.
     DISK_NOT_REPLICATED = "DISK_NOT_REPLICATED"
+    #: A path leads to other storage on the target.
+    SHARED_DIFFERS = "SHARED_DIFFERS"
+    #: Only one node at a time can open the storage of a disk.
+    SHARED_EXCLUSIVE = "SHARED_EXCLUSIVE"
     #: The target has no copy of a disk.
     REPLICA_MISSING = "REPLICA_MISSING"
     #: The same device path leads to different volumes on the two nodes.
@@ -154,6 +158,22 @@ class Code(enum.StrEnum):
     REPLICATION_BROKE = "REPLICATION_BROKE"
     #: libvirt did not move the guest.
     COPY_FAILED = "COPY_FAILED"
+    #: How long the copy will take could not be told (a warning).
+    NO_FORECAST = "NO_FORECAST"
+    #: The copy of memory makes no progress, and its policy gave it up.
+    NOT_CONVERGING = "NOT_CONVERGING"
+    #: The options asked for exclude each other.
+    OPTIONS_CONFLICT = "OPTIONS_CONFLICT"
+    #: A node's libvirt or QEMU does not have what was asked for.
+    OPTION_UNSUPPORTED = "OPTION_UNSUPPORTED"
+    #: A node has no certificate for encrypted migrations, or it cannot be read.
+    TLS_MISSING = "TLS_MISSING"
+    #: The target's certificate does not name the address that memory is sent to.
+    TLS_NAME = "TLS_NAME"
+    #: A certificate has expired, or is not valid yet.
+    TLS_EXPIRED = "TLS_EXPIRED"
+    #: A certificate was not signed by the authority that the other node trusts.
+    TLS_ISSUER = "TLS_ISSUER"
     #: The copy of memory took too long.
     COPY_TIMEOUT = "COPY_TIMEOUT"
     #: Somebody asked to stop.
@@ -164,6 +184,22 @@ class Code(enum.StrEnum):
     GUEST_LOST = "GUEST_LOST"
     #: What happened could not be proved; nothing was undone.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    #: The journal cannot be written, or not be read.
+    JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
+    #: The journal knows no such errand, or more than one.
+    ERRAND_UNKNOWN = "ERRAND_UNKNOWN"
+    #: A node may be alive, and the guest was to be started elsewhere as if it were off.
+    NODE_ALIVE = "NODE_ALIVE"
+    #: Nothing says that a silent node is off.
+    NOT_FENCED = "NOT_FENCED"
+    #: The fence command did not say that the node is off.
+    FENCE_FAILED = "FENCE_FAILED"
+    #: The guest did not shut down in time.
+    SHUTDOWN_TIMEOUT = "SHUTDOWN_TIMEOUT"
+    #: The guest does not start.
+    START_FAILED = "START_FAILED"
+    #: No definition of the guest is at hand.
+    DEFINITION_MISSING = "DEFINITION_MISSING"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

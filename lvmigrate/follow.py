@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Final
 
 from lvmigrate.chronicle import Chronicle
@@ -13,6 +14,7 @@ from lvmigrate.lease import Lease
 from lvmigrate.outcome import NOTHING_LEFT
 from lvmigrate.plan import Options
 from lvmigrate.protocols import CopyEnd, MemoryCopy
+from lvmigrate.steering import POST_COPY, Steering
 from lvmigrate.tasklet import Context
 
 #: How long the call may take to end after it was told to: a cut link ends it after libvirt's keepalive (default 30 s).
@@ -35,23 +37,32 @@ class Following:
     chronicle: Chronicle
     disks: Disks
     lease: Lease
+    steering: Steering
     #: Called at each look, such as to end an older copy; it may take its time.
     at_each_look: Callable[[], None] = lambda: None
     #: When all nodes were last seen to be watched.
     _watched_at: float = field(init=False)
+    _held_on: bool = False
 
     def __post_init__(self) -> None:
         self._watched_at = self.context.clock.now()
 
     def to_its_end(self, copy: MemoryCopy) -> tuple[MoveFailed | None, CopyEnd | None]:
-        """Wait for the call to end; why it was told to give up, if it was, and how it ended, if it did."""
+        """Wait for the call to end; why it was told to give up, if it was, and how it ended, if it did.
+
+        A post-copy is never told to give up, whatever happens.
+        """
         deadline = self.context.clock.now() + self.options.copy_timeout_s
         reason: MoveFailed | None = None
-        while (end := copy.wait(self.options.poll_s)) is None:
-            self.chronicle.tell(memory=copy.progress())
+        while (end := copy.wait(self.options.poll_s, cancel=self._cancel(reason))) is None:
+            progress = copy.progress()
+            self.chronicle.tell(memory=progress)
+            if self.chronicle.happened(POST_COPY):
+                self._hold_on(deadline)
+                continue
             self.at_each_look()
             if reason is None:
-                reason = self._reason_to_stop(deadline)
+                reason = self._reason_to_stop(deadline) or self.steering.steer(copy, progress)
                 if reason is None:
                     continue
                 self.chronicle.note(f"stopping the copy: {reason}")
@@ -59,9 +70,19 @@ class Following:
             elif self.context.clock.now() > deadline:
                 return reason, None
             copy.abort()  # asked again each time: the first may have come before libvirt had a job
-        if reason is None and self.context.cancel.is_set():
+        if reason is None and self.context.cancel.is_set() and not self.chronicle.happened(POST_COPY):
             reason = aborted()  # what asked us to stop may have ended the call as well
         return reason, end
+
+    def _cancel(self, reason: MoveFailed | None) -> Event | None:
+        """What ends a wait at once: being asked to stop, as long as that can be obeyed and was not yet."""
+        return None if reason is not None or self.chronicle.happened(POST_COPY) else self.context.cancel
+
+    def _hold_on(self, deadline: float) -> None:
+        """Say, once, what would have ended the copy if it were not a post-copy."""
+        if not self._held_on and (reason := self._reason_to_stop(deadline)) is not None:
+            self._held_on = True
+            self.chronicle.note(f"a post-copy cannot be stopped: {reason}")
 
     def _reason_to_stop(self, deadline: float) -> MoveFailed | None:
         if self.context.cancel.is_set():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import structlog
 
-from lvmigrate import checks
+from lvmigrate import acts, checks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
+from lvmigrate.foretell import foretell
+from lvmigrate.journal import Opening, Record, keep
+from lvmigrate.jsonable import jsonable
+from lvmigrate.lease import holder
 from lvmigrate.move import STEPS, Move
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.report import Report
@@ -47,10 +52,20 @@ class MigrateInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        seen = survey(self._context.hypervisor, self._context.storage, domain, self._choose(domain), self._options)
-        if findings := checks.refusals(seen):
+        target = self._context.nodes[self._choose(domain)]
+        seen = survey(self._context.hypervisor, self._context.storage, domain, target, self._options)
+        findings = checks.refusals(seen)
+        if (trouble := self._context.journal.trouble()) is not None:
+            findings = (*findings, trouble)
+        if findings:
             raise Refused(self._instance, findings)
         self._plan = _planned(seen, self._options.mode)
+        if self._options.forecast_s:
+            told = foretell(self._context, self._plan, self._options)
+            if isinstance(told, Finding):
+                self._plan = replace(self._plan, warnings=(*self._plan.warnings, told))
+            else:
+                self._plan = replace(self._plan, forecast=told)
         return self._plan
 
     def exec(self) -> Report:
@@ -58,12 +73,28 @@ class MigrateInstance:
 
         Guaranteed after a report: one running copy, on the target; its disks single-primary there, two primaries
         forbidden on both ends; no token, no definition left at the source.  Raises `MoveFailed` or `MoveAborted`
-        (everything undone), `LeftBehind`, `GuestLost` or `OutcomeUnknown` (nothing undone).
+        (everything undone), `LeftBehind`, `GuestLost` or `OutcomeUnknown` (nothing undone), and `Refused` when the
+        journal cannot be written (nothing was begun).
         """
         if self._plan is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        with structlog.contextvars.bound_contextvars(instance=self._plan.instance), ExitStack() as stack:
-            return Move(self._context, self._plan, self._options, stack).run()
+        plan, options = self._plan, self._options
+
+        def move(record: Record) -> Report:
+            with ExitStack() as stack:
+                return Move(acts.recorded(self._context, record), plan, options, stack, record=record).run()
+
+        opening = Opening(
+            tasklet="migrate",
+            instance=plan.instance,
+            uuid=plan.domain.uuid,
+            source=plan.source,
+            target=plan.target,
+            holder=holder(),
+            plan={**jsonable(plan), "options": jsonable(options)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=plan.instance):
+            return keep(self._context.journal, opening, move, now=self._context.clock.now)
 
     def _choose(self, domain: Domain) -> str:
         others = [node for node in self._context.nodes if node != domain.node]

@@ -34,13 +34,16 @@ from lvmigrate.errors import (
     TokenLost,
 )
 from lvmigrate.follow import ABORT_S, Following, aborted
+from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
-from lvmigrate.protocols import MemoryCopy
+from lvmigrate.protocols import CopyEnd, MemoryCopy
+from lvmigrate.recovery import Recovery
 from lvmigrate.report import Report
 from lvmigrate.resync import STALL_HINTS
 from lvmigrate.rollback import Leftover, Rollback, Undo
 from lvmigrate.settle import Settlement
+from lvmigrate.steering import POST_COPY, Steering
 from lvmigrate.tasklet import Context, Step
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Guarded, Token
@@ -67,13 +70,16 @@ class Move:
     ``stack`` ends what the move has running (its event stream, its lease) when it is left.
     """
 
-    def __init__(self, context: Context, plan: Plan, options: Options, stack: ExitStack) -> None:
+    def __init__(
+        self, context: Context, plan: Plan, options: Options, stack: ExitStack, *, record: Record = NO_RECORD
+    ) -> None:
         self.context = context
+        self.record = record
         self.plan = plan
         self.options = options
         self.stack = stack
         self.nodes = (plan.source, plan.target)
-        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress)
+        self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress, record=record)
         self.rollback = Rollback()
         self.lease = Lease(
             context.storage,
@@ -103,7 +109,12 @@ class Move:
         )
         self.phase = _Phase.AT_SOURCE
         self.disks: Disks
+        #: Whether ``disks`` are there: the events begin before them.
+        self.watched = False
         self.copy: MemoryCopy | None = None
+        #: libvirt was told not to start the guest at the source; its calls carry no token.
+        self.autostart_off = False
+        self.steering: Steering | None = None
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
 
@@ -122,7 +133,8 @@ class Move:
     def _failed(self, error: LvmigrateError) -> LvmigrateError:  # noqa: PLR0911 -- one for each kind of end
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
         if isinstance(error, TokenLost):
-            return error  # somebody else acts on the guest now: whatever we did would be done against them
+            # Somebody else acts on the guest now: whatever we did would be done against them.
+            return outcome.taken_over(error, self.plan) if self.autostart_off else error
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
@@ -207,8 +219,10 @@ class Move:
         """Wait until the disks are in step, still single-primary; then replication must stay whole to the end."""
         self.stack.enter_context(self.context.hypervisor.on_change(self.plan.domain.uuid, self._event))
         names = tuple(resource.name for resource in self.plan.resources)
-        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self.chronicle.note))
+        watch = self.stack.enter_context(self.context.storage.watch(self.nodes, names, on_change=self._changed))
         self.disks = Disks(storage=self.context.storage, watch=watch, names=names, nodes=self.nodes)
+        self.chronicle.replication(resource for resource, _ in self.disks.ends())
+        self.watched = True
         deadline = self.context.clock.now() + self.options.sync_timeout_s
         while not self.disks.watch.wait(self.disks.in_step, 1.0, cancel=self.context.cancel):
             self._stop_if_asked()
@@ -289,12 +303,17 @@ class Move:
                     act=partial(set_autostart, on=True),
                 )
             )
+            self.autostart_off = True
             set_autostart(on=False)
         # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
         self.lease.renew()
         self.phase = _Phase.BETWEEN
+        self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
         reason, end = self._following().to_its_end(self.copy)
+        if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
+            self._recovery().mend()
+            end = CopyEnd(ok=True)
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
@@ -363,13 +382,35 @@ class Move:
     # What the steps are made of.
 
     def _following(self) -> Following:
+        may_post_copy = self.options.may_post_copy and self.plan.domain.state is DomainState.RUNNING
+        by_itself = may_post_copy or self.options.switch is Switch.FAST
+        self.steering = Steering(
+            context=self.context,
+            options=self.options,
+            chronicle=self.chronicle,
+            disks=self.disks,
+            lease=self.lease,
+            may_post_copy=may_post_copy,
+        )
         return Following(
             context=self.context,
             options=self.options,
             chronicle=self.chronicle,
             disks=self.disks,
             lease=self.lease,
-            at_each_look=self.settlement.end_the_older if self.options.switch is Switch.FAST else lambda: None,
+            steering=self.steering,
+            at_each_look=self.settlement.end_the_older if by_itself else lambda: None,
+        )
+
+    def _recovery(self) -> Recovery:
+        return Recovery(
+            hypervisor=self.context.hypervisor,
+            settlement=self.settlement,
+            domain=self.plan.domain,
+            target=self.plan.target,
+            options=self.options,
+            chronicle=self.chronicle,
+            clock=self.context.clock,
         )
 
     def _abort_job(self) -> None:
@@ -431,6 +472,12 @@ class Move:
             clock=self.context.clock,
         )
 
+    def _changed(self, sentence: str) -> None:
+        """A change that the kernels told of; called from the watch's own threads."""
+        self.chronicle.note(sentence, said_by="drbd")
+        if self.watched:
+            self.chronicle.replication(resource for resource, _ in self.disks.ends())
+
     def _handed_over(self) -> None:
         """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""
         self.settlement.handed_over = True
@@ -438,13 +485,15 @@ class Move:
 
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
-        self.chronicle.note(f"{self.plan.instance} on {node}: {event}")
+        self.chronicle.note(f"{self.plan.instance} on {node}: {event}", said_by="libvirt")
         if node == self.plan.source and event.startswith(("suspended", "stopped")):
             self.chronicle.mark("source stopped")
         if node == self.plan.source and event == "stopped migrated":
             self._handed_over()
         if node == self.plan.target and event.startswith("resumed"):
             self.chronicle.mark("target runs")
+        if node == self.plan.source and event == "suspended post-copy":
+            self.chronicle.mark(POST_COPY)  # whoever began it
         if node == self.plan.source and event in ("suspended paused", "resumed unpaused"):
             # An operator did that during the copy: it is to arrive as they want it.
             self.settlement.ran = event.startswith("resumed")
@@ -454,6 +503,7 @@ class Move:
         return Report(
             instance=self.plan.instance,
             uuid=self.plan.domain.uuid,
+            errand=self.record.id,
             source=self.plan.source,
             target=self.plan.target,
             mode=self.plan.mode.value,
@@ -463,6 +513,13 @@ class Move:
             two_primaries_allowed_s=self.chronicle.between("two primaries allowed", "two primaries forbidden"),
             memory_bytes=0 if memory is None else memory.processed,
             iterations=0 if memory is None else memory.iteration,
+            copy_s=self.chronicle.between("copy began", "target runs"),
+            peak_rate=0 if self.steering is None or self.options.bandwidth_mib_s else self.steering.peak_rate,
+            forecast=self.plan.forecast,
+            throttle_percent=0 if self.steering is None else self.steering.most_throttle_percent,
+            post_copy=self.chronicle.happened(POST_COPY),
+            policy=self.options.rules.name,
+            fired=() if self.steering is None else tuple(self.steering.fired),
             running=self.settlement.ran is not False,
             steps=self.chronicle.steps,
             timeline=self.chronicle.moments,

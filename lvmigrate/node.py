@@ -21,3 +21,18 @@ class Node:
     peer_uri: str
     #: The address that guests' memory is sent to.
     migration_address: str
+    #: What switches it off, for `sh -c` on the controller, where the configuration names it: 0 says that it is off.
+    fence_command: str | None = None
+    #: The address on which this host's QEMU waits for memory; ``None``: libvirt's default, all of them.
+    listen_address: str | None = None
+    #: The first and last port for that; ``None``: as libvirt's qemu.conf there says (by default 49152 to 49215).
+    migration_ports: tuple[int, int] | None = None
+    #: What the network carries to it, in MiB/s; ``None``: as earlier moves have shown.
+    link_mib_s: int | None = None
+    #: The name in this host's certificate, where it is not ``migration_address``.
+    tls_name: str | None = None
+
+    @property
+    def certified_name(self) -> str:
+        """What its certificate must name for memory to be sent to it encrypted."""
+        return self.tls_name or self.migration_address

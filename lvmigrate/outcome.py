@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from lvmigrate.decision import Sight
-from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, Refused
+from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, Refused, TokenLost
 from lvmigrate.plan import Plan
 from lvmigrate.rollback import Leftover
 
@@ -50,6 +50,12 @@ def failed(
         return GuestLost(f"{what}; {where(plan, *sights)}.", hint=f"`virsh start {plan.instance}` on {plan.source}.")
     kind = type(error) if isinstance(error, MoveFailed) else MoveFailed
     return kind(f"{what}; {where(plan, *sights)}.", code=error.code, hint=error.hint, detail=error.detail)
+
+
+def taken_over(error: TokenLost, plan: Plan) -> TokenLost:
+    """A guest that was taken over; a command of ours that was late may have come after what the other one did."""
+    look = f"Look also whether its autostart is as it should be: `virsh dominfo {plan.instance}` on {plan.source}."
+    return TokenLost(error.sentence, hint=f"{error.hint} {look}", detail=error.detail, code=error.code)
 
 
 def lost(error: GuestLost, leftovers: Sequence[Leftover], doubts: Sequence[str], source: str) -> GuestLost:

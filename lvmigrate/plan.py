@@ -5,8 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from lvmigrate import convergence
+from lvmigrate.convergence import Policy
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Finding
+from lvmigrate.forecast import Forecast
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand
 
@@ -16,6 +19,13 @@ class Mode(enum.Enum):
 
     #: Pre-copy: the guest runs during the copy.
     LIVE = "live"
+    #: Not at all: the guest is shut down, and starts again from its disks.
+    FAILOVER = "failover"
+    #: The guest stands still during the copy, and runs again at the end.
+    NON_LIVE = "non-live"
+    #: After one pass the guest goes on at the target and fetches what is missing.  It cannot be aborted from then on,
+    #: and needs both nodes and the link until all is there.
+    POST_COPY = "post-copy"
 
 
 class Switch(enum.Enum):
@@ -25,6 +35,18 @@ class Switch(enum.Enum):
     STRICT = "strict"
     #: The target's libvirt, by itself: some tenths of a second sooner, and with less proof.
     FAST = "fast"
+
+
+class Compression(enum.Enum):
+    """How memory is compressed on its way."""
+
+    #: Only the difference to what was sent before: for guests that dirty the same pages again and again.
+    XBZRLE = "xbzrle"
+    #: By several threads; QEMU has it until 9.0.
+    MT = "mt"
+    #: With parallel connections only.
+    ZLIB = "zlib"
+    ZSTD = "zstd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +59,55 @@ class Options:
     guard: bool = True
     #: The most that the copy of memory may use; ``None``: no limit.
     bandwidth_mib_s: int | None = None
-    #: The longest time that the guest may stand still for the last pass.
+    #: The same once the guest runs at the target (post-copy); what the guest waits for is sent without a limit.
+    postcopy_bandwidth_mib_s: int | None = None
+    #: The longest time that the guest may stand still for the last pass; ``policy`` may raise it.
     downtime_limit_s: float = 0.3
+    #: What is done about a copy that does not come to its end.
+    policy: Policy = convergence.GENTLE
+    #: Slow the guest down when it dirties memory faster than it is sent (``policy`` may ask for it as well).
+    auto_converge: bool = False
+    #: By how many percent at first, and by how many more each time; ``None``: as QEMU does by default.
+    throttle_initial: int | None = None
+    throttle_increment: int | None = None
+    compression: Compression | None = None
+    #: `Compression.MT` and zlib: 0 to 9; zstd: 0 to 20.
+    compression_level: int | None = None
+    #: Send memory over so many connections side by side; ``None``: over one, in order.
+    connections: int | None = None
+    #: Encrypt memory on its way, with the certificates that QEMU on both nodes is configured with.
+    tls: bool = False
     #: How long to wait until the disks are in step, before the move.
     sync_timeout_s: float = 3600.0
     #: How long a resynchronisation may stand still before the move is given up.
     sync_stall_s: float = 120.0
     #: How long the copy of memory may take before it is aborted.
     copy_timeout_s: float = 3600.0
-    #: How often job statistics are read.
+    #: How often job statistics are read; they are read also whenever a pass over the memory has begun.
     poll_s: float = 0.5
+    #: How long a post-copy that broke is tried to be mended before both ends are held as they are.
+    recovery_timeout_s: float = 600.0
+    #: Measure the guest before, and tell how long the copy will take; so many seconds, 0: no forecast.
+    forecast_s: int = 0
+    #: Move between hypervisor versions that are known not to fit.
+    ignore_hvversions: bool = False
+
+    @property
+    def throttles(self) -> bool:
+        """Whether QEMU may slow the guest down."""
+        return self.mode is not Mode.NON_LIVE and (self.auto_converge or self.policy.auto_converge)
+
+    @property
+    def may_post_copy(self) -> bool:
+        """Whether the copy is begun such that it can be switched to post-copy."""
+        return self.mode is Mode.POST_COPY or (self.mode is Mode.LIVE and self.policy.may_post_copy)
+
+    @property
+    def rules(self) -> Policy:
+        """The policy in force."""
+        if self.mode is Mode.NON_LIVE:
+            return convergence.PATIENT  # a guest that stands still dirties nothing
+        return convergence.POST_COPY_SOON if self.mode is Mode.POST_COPY else self.policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,4 +136,6 @@ class Plan:
     errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
+    #: If one was asked for and could be had.
+    forecast: Forecast | None = None
     warnings: tuple[Finding, ...]

@@ -20,11 +20,15 @@ class MemoryProgress:
     processed: int
     rate: int
     dirty_rate: int
-    #: Passes over the guest's memory in this job, from 0.
+    #: The pass over the guest's memory that this job is in: 1 is the first, 0 before it.
     iteration: int
     #: What QEMU expects now; the real one is in the report.
     expected_downtime_s: float
     percent: float
+    #: How much auto-converge slows the guest's CPUs down.
+    throttle_percent: int = 0
+    #: Pages that the guest has waited for since it goes on at the target (post-copy).
+    postcopy_requests: int = 0
 
     @property
     def eta_s(self) -> float | None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
-from lvmigrate.domain import Domain, Host
+from lvmigrate.certificates import Certificates
+from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
 
 
@@ -42,8 +43,20 @@ class MemoryCopy(Protocol):
         Guaranteed afterwards: nothing. Look at both nodes.
         """
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
-        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
+    def limit_downtime(self, seconds: float) -> None:
+        """Let the guest stand still for so long at the end of the copy."""
+
+    def start_post_copy(self) -> None:
+        """Let the guest go on at the target now, with the memory that is there; the rest follows.
+
+        Guaranteed afterwards: it cannot be aborted any more.  Raises `NodeUnreachable`: it may act, later.
+        """
+
+    def wait(self, timeout_s: float, *, cancel: Event | None = None) -> CopyEnd | None:
+        """How the call ended; ``None``: it still runs after ``timeout_s``, or when ``cancel`` is set.
+
+        ``None`` also, sooner, when a pass over the memory has begun.
+        """
 
 
 class Hypervisor(Protocol):
@@ -58,13 +71,19 @@ class Hypervisor(Protocol):
     def host(self, node: str) -> Host:
         """What the node itself offers now."""
 
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        """What the running guest does to its memory, measured for so long."""
+
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``.
 
-        It arrives paused, unless ``options.switch`` is `Switch.FAST`: then it is started there by the target's libvirt.
-        Returns at once; if it raises, no copy was started.  The source's definition is never removed; a persistent
-        guest becomes persistent on the target.
+        It arrives paused, unless ``options.switch`` is `Switch.FAST`, or the guest runs and the copy may become a
+        post-copy: then it is started there by the target's libvirt.  Returns at once; if it raises, no copy was
+        started.  The source's definition is never removed; a persistent guest becomes persistent on the target.
         """
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
+        """Connect the two ends of a post-copy that broke; with the options it was begun with. Returns at once."""
 
     def adopt(self, node: str, uuid: str) -> MemoryCopy:
         """Follow the outgoing job that ``node`` has for the guest, whoever started it.
@@ -93,6 +112,27 @@ class Hypervisor(Protocol):
         """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none.
 
         Refuses (`CommandFailed`) while the guest is active there.
+        """
+
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there.
+
+        Guaranteed afterwards: libvirt said that it was started.
+        """
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down. Guaranteed afterwards: nothing; a guest may take its time, or not listen."""
+
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once, as a power cut would. Nothing if there is none."""
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says. Idempotent; it is not started, and not when the node boots.
+
+        ``left_on``: the tombstone that `Domain.left_on` tells from then on, as long as there is that definition.
         """
 
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
@@ -144,8 +184,11 @@ class Storage(Protocol):
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        """Those of ``paths`` that every node reaches alike, so that nothing must be replicated."""
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        """Those of ``paths`` that lead to storage which other nodes can reach too, and what that is.
+
+        Two nodes that tell the same of a path see the same thing there: nothing must be replicated, opened or closed.
+        """
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out."""
@@ -243,6 +286,9 @@ class Storage(Protocol):
 
     def traces(self, node: str) -> Traces:
         """Every token and every guard that is on ``node`` now."""
+
+    def certificates(self, node: str) -> Certificates:
+        """What QEMU on ``node`` encrypts migrations with."""
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

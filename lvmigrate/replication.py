@@ -266,6 +266,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where a path leads that is no replicated volume: storage that other nodes can reach too."""
+
+    #: What it is, in words that are equal on every node that reaches the same thing.
+    what: str
+    #: Why no other node can open it meanwhile, as a clause; empty where it can.
+    exclusive: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
     """The options of one connection that a move changes and later restores exactly."""
 

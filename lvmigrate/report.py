@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvmigrate.convergence import Firing
 from lvmigrate.errors import Finding
+from lvmigrate.forecast import Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Report:
 
     instance: str
     uuid: str
+    #: Under which the journal tells more of it; empty: there is none.
+    errand: str
     source: str
     target: str
     mode: str
@@ -59,6 +63,19 @@ class Report:
     #: Bytes of memory sent, and passes over it.
     memory_bytes: int
     iterations: int
+    #: The most that auto-converge slowed the guest's CPUs down.
+    throttle_percent: int = 0
+    #: Whether the guest went on at the target before all of its memory was there.
+    post_copy: bool = False
+    #: From the beginning of the copy until the guest was seen running on the target; 0 if it was to stand still.
+    copy_s: float = 0.0
+    #: The fastest that memory was sent, in bytes per second; 0 where that had a limit.
+    peak_rate: int = 0
+    #: What was told before the move, if that was asked for.
+    forecast: Forecast | None = None
+    #: The name of the convergence policy, and every rule of it that fired.
+    policy: str = ""
+    fired: tuple[Firing, ...] = ()
     running: bool
     steps: tuple[StepRecord, ...]
     timeline: tuple[Moment, ...]

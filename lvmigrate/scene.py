@@ -112,6 +112,20 @@ class Scene:
         open_now = any(disk.two_primaries or (disk.home_primary and disk.away_primary) for disk in self.disks.values())
         return bool(open_now or self.token_nodes or self.guarded_nodes)
 
+    @property
+    def came_back(self) -> tuple[str, str] | None:
+        """A node that is back and has the guest's definition only, and the one it runs on since: by its tombstone."""
+        home = self.home
+        domain = None if home is None else self.domains.get(home)
+        if home is None or domain is None or domain.left_on in (None, home) or domain.left_on not in self.domains:
+            return None
+        return str(domain.left_on), home
+
+    @property
+    def shut_down_for_a_failover(self) -> bool:
+        """Whether the guest is off because a failover has shut it down, and was not finished."""
+        return self.errand is not None and self.errand.failover and self.ruling().action is Action.NOWHERE
+
     def other(self, node: str) -> str:
         """The other one of the two nodes."""
         return self.target if node == self.source else self.source
@@ -134,6 +148,8 @@ class Scene:
 
     def stray_definitions(self) -> list[str]:
         """What is to be done about definitions, in sentences."""
+        if (came_back := self.came_back) is not None:
+            return [f"forget the definition on {came_back[0]}, which was off when it was started on {came_back[1]}"]
         errand, action = self.errand, self.ruling().action
         if errand is None:
             return []

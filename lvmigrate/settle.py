@@ -40,7 +40,9 @@ _LOOK_TWICE: Final = frozenset(
     }
 )
 
-_UNSEEN: Final = frozenset({Sight.UNKNOWN, Sight.BUSY, Sight.LEAVING, Sight.HANDING_OVER, Sight.ARRIVING})
+_UNSEEN: Final = frozenset(
+    {Sight.UNKNOWN, Sight.BUSY, Sight.LEAVING, Sight.HANDING_OVER, Sight.ARRIVING, Sight.POST_COPY}
+)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Finding, NodeUnreachable, Refused
+from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from lvmigrate.protocols import Hypervisor, Storage
-from lvmigrate.replication import ConnectionOptions, ConnectionState, Lineage, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import (
+    ConnectionOptions,
+    ConnectionState,
+    Lineage,
+    Opener,
+    Place,
+    Reach,
+    Resource,
+    Surroundings,
+)
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Traces
 
@@ -61,14 +72,16 @@ class Side:
     surroundings: Surroundings
     #: By ``RESOURCE/NUMBER``: where the data come from, of the resources that have no connection or are StandAlone.
     lineages: Mapping[str, Lineage]
-    #: The paths of the guest's disks that every node reaches alike.
-    shared: frozenset[str]
+    #: The paths of the guest's disks that lead to storage which other nodes can reach too.
+    shared: Mapping[str, Reach]
     #: What lvmigrate has left here.
     traces: Traces
     #: Why no guard can be armed here.
     guard_trouble: str | None
     #: How long libvirt here waits for a peer that does not answer, in seconds.
     keepalive_s: float
+    #: What memory is encrypted with here, if that was asked for.
+    certificates: Certificates | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +91,8 @@ class Survey:
     domain: Domain
     source: Side
     target: Side
+    #: What the target's certificate is to name.
+    called: str
     options: Options
 
 
@@ -93,12 +108,12 @@ def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sight
     return Sightings(instance=instance, by_node=by_node)
 
 
-def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str, options: Options) -> Survey:
+def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: Node, options: Options) -> Survey:
     """Observe both nodes of a move. Raises `Refused` when one of them gives no answer, or answers with an error."""
     outcomes = outcomes_of(
         [
-            lambda: _side(hypervisor, storage, domain, domain.node, target),
-            lambda: _side(hypervisor, storage, domain, target, domain.node),
+            lambda: _side(hypervisor, storage, domain, domain.node, target.name, options),
+            lambda: _side(hypervisor, storage, domain, target.name, domain.node, options),
         ]
     )
     sides = [outcome for outcome in outcomes if isinstance(outcome, Side)]
@@ -107,7 +122,7 @@ def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: str
         raise Refused(
             domain.name, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in errors]
         )
-    return Survey(domain=domain, source=sides[0], target=sides[1], options=options)
+    return Survey(domain=domain, source=sides[0], target=sides[1], called=target.certified_name, options=options)
 
 
 def _apart(resource: Resource, peer: str) -> bool:
@@ -116,7 +131,7 @@ def _apart(resource: Resource, peer: str) -> bool:
     return connection is None or connection.state is ConnectionState.STANDALONE
 
 
-def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str) -> Side:
+def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str, options: Options) -> Side:
     all_here = hypervisor.domains(node)
     others = tuple(d for d in all_here if d.uuid != domain.uuid)
     own = {disk.source for disk in domain.disks if disk.source}
@@ -126,7 +141,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
     resources = storage.observe(node, names)
     reached = sorted(name for name, resource in resources.items() if resource.towards(peer) is not None)
     apart = [name for name, resource in resources.items() if _apart(resource, peer)]
-    options = together([partial(storage.options, node, name, peer) for name in reached])
+    set_there = together([partial(storage.options, node, name, peer) for name in reached])
     return Side(
         node=node,
         host=hypervisor.host(node),
@@ -135,7 +150,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
         places={path: place for path, place in places.items() if path in own},
         places_of_others={path: place for path, place in places.items() if path in foreign},
         resources=resources,
-        options=dict(zip(reached, options, strict=True)),
+        options=dict(zip(reached, set_there, strict=True)),
         openers=storage.openers(node, resources.keys()),
         lineages=storage.lineages(node, peer, apart),
         surroundings=storage.surroundings(node, resources.keys()),
@@ -143,4 +158,5 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
         traces=storage.traces(node),
         guard_trouble=storage.guard_trouble(node),
         keepalive_s=storage.keepalive_s(node),
+        certificates=storage.certificates(node) if options.tls else None,
     )

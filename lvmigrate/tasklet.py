@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from lvmigrate.clock import Clock
+from lvmigrate.journal import NO_JOURNAL, Journal
 from lvmigrate.node import Node
 from lvmigrate.plan import Plan
 from lvmigrate.progress import StepProgress
@@ -24,11 +25,16 @@ class Context:
     storage: Storage
     #: Set by whoever wants the tasklet to stop. Obeyed until the point of no return.
     cancel: threading.Event = field(default_factory=threading.Event)
+    #: Set by whoever wants the guest to go on at the target before all of its memory is there.
+    post_copy: threading.Event = field(default_factory=threading.Event)
     #: Told of each change; called from the tasklet's own thread.
     on_progress: Callable[[StepProgress], None] = lambda _progress: None
     #: Seconds that one renewal of the token lasts.
     lease_s: float = 30.0
     clock: Clock = field(default_factory=Clock)
+    journal: Journal = NO_JOURNAL
+    #: By node: what switches it off, and raises `lvmigrate.errors.LvmigrateError` unless it said that it is off.
+    fences: Mapping[str, Callable[[], None]] = field(default_factory=dict)
 
 
 class Tasklet(Protocol):

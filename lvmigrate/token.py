@@ -24,6 +24,8 @@ class Errand:
     target_had_definition: bool
     #: The move has seen that the source's copy ended because it was handed over: the target's is not the older one.
     handed_over: bool = False
+    #: It is no live move: the guest is shut down at the source and started on the target.
+    failover: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

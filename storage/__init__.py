@@ -15,6 +15,7 @@ The modules, each of which imports only ones before it:
 ``openers``   who has a device open
 ``remote``    the functions of node.sh, called on nodes
 ``marks``     tokens and guards
+``reach``     where a path leads that is not replicated
 ``shared``    the adapter for shared storage
 ``drbd``      the adapter for DRBD
 

@@ -17,9 +17,9 @@ import structlog
 
 from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
-from storage import events2, lineage, openers, show
+from storage import events2, lineage, openers, reach, show
 from storage.events2 import NAME, BadLine
 from storage.marks import Marks, no_guard, orders
 from storage.remote import Remote
@@ -40,10 +40,11 @@ _BAD_LINES: Final = 3
 class DrbdStorage(Marks):
     """Fulfils `lvmigrate.protocols.Storage`; see there for what each method guarantees and raises.
 
-    ``root`` is put before ``/run``, ``/etc`` and ``/sys/module`` on the nodes, so that a test can have its own.
+    ``directories`` are those that the operator declares to be the same on every node.  ``root`` is put before
+    ``/run``, ``/etc`` and ``/sys/module`` on the nodes, so that a test can have its own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- one by one, by name
         self,
         nodes: Mapping[str, Node],
         *,
@@ -52,9 +53,11 @@ class DrbdStorage(Marks):
         connect_timeout_s: float = 10.0,
         root: str = "",
         shell: Shell | None = None,
+        directories: Collection[str] = (),
     ) -> None:
         shell = shell or Shell(ssh_config=ssh_config, connect_timeout_s=connect_timeout_s)
         super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
+        self._directories = tuple(directories)
 
     # ---- looking
 
@@ -77,9 +80,9 @@ class DrbdStorage(Marks):
                 found[wanted[int(index)]] = places[int(minor, 16)]
         return found
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:  # noqa: ARG002
-        """None: a device of DRBD's is a copy of each node's own."""
-        return frozenset()
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        """Those of ``paths`` that lead to storage which other nodes can reach too, and what that is."""
+        return reach.look(self._remote, node, paths, self._directories)
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all. One that it does not have is left out.

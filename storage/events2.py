@@ -97,6 +97,17 @@ class Event:
     #: Every key that is not named above, as it was written.
     others: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def only_counts(self) -> bool:
+        """Whether no state changed: it tells how much was sent, is out of sync, or is done."""
+        return (
+            self.action is Action.CHANGE
+            and self.kind is Kind.PEER_DEVICE
+            and self.replication is None
+            and self.peer_disk is None
+            and self.resync_suspended is None
+        )
+
 
 def _yes(text: str) -> bool:
     if text not in {"yes", "no"}:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
@@ -19,7 +20,7 @@ from storage.remote import TAKEN, Remote, uuid
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
 _YES_NO: Final[Mapping[bool, str]] = {True: "yes", False: "no"}
-_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?")
+_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?( failover)?")
 #: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
 _LINK: Final = re.compile(
     r"(?P<resource>\S+) (?P<peer>\S+) \d+ (?P<allow>yes|no) (?P<protocol>\S) (?P<auto>yes|no)(?: .*)?"
@@ -96,6 +97,22 @@ class Marks:
         interval, count = found["keepalive_interval"], found["keepalive_count"]
         return math.inf if interval <= 0 else float(interval * count)
 
+    def certificates(self, node: str) -> Certificates:
+        """What QEMU on ``node`` encrypts migrations with. A common name counts where no other name is given."""
+        facts: dict[str, list[str]] = {}
+        for line in self._remote.ask(node, "Reading the certificates", "certificates").out.splitlines():
+            key, _, value = line.partition(" ")
+            facts.setdefault(key, []).append(value.strip())
+        return Certificates(
+            node=node,
+            folder=facts.get("folder", [""])[0],
+            trouble=facts.get("trouble", [None])[0],
+            names=frozenset(facts.get("name") or facts.get("common") or ()),
+            expired=tuple(facts.get("expired", ())),
+            authority=facts.get("authority", [""])[0],
+            signed="unsigned" not in facts,
+        )
+
     def close(self) -> None:
         """End every connection and process of the adapter."""
         self._remote.close()
@@ -139,7 +156,8 @@ def _written(token: Token) -> tuple[str, ...]:
 
 def _words_of(errand: Errand) -> str:
     flags = (errand.ran, errand.autostart, errand.target_had_definition, errand.handed_over)
-    return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags)))
+    tail = ("failover",) if errand.failover else ()
+    return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags), *tail))
 
 
 def _line(words: str) -> str:
@@ -179,7 +197,7 @@ def _errand(words: str) -> Errand | None:
     match = _ERRAND.fullmatch(words)
     if match is None:
         return None
-    source, target, ran, autostart, had, over = match.groups()
+    source, target, ran, autostart, had, over, failover = match.groups()
     return Errand(
         source=source,
         target=target,
@@ -187,6 +205,7 @@ def _errand(words: str) -> Errand | None:
         autostart=autostart == "yes",
         target_had_definition=had == "yes",
         handed_over=over == "yes",
+        failover=failover is not None,
     )
 
 

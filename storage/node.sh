@@ -232,13 +232,119 @@ keepalive() {
         "$root/etc/libvirt/qemu.conf"
 }
 
-# resolve PATH...: a line INDEX PATH for each that exists, without symbolic links.
-resolve() {
+# certificates: what QEMU here encrypts migrations with, a fact a line; see Marks.certificates.
+certificates() {
+    conf=$root/etc/libvirt/qemu.conf
+    folder=$(setting migrate_tls_x509_cert_dir "$conf")
+    if [ -z "$folder" ] && [ -d "$root/etc/pki/libvirt-migrate" ]; then folder=/etc/pki/libvirt-migrate; fi
+    [ -n "$folder" ] || folder=$(setting default_tls_x509_cert_dir "$conf")
+    [ -n "$folder" ] || folder=/etc/pki/qemu
+    say "folder $folder"
+    if ! command -v openssl >/dev/null; then say "trouble openssl is not there to read them"; return 0; fi
+    wanted='server-cert.pem server-key.pem'
+    verify=$(setting migrate_tls_x509_verify "$conf")
+    [ -n "$verify" ] || verify=$(setting default_tls_x509_verify "$conf")
+    # Without it the one who receives asks the one who sends for no certificate.
+    [ "$verify" = 0 ] || wanted="$wanted client-cert.pem client-key.pem"
+    for file in ca-cert.pem $wanted; do
+        if [ ! -r "$root$folder/$file" ]; then say "trouble there is no $folder/$file"; return 0; fi
+    done
+    authority=$root$folder/ca-cert.pem
+    say "authority $(openssl x509 -noout -fingerprint -sha256 -in "$authority" 2>/dev/null)"
+    for file in ca-cert.pem server-cert.pem client-cert.pem; do
+        [ -r "$root$folder/$file" ] || continue
+        said=$(openssl verify -CAfile "$authority" "$root$folder/$file" 2>&1) && continue
+        case $said in
+            *expired* | *'not yet valid'*) say "expired $file" ;;
+            *) say "unsigned $file" ;;
+        esac
+    done
+    openssl x509 -noout -ext subjectAltName -in "$root$folder/server-cert.pem" 2>/dev/null |
+        tr ',' '\n' | sed -n 's/^ *\(DNS\|IP Address\):\([^ ]*\) *$/name \2/p'
+    openssl x509 -noout -subject -nameopt multiline -in "$root$folder/server-cert.pem" 2>/dev/null |
+        sed -n 's/^ *commonName *= */common /p'
+}
+
+# setting KEY FILE: its value without quotes, nothing where the file does not set it.
+setting() {
+    [ -r "$2" ] || return 0
+    sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*\"\{0,1\}\([^\"[:space:]]*\)\"\{0,1\}[[:space:]]*\$/\1/p" "$2" | tail -n 1
+}
+
+# reach PATH...: what each that exists is, in words that are the same on every node that reaches the same; lines
+#   INDEX path RESOLVED                        (without symbolic links)
+#   INDEX file INODE FSTYPE SOURCE ROOT REST   (REST: below the mount point; ROOT: what of the file system is mounted)
+#   INDEX rbd|scsi|nvme|mpath|nbd WHAT         (a block device that says what it is)
+#   INDEX block SECTORS                        (any block device)
+#   INDEX exclusive WORDS                      (it cannot be opened on another node meanwhile)
+reach() {
     index=0
     for path in "$@"; do
-        [ ! -e "$path" ] || say "$index $(readlink -f -- "$path")"
+        if [ -e "$path" ]; then
+            path=$(readlink -f -- "$path")
+            say "$index path $path"
+            if [ -b "$path" ]; then reach_device; elif [ -f "$path" ]; then reach_file; fi
+        fi
         index=$((index + 1))
     done
+}
+
+reach_file() {
+    point=$(stat -c %m -- "$path") || return 0
+    type='' from='' base=''
+    while read -r _id _parent _number there at rest; do
+        [ "$at" = "$point" ] || continue
+        # Of several mounts on one point the last one is seen.
+        base=$there
+        rest=${rest#* - }
+        type=${rest%% *}
+        rest=${rest#* }
+        from=${rest%% *}
+    done 2>/dev/null <"$root/proc/self/mountinfo"
+    say "$index file $(stat -c %i -- "$path") ${type:--} ${from:--} ${base:--} ${path#"${point%/}"}"
+}
+
+reach_device() {
+    number=$(stat -L -c '0x%t 0x%T' -- "$path")
+    number=$((${number% *})):$((${number#* }))
+    device=$root/sys/dev/block/$number
+    say "$index block $(one "$device/size")"
+    part=''
+    if [ -r "$device/partition" ]; then
+        read -r part <"$device/partition"
+        device=$device/..
+    fi
+    name=$(readlink -f -- "$device")
+    name=${name##*/}
+    case $name in
+        rbd*)
+            bus=$root/sys/bus/rbd/devices/${name#rbd}
+            tell_device rbd "$(one "$bus/cluster_fsid") $(one "$bus/pool")/$(one "$bus/pool_ns")/$(one "$bus/name")@$(one "$bus/current_snap")"
+            case $(one "$bus/config_info") in
+                *exclusive*) say "$index exclusive it is mapped with the option exclusive" ;;
+            esac
+            ;;
+        nbd*) [ -z "$(one "$device/backend")" ] || tell_device nbd "$(one "$device/backend")" ;;
+        nvme*) [ -z "$(one "$device/wwid")" ] || tell_device nvme "$(one "$device/wwid")" ;;
+        dm-*) case $(one "$device/dm/uuid") in mpath-*) tell_device mpath "$(one "$device/dm/uuid")" ;; esac ;;
+        *)
+            [ -n "$(one "$device/device/wwid")" ] || return 0
+            tell_device scsi "$(one "$device/device/wwid")"
+            command -v sg_persist >/dev/null || return 0
+            case $(timeout 5 sg_persist --in --read-reservation "$path" 2>/dev/null) in
+                *'Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
+            esac
+            ;;
+    esac
+}
+
+tell_device() { say "$index $1 $2${part:+ partition $part}"; }
+
+# one FILE: its only line; nothing if there is none.
+one() {
+    line=''
+    [ ! -r "$1" ] || read -r line <"$1"
+    say "$line"
 }
 
 # with_token UUID ID FUNCTION...: under the lock, if the token is ours.

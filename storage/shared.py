@@ -1,4 +1,4 @@
-"""Storage that every node reaches alike, behind `lvmigrate.protocols.Storage`: a directory that all nodes mount.
+"""Storage that every node reaches alike, behind `lvmigrate.protocols.Storage`: NFS, Ceph, iSCSI, NBD and the like.
 
 Nothing is replicated, so there is nothing to open, to close or to watch; tokens exclude others as everywhere.
 """
@@ -13,8 +13,9 @@ from typing import Never
 
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Resource, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Token
+from storage import reach
 from storage.marks import Marks, no_guard
 from storage.remote import Remote
 from storage.shell import Shell
@@ -24,9 +25,9 @@ _NOTHING_TO_GUARD = "shared storage has nothing that a guard would close"
 
 
 class SharedStorage(Marks):
-    """Fulfils `lvmigrate.protocols.Storage` for guests whose disks all lie below ``directories``.
+    """Fulfils `lvmigrate.protocols.Storage` for guests of which no disk is replicated.
 
-    That a directory is the same on every node is the caller's word.
+    That one of ``directories`` is the same on every node is the caller's word; a file in it must have the same inode.
     """
 
     def __init__(
@@ -43,19 +44,9 @@ class SharedStorage(Marks):
         super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
         self._directories = tuple(posixpath.normpath(directory) for directory in directories)
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        """Those of ``paths`` that exist on ``node`` below one of the directories, links of either followed."""
-        wanted = tuple(path for path in paths if path.isprintable())
-        if not wanted or not self._directories:
-            return frozenset()
-        answer = self._remote.ask(node, "Looking where the disks lie", "resolve", *wanted, *self._directories)
-        found = dict(line.split(" ", 1) for line in answer.out.splitlines() if line[:1].isdigit() and " " in line)
-        ends = [found[str(i)] for i in range(len(wanted), len(wanted) + len(self._directories)) if str(i) in found]
-        return frozenset(
-            path
-            for i, path in enumerate(wanted)
-            if str(i) in found and any(found[str(i)].startswith(end.rstrip("/") + "/") for end in ends)
-        )
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        """Those of ``paths`` that lead to storage which other nodes can reach too, and what that is."""
+        return reach.look(self._remote, node, paths, self._directories)
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:  # noqa: ARG002
         """None of ``paths`` is a device of DRBD's that this storage would know."""

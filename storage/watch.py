@@ -17,7 +17,7 @@ from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.replication import Resource, Role
 from storage import events2
 from storage.changes import changes
-from storage.events2 import NAME, BadLine, Event
+from storage.events2 import NAME, BadLine, Event, Kind
 from storage.feed import LIMIT, Change, Feed
 from storage.shell import Answer, Stream
 from storage.world import Gap, World
@@ -314,7 +314,11 @@ class ReplicationWatch:
             return
         first = not world.complete
         world.apply(event)
-        if not world.complete:
+        if not world.complete or event.kind in {Kind.PATH, Kind.HELPER}:
+            return
+        if event.only_counts:
+            # Nine of ten lines during a resynchronisation.
+            self._count(node, event.name, world.resource(event.name))
             return
         with self._changed:
             again = first and self._unknown.pop(node, _NOT_YET) != _NOT_YET
@@ -328,6 +332,16 @@ class ReplicationWatch:
                     sentences, again = [f"{node} is watched again", *sentences], False
                 self._put(node, name, self._now.get((node, name)), tuple(sentences))
             self._wake()
+
+    def _count(self, node: str, name: str, new: Resource | None) -> None:
+        """As `_see`, for what changes no state."""
+        if new is None:
+            return
+        with self._changed:
+            self._now[node, name] = new
+            self._put(node, name, new, ())
+            self._changes += 1
+            self._changed.notify_all()
 
     def _parsed(self, node: str, world: World, unread: set[str], line: str) -> Event | None:
         """One line as a value; ``None`` if it is not understood, and costs nothing or the resource it names."""

@@ -187,20 +187,20 @@ class Controller:
 
     def arrive(self, method: str, node: str, *, acts: bool) -> Kind | None:
         """Number a call, have happen what was to happen before it, and tell which fault was put at it, if any."""
-        self.world.only_here()
+        world = self.world
+        world.only_here()
         self.wake()
-        self._counts[method, node] += 1
-        place = Place(self.name, method, node, self._counts[method, node])
-        call = Call(
-            number=len(self.world.calls) + 1,
-            place=place,
-            at_s=self.world.now,
-            acts=acts,
-            background=bool(self._debt),
-        )
-        self.world.calls.append(call)
-        fault = self.world.before(call)
+        self._counts[method, node] = occurrence = self._counts[method, node] + 1
+        place = Place(self.name, method, node, occurrence)
+        call = Call(len(world.calls) + 1, place, world.timeline.now, acts, bool(self._debt))
+        world.calls.append(call)
+        fault = world.before(call)
         match fault:
+            case None:
+                # What happens between calls may have killed or stopped it.
+                if self.dead or self._stop_s:
+                    self.wake()
+                return None
             case Kind.KILLED_BEFORE:
                 self.kill()
             case Kind.STOPPED_BEFORE:

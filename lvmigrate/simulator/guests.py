@@ -91,3 +91,5 @@ class Definition:
     autostart: bool
     #: Why it is off here, in the words of ``hv``.
     off: str = "unknown"
+    #: The tombstone.
+    left_on: str | None = None

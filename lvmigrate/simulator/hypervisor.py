@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
-from lvmigrate.domain import Domain, DomainState, Host, JobKind
+from lvmigrate.domain import Activity, Domain, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.simulator.calls import Kind
 from lvmigrate.simulator.controller import Controller
+from lvmigrate.simulator.drbd import KernelRefused
 from lvmigrate.simulator.guests import Copy, Guest
+from lvmigrate.simulator.host import Phase
 from lvmigrate.simulator.migration import Migration
 
 T = TypeVar("T")
@@ -60,6 +63,16 @@ class SimulatedHypervisor:
 
         return self._call("host", node, look, acts=False)
 
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        """A guest that does little."""
+
+        def look() -> Activity:
+            copy = self._copy(node, uuid, "Measuring what the guest dirties")
+            return Activity(resident_bytes=copy.guest.memory_kib * 1024, dirty_rate=1 << 20)
+
+        self._controller.sleep(seconds)
+        return self._call("activity", node, look, acts=False)
+
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``."""
 
@@ -72,6 +85,12 @@ class SimulatedHypervisor:
             return SimulatedCopy(self._controller, Migration(self._world, guest, node, target, options.switch))
 
         return self._call("copy_memory", domain.node, start, acts=True)
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> MemoryCopy:  # noqa: ARG002 -- as the Protocol has it
+        """Not simulated: libvirt's refusal of a guest that is in no post-copy."""
+        return self._call(
+            "resume_post_copy", domain.node, lambda: self._refused(domain.node, "Resuming the post-copy"), acts=True
+        )
 
     def adopt(self, node: str, uuid: str) -> MemoryCopy:
         """Follow the outgoing job that ``node`` has for the guest, whoever started it. Asks nothing yet."""
@@ -123,6 +142,46 @@ class SimulatedHypervisor:
             self._world.undefine(node, uuid)
 
         self._call("undefine", node, act, acts=True)
+
+    def start(self, node: str, uuid: str) -> None:
+        """Start the guest that is defined on ``node`` from its disks. Nothing if it is active there."""
+
+        def act() -> None:
+            if uuid in self._world.hosts[node].copies:
+                return
+            if uuid not in self._world.hosts[node].definitions:
+                raise self._no_domain(node, "Starting the guest")
+            try:
+                self._world.start(self._world.guests[uuid], node)
+            except KernelRefused as refusal:
+                raise self._refusal(node, f"Starting the guest ({refusal.words})") from refusal
+
+        self._call("start", node, act, acts=True)
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        """Ask the guest to shut down."""
+
+        def act() -> None:
+            self._copy(node, uuid, "Shutting the guest down")
+            self._world.shut_down(node, uuid)
+
+        self._call("shut_down", node, act, acts=True)
+
+    def power_off(self, node: str, uuid: str) -> None:
+        """End the guest's process on ``node`` at once. Nothing if there is none."""
+        self._call("power_off", node, lambda: self._world.power_off(node, uuid), acts=True)
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        """The guest's definition on ``node``; ``None``: it has none."""
+
+        def look() -> str | None:
+            return uuid if uuid in self._world.hosts[node].definitions else None
+
+        return self._call("definition", node, look, acts=False)
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        """Define the guest on ``node`` as ``text`` says: here that is its UUID."""
+        self._call("define", node, lambda: self._world.define(node, text, left_on), acts=True)
 
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
@@ -180,12 +239,16 @@ class SimulatedHypervisor:
             memory_kib=guest.memory_kib,
             vcpus=1,
             disks=tuple(disk.described for disk in guest.disks),
+            left_on=None if definition is None else definition.left_on,
         )
 
     def _no_domain(self, node: str, what: str) -> CommandFailed:
         return CommandFailed(
             node, what, status=_NO_DOMAIN, code=Code.HYPERVISOR_FAILED, hint="Look.", detail="Domain not found"
         )
+
+    def _refused(self, node: str, what: str) -> NoReturn:
+        raise self._refusal(node, what)
 
     def _refusal(self, node: str, what: str) -> CommandFailed:
         return CommandFailed(node, what, status=_OPERATION_INVALID, code=Code.HYPERVISOR_FAILED, hint="Look.")
@@ -209,8 +272,10 @@ class SimulatedCopy:
         self._silent_since: float | None = None
 
     def progress(self) -> MemoryProgress | None:
-        """The newest statistics."""
+        """The newest statistics; none before the transfer."""
         self._controller.arrive("progress", self._job.source, acts=False)
+        if self._job.phase in (Phase.BEGIN, Phase.PREPARE):
+            return None
         total, remaining = self._job.total, self._job.remaining
         return MemoryProgress(
             elapsed_s=self._world.now - self._job.begun_at,
@@ -239,7 +304,20 @@ class SimulatedCopy:
             self._controller.stop()
         self._controller.wake()
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
+    def limit_downtime(self, seconds: float) -> None:
+        """A copy here always comes to its end."""
+
+    def start_post_copy(self) -> None:
+        """Not simulated: libvirt's refusal of a copy that was not begun such that it can become one."""
+        raise CommandFailed(
+            self._job.source,
+            "Switching to post-copy",
+            status=_OPERATION_INVALID,
+            code=Code.HYPERVISOR_FAILED,
+            hint="Wait for the copy's end.",
+        )
+
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:  # noqa: ARG002 -- time stands still here while anybody could set it
         """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
         deadline = self._controller.now() + timeout_s
         if self._controller.arrive("wait", self._job.source, acts=False) is Kind.BROKEN:
@@ -285,7 +363,20 @@ class AdoptedCopy:
             self._controller.kill()
         self._controller.wake()
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
+    def limit_downtime(self, seconds: float) -> None:
+        """A copy here always comes to its end."""
+
+    def start_post_copy(self) -> None:
+        """Not simulated: libvirt's refusal."""
+        raise CommandFailed(
+            self._node,
+            "Switching to post-copy",
+            status=_OPERATION_INVALID,
+            code=Code.HYPERVISOR_FAILED,
+            hint="Wait for the copy's end.",
+        )
+
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:  # noqa: ARG002 -- as above
         """How the job ended, or ``None`` if it still runs, or the node gave no answer, after ``timeout_s``."""
         deadline = self._controller.now() + timeout_s
         self._controller.arrive("adopted.wait", self._node, acts=False)

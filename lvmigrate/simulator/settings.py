@@ -39,6 +39,8 @@ class Settings:
     connect_s: float = 15.0
     #: From power-on to DRBD's and libvirt's start.
     boot_s: float = 20.0
+    #: How long a guest takes to shut down once it is asked; ``None``: it does not listen.
+    shutdown_s: float | None = 2.0
     #: From there to libvirt's start of what has autostart.
     autostart_s: float = 3.0
     #: From a libvirt daemon's death to its return.

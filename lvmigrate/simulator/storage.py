@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
@@ -14,6 +15,7 @@ from lvmigrate.replication import (
     Lineage,
     Opener,
     Place,
+    Reach,
     Resource,
     Role,
     Surroundings,
@@ -52,9 +54,10 @@ class SimulatedStorage:
 
         return self._ask("locate", node, look)
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
         """No path leads to shared storage here."""
-        return self._ask("shared", node, frozenset) if paths else frozenset()
+        nothing: Mapping[str, Reach] = {}
+        return self._ask("shared", node, lambda: nothing) if paths else nothing
 
     def observe(self, node: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
         """What the node's kernel says now of these resources, or of all."""
@@ -335,6 +338,12 @@ class SimulatedStorage:
             )
 
         return self._ask("traces", node, look)
+
+    def certificates(self, node: str) -> Certificates:
+        """Every node has good ones."""
+        return self._ask(
+            "certificates", node, lambda: Certificates(node=node, folder="/etc/pki/qemu", names=frozenset({node}))
+        )
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

@@ -57,9 +57,10 @@ class Timeline:
 
     def advance(self, seconds: float) -> None:
         """Let so many seconds pass, and everything happen that falls due."""
-        end = self.now + max(0.0, seconds)
-        while self.step(end):
-            pass
+        end = self.now + seconds if seconds > 0 else self.now
+        while self._events and self._events[0][0] <= end:
+            self.step(end)
+        self.now = max(self.now, end)
 
     def step(self, end: float) -> bool:
         """Let the next event until ``end`` happen; false when there is none, and ``end`` is reached."""

@@ -119,7 +119,7 @@ class Truth:
         other = peer or next(n for n in self.hosts if n != node)
         disks: list[Disk] = []
         for index in range(resources):
-            resource = self._add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
+            resource = self.add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
             for volume in range(volumes):
                 path = f"/dev/drbd{resource.minors[volume]}"
                 target = f"vd{chr(ord('a') + len(disks))}"
@@ -145,7 +145,8 @@ class Truth:
             copy.state, copy.reason = DomainState.PAUSED, "user"
         return guest
 
-    def _add_resource(self, name: str, nodes: tuple[str, str], volumes: int) -> Replicated:
+    def add_resource(self, name: str, nodes: tuple[str, str], volumes: int = 1) -> Replicated:
+        """A resource that nobody uses, Secondary on both nodes and in step."""
         resource = Replicated(
             name=name,
             nodes=nodes,
@@ -446,6 +447,33 @@ class Truth:
         self.tell(f"{copy.guest.name}'s copy on {node} is ended, by {self.actor}")
         self.end_copy(copy, reason="destroyed")
         self.emit(node, of, "stopped destroyed")
+
+    def shut_down(self, node: str, of: str) -> None:
+        """The guest is asked to shut down, and does so in its time if it listens and runs."""
+        copy = self.hosts[node].copies[of]
+        self.tell(f"{copy.guest.name} on {node} is asked to shut down, by {self.actor}")
+
+        def end() -> None:
+            if copy.runs:
+                self.end_copy(copy, reason="shutdown")
+                self.emit(node, of, "stopped shutdown")
+
+        if self.settings.shutdown_s is not None:
+            self.timeline.after(self.settings.shutdown_s, end)
+
+    def power_off(self, node: str, of: str) -> None:
+        """End a copy, running or not. Nothing if there is none."""
+        copy = self.hosts[node].copies.get(of)
+        if copy is not None:
+            self.tell(f"{copy.guest.name} on {node} is switched off, by {self.actor}")
+            self.end_copy(copy, reason="destroyed")
+            self.emit(node, of, "stopped destroyed")
+
+    def define(self, node: str, of: str, left_on: str | None) -> None:
+        """Define a guest."""
+        definition = self.hosts[node].definitions.setdefault(of, Definition(guest=self.guests[of], autostart=False))
+        definition.left_on = left_on
+        self.tell(f"{definition.guest.name} is defined on {node}, by {self.actor}")
 
     def undefine(self, node: str, of: str) -> None:
         """Remove the definition. Nothing if there is none."""

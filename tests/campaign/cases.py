@@ -15,6 +15,7 @@ from lvmigrate.simulator.faults import BETWEEN, Moment, What, Where, where
 _WAITS: Final = frozenset({"wait", "adopted.wait", "watch.wait"})
 #: A loop that makes no more rounds than this is taken as it is.
 _ROUNDS: Final = 4
+_STOPS: Final = frozenset({Kind.STOPPED_BEFORE, Kind.STOPPED_AFTER})
 _IN_PHASES: Final = (*BETWEEN, Happening.CONTROLLER_KILLED, Happening.CONTROLLER_STOPPED)
 
 
@@ -72,6 +73,12 @@ VARIANTS: Final = tuple(
 )
 
 
+#: Those in which every fault is tried; in each of the others every so-manieth, another one in each.
+MAIN: Final = tuple(
+    Variant.parse(text) for text in ("9-auto/strict/running", "8.4/strict/running", "9-auto/fast/running")
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What leads up to the tasklet under test, which controller ``c1`` (a move) or ``c2`` (a cleanup) runs."""
@@ -82,6 +89,12 @@ class Scenario:
     #: The tasklet under test is a cleanup, after c1's move has ended so many seconds ago; else it is the move.
     cleanup_after_s: float | None = None
     abort: bool = False
+    #: The tasklet under test, or the one that a cleanup comes after, is a failover, not a live move.
+    failover: bool = False
+    #: How long a copy of memory takes: longer than any lease and any asking again, or not.
+    copy_s: float = 2.0
+    #: As soon as the controller under test is stopped, another one cleans up; then the first one wakes.
+    taken_over: bool = False
 
     @property
     def controller(self) -> str:
@@ -96,6 +109,13 @@ SCENARIOS: Final = (
     Scenario(name="migrate-target-qemu-dies", given=(("transfer#1", Happening.TARGET_QEMU_KILLED),)),
     Scenario(name="migrate-reply-lost", given=(("finished#1", Happening.LIBVIRT_CUT_LONG),)),
     Scenario(name="migrate-source-daemon-dies", given=(("suspended#1", Happening.SOURCE_DAEMON_KILLED),)),
+    Scenario(name="failover", failover=True),
+    Scenario(
+        name="cleanup-in-failover",
+        given=(("c1.start@node2#1", Kind.KILLED_BEFORE),),
+        cleanup_after_s=1.0,
+        failover=True,
+    ),
     Scenario(name="cleanup-before-copy", given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),), cleanup_after_s=1.0),
     Scenario(name="cleanup-in-copy", given=(("transfer#1", Happening.CONTROLLER_KILLED),), cleanup_after_s=0.1),
     Scenario(
@@ -113,7 +133,36 @@ SCENARIOS: Final = (
         given=(("finished#1", Happening.CONTROLLER_KILLED), ("finished#1", Happening.LIBVIRT_CUT_LONG)),
         cleanup_after_s=60.0,
     ),
+    Scenario(name="migrate-long", copy_s=100.0),
+    Scenario(name="migrate-taken-over", taken_over=True),
+    Scenario(
+        name="cleanup-in-long-copy",
+        given=(("transfer#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=0.1,
+        copy_s=100.0,
+    ),
+    Scenario(
+        name="cleanup-in-long-copy-aborting",
+        given=(("transfer#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=0.1,
+        copy_s=100.0,
+        abort=True,
+    ),
+    Scenario(
+        name="cleanup-taken-over",
+        given=(("ended#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=1.0,
+        taken_over=True,
+    ),
 )
+
+
+def scenario(name: str) -> Scenario:
+    """The one of that name. Raises `ValueError`."""
+    found = next((each for each in SCENARIOS if each.name == name), None)
+    if found is None:
+        raise ValueError(f"there is no scenario {name}")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +181,9 @@ class Case:
     def parse(cls, text: str) -> Self:
         """The case that ``text`` names. Raises `ValueError`."""
         name, variant, *faults = text.split()
-        scenario = next((s for s in SCENARIOS if s.name == name), None)
-        if scenario is None:
-            raise ValueError(f"there is no scenario {name}")
         return cls(
             variant=Variant.parse(variant),
-            scenario=scenario,
+            scenario=scenario(name),
             faults=tuple(_fault(fault) for fault in faults),
         )
 
@@ -153,10 +199,12 @@ def _fault(text: str) -> tuple[Where, What]:
 
 def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> Iterator[tuple[Where, What]]:
     """Everything that can be put at the calls of a run, and between them, and in its phases."""
+    stops = scenario.taken_over
     for call in distinct([call for call in calls if call.place.controller == scenario.controller]):
-        yield from ((call.place, what) for what in (*kinds_of(call), *BETWEEN))
+        kinds = tuple(kind for kind in kinds_of(call) if not stops or kind in _STOPS)
+        yield from ((call.place, what) for what in (kinds if stops else (*kinds, *BETWEEN)))
     for moment in phases:
-        yield from ((moment, what) for what in _IN_PHASES)
+        yield from ((moment, what) for what in ((Happening.CONTROLLER_STOPPED,) if stops else _IN_PHASES))
 
 
 def distinct(calls: Sequence[Call]) -> list[Call]:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, OutcomeUnknown
+from lvmigrate.errors import (
+    Code,
+    GuestLost,
+    LeftBehind,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    OutcomeUnknown,
+    TokenLost,
+)
+from lvmigrate.failover import FailoverInstance
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -16,7 +26,6 @@ from lvmigrate.simulator import (
     Breach,
     Call,
     ControllerKilled,
-    Finding,
     Guest,
     Happening,
     KernelRefused,
@@ -35,6 +44,8 @@ _GUARDS_S: Final = 150.0
 #: Long enough for every boot, every late call and every resynchronisation.
 _HEALED_S: Final = 200.0
 _AGAIN_S: Final = 45.0
+#: How often somebody looks whether a controller is stopped.
+_LOOK_S: Final = 5.0
 _CLEANUPS: Final = 4
 _SOURCE: Final = "node1"
 _NAME: Final = "web1"
@@ -68,6 +79,8 @@ class Outcome:
     accepted: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
+    #: What the end told a person to look at.
+    told: frozenset[Wrong] = frozenset()
     #: Whether every fault was met.
     met: bool = True
     story: list[tuple[float, str]] = field(default_factory=list)
@@ -76,8 +89,10 @@ class Outcome:
 def run(case: Case) -> Outcome:
     """Play it."""
     outcome = Outcome(case=case)
-    with World(settings=case.variant.settings) as world:
+    with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
         guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        if case.scenario.taken_over:
+            _take_over(case.scenario.controller, world, outcome)
         for place, what in (*case.scenario.given, *case.faults):
             world.faults.add(place, what)
         world.timeline.advance(1.0)
@@ -101,14 +116,17 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.calls = list(world.calls)
     outcome.moments = list(world.faults.moments)
     outcome.ended = type(end).__name__
+    if isinstance(end, TokenLost) and "autostart" in end.hint:
+        outcome.told = frozenset({Wrong.AUTOSTART})
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     world.timeline.advance(_GUARDS_S)
-    if isinstance(end, ControllerKilled) and _only_the_controller(case):
+    # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
-    _clean_up(world, guest, outcome)
+    clean_up(world, guest, outcome)
     for violation in world.violations:
         accept = _accepted(case, violation, world.violations)
         (outcome.accepted if accept else outcome.violations).append(str(violation))
@@ -126,7 +144,12 @@ def _tokens(world: World) -> frozenset[str]:
 
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
-    move = MigrateInstance(world.controller("c1"), _NAME, options=case.variant.options)
+    context = world.controller("c1")
+    move: MigrateInstance | FailoverInstance = (
+        FailoverInstance(context, _NAME)
+        if case.scenario.failover
+        else MigrateInstance(context, _NAME, options=case.variant.options)
+    )
 
     def migrate() -> Any:
         move.check_prereq()
@@ -138,10 +161,21 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
         return end
     world.timeline.advance(after)
     marks.before = _tokens(world)
-    return _cleanup(world, "c2", outcome, abort=case.scenario.abort)
+    return cleanup(world, "c2", outcome, abort=case.scenario.abort)
 
 
-def _cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+def _take_over(controller: str, world: World, outcome: Outcome) -> None:
+    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own."""
+    of = world.controllers.get(controller)
+    if of is None or not of.stopped:
+        world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
+    else:
+        cleanup(world, "rival", outcome)
+
+
+def cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
+    """What a cleanup of that controller ends with: its report, or what it raises."""
+
     def clean() -> Any:
         tasklet = CleanupInstance(world.controller(controller), _NAME, abort=abort)
         tasklet.check_prereq()
@@ -201,10 +235,10 @@ def _judge_guards(world: World, outcome: Outcome) -> None:
     outcome.violations += [f"after the guards: {f}" for f in audit(world) if f.wrong in _GUARDED]
 
 
-def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
+def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) -> None:
     """With everything mended: a cleanup from another controller leads back, unless a person has to decide."""
     for attempt in range(_CLEANUPS):
-        end = _cleanup(world, f"c{attempt + 3}", outcome)
+        end = cleanup(world, f"c{first + attempt}", outcome)
         wrong = list(audit(world))
         if isinstance(end, (OutcomeUnknown, LeftBehind)) and (why := _person(world, guest)) is not None:
             outcome.held = why
@@ -219,11 +253,7 @@ def _clean_up(world: World, guest: Guest, outcome: Outcome) -> None:
     wrong = list(audit(world))
     if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
         outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
-    outcome.violations += [f"after the cleanup: {finding}" for finding in _counted(wrong)]
-
-
-def _counted(findings: list[Finding]) -> Iterator[Finding]:
-    yield from findings
+    outcome.violations += [f"after the cleanup: {finding}" for finding in wrong if finding.wrong not in outcome.told]
 
 
 def _person(world: World, guest: Guest) -> str | None:

@@ -575,8 +575,9 @@ def test_clocks_apart(storage: DrbdStorage, hand: Hand, token: Token) -> None:
         with following(storage, "web1") as disks:
             disks.remember()
             hand("node1", "drbdadm primary web1")
-            dual(disks, storage, token).open()
-            dual(disks, storage, token).close("node2")
+            both = dual(disks, storage, token)
+            both.open()
+            both.close("node2")
             assert disks.standing().verdict is Unbroken.YES
         found = [storage.traces(node).token(token.uuid) for node in BOTH]
         assert all(one is not None and 60 < one.left_s <= token.lease_s for one in found)

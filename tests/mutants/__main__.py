@@ -1,4 +1,4 @@
-"""``python -m tests.mutants``: take one line away that keeps a law, and see that the campaign notices; then the next."""
+"""``python -m tests.mutants``: take one line away that keeps a law, and see that it is noticed; then the next."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.remember:
         remember(verdicts)
     by_tests = sum(verdict.catcher.startswith("pytest") for verdict in caught)
-    detail = {"seconds": round(time.monotonic() - begin, 1), "by_unit_tests": by_tests}
+    detail: dict[str, object] = {"seconds": round(time.monotonic() - begin, 1), "by_unit_tests": by_tests}
     _line("campaign_mutants", len(mutants), goal=None, detail={})
     _line("campaign_mutants_caught", len(caught), goal=len(mutants), detail=detail)
     return 0 if len(caught) == len(mutants) else 1

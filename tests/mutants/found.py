@@ -124,27 +124,27 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
         self._where.pop()
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802 -- ast's name
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self._within(node.name, node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802 -- ast's name
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._within(node.name, node)
 
-    def visit_Expr(self, node: ast.Expr) -> None:  # noqa: N802 -- ast's name
+    def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call) and self._where and not ast.unparse(node).startswith(_SAID):
             self._note(f"without {_short(node)}", node, "pass")
         self.generic_visit(node)
 
-    def visit_Assign(self, node: ast.Assign) -> None:  # noqa: N802 -- ast's name
+    def visit_Assign(self, node: ast.Assign) -> None:
         self._attribute(node, node.targets)
         self._table(node, node.targets[0], node.value)
         self.generic_visit(node)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # noqa: N802 -- ast's name
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self._table(node, node.target, node.value)
         self.generic_visit(node)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:  # noqa: N802 -- ast's name
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self._note(f"without {_short(node)}", node, "pass")
         self.generic_visit(node)
 
@@ -163,7 +163,7 @@ class _Finder(ast.NodeVisitor):
             opening, closing = ("{", "}") if isinstance(of, ast.Set) else ("(", ",)")
             self._note(f"{target.id} without {_short(member)}", of, f"{opening}{', '.join(rest)}{closing}")
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802 -- ast's name
+    def visit_If(self, node: ast.If) -> None:
         self._note(f"as if never {_short(node.test)}", node.test, "False")
         if self._module in _PART_BY_PART:
             self.generic_visit(node)
@@ -171,10 +171,10 @@ class _Finder(ast.NodeVisitor):
         for child in (*node.body, *node.orelse):
             self.visit(child)
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:  # noqa: N802 -- ast's name
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Words for people."""
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:  # noqa: N802 -- ast's name
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
         word = "and" if isinstance(node.op, ast.And) else "or"
         if isinstance(node.values[-1], ast.Constant):  # a default
             return

@@ -1,8 +1,8 @@
 """Run in a copy of the tree with one mutant in it: try cases, and print each in which a promise is broken.
 
 The first line of standard output is ``ready PATH``, where the package was imported from; each further one is a case
-(as ``python -m tests.campaign --case`` takes it), a tab, and what is wrong.  Standard input has the cases to begin with,
-a line each; then come, for so many seconds as the first argument says, the straight ones and a random sample of all.
+(as ``python -m tests.campaign --case`` takes it), a tab, and what is wrong.  Standard input has the cases to begin with
+(a line each); then come, for so many seconds as the first argument says, the straight ones and a sample of all.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class Description:
     inside: Mapping[str, Sequence[str]]
     #: A controller that was killed is waited for no longer than this.
     lease_s: float = 12.0
+    #: How long libvirt may take to answer.
+    call_timeout_s: float = 15.0
 
     @classmethod
     def of(cls, pair: Pair) -> Description:
@@ -59,6 +61,7 @@ class Description:
             nodes={name: Node(**node) for name, node in said["nodes"].items()},
             inside=said["inside"],
             lease_s=said["lease_s"],
+            call_timeout_s=said["call_timeout_s"],
         )
 
     def written(self) -> str:
@@ -68,7 +71,9 @@ class Description:
     def cluster(self) -> tuple[Cluster, LibvirtHypervisor]:
         """A new controller, and its adapter."""
         limits = Limits(lease_s=self.lease_s)
-        hypervisor = LibvirtHypervisor(self.nodes, connect_timeout_s=limits.connect_s, call_timeout_s=15.0)
+        hypervisor = LibvirtHypervisor(
+            self.nodes, connect_timeout_s=limits.connect_s, call_timeout_s=self.call_timeout_s
+        )
         configuration = Config(
             path=Path("/nonexistent"), nodes=self.nodes, ssh_config=None, defaults=Options(), limits=limits
         )

@@ -19,6 +19,8 @@ from lvmigrate.node import Node
 HERE: Final = Path(__file__).resolve().parent
 #: Generous: the machine may be busy.
 PATIENCE_S: Final = 60.0
+#: Where QEMU's certificates are, below /etc/libvirt.
+CERTIFICATES: Final = "certificates"
 
 _LIBVIRTD: Final = """\
 host_uuid = "{uuid}"
@@ -45,6 +47,7 @@ remember_owner = 0
 seccomp_sandbox = 0
 migration_address = "{address}"
 migration_host = "{address}"
+migrate_tls_x509_cert_dir = "/etc/libvirt/{certificates}"
 keepalive_interval = {interval}
 keepalive_count = {count}
 """
@@ -80,7 +83,10 @@ class Host:
         (folder / "etc/libvirtd.conf").write_text(
             _LIBVIRTD.format(uuid=f"7b1c9a40-0000-4000-8000-{int(number):012d}", address=address)
         )
-        (folder / "etc/qemu.conf").write_text(_QEMU.format(address=address, interval=keepalive[0], count=keepalive[1]))
+        (folder / "etc/qemu.conf").write_text(
+            _QEMU.format(address=address, interval=keepalive[0], count=keepalive[1], certificates=CERTIFICATES)
+        )
+        (folder / "etc" / CERTIFICATES).mkdir()  # empty, until a test makes some
         # A process group of its own: Ctrl-C in a terminal is the test's to handle.
         self._unshare = subprocess.Popen(
             ["unshare", "--net", "--uts", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc",

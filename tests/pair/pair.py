@@ -29,7 +29,8 @@ from tests.pair.network import WITNESS, Network
 from vagrant.guest.records import Listener
 
 _NEEDED: Final = (
-    "libvirtd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "losetup", "ip", "iptables", "gcc", "make"
+    "libvirtd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "losetup", "ip", "iptables", "gcc", "make",
+    "openssl",
 )  # fmt: skip
 #: QEMU before 9 loses guest memory when it migrates a guest without KVM.
 _QEMU_NEEDED: Final = 9

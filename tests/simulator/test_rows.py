@@ -72,7 +72,7 @@ def stand(world: World, guest: Guest, node: str, sight: Sight) -> None:
     if copy is None:
         return
     if sight is S.GONE:
-        world.end_copy(copy)
+        world.end_copy(copy, reason="migrated")
     elif sight is not S.RUNS:
         copy.state, copy.reason = DomainState.PAUSED, _REASON[sight]
     elif not copy.runs:
@@ -193,7 +193,7 @@ def test_a_job_that_takes_long_is_watched_to_its_end(source: Sight, there: Sight
         arriving = world.hosts["node2"].copies[guest.uuid]
         if there is S.GONE:
             del world.hosts["node2"].copies[guest.uuid]
-            world.timeline.after(100.0, lambda: world.hosts["node2"].copies.setdefault(guest.uuid, arriving))
+            world.timeline.after(100.0, lambda: world.hosts["node2"].copies.update({guest.uuid: arriving}))
         elif there is not S.ARRIVING:
             arriving.incoming, arriving.reason = False, _REASON[there]
         assert seen(world, guest) == (source, there)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lvmigrate.certificates import Certificates
 from lvmigrate.clock import Clock
-from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
+from lvmigrate.domain import Activity, Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
@@ -26,6 +27,7 @@ from lvmigrate.replication import (
     OtherHand,
     PeerVolume,
     Place,
+    Reach,
     ReplicationState,
     Resource,
     Role,
@@ -73,11 +75,15 @@ class World:
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
+    certificates: dict[str, Certificates] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
     #: Grows with each write that a peer does not get.
     generation: int = 1
     lineages: dict[str, Lineage] = field(default_factory=lambda: dict.fromkeys(NODES, Lineage(current="A", earlier=())))
     #: A connection that is lost: not even looked for.
     standalone: bool = False
+    #: node -> where its disks lead that are not replicated.
+    reached: dict[str, Reach] = field(default_factory=dict)
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
     replicated: bool = True
@@ -98,6 +104,11 @@ class World:
     #: How often the copy is asked whether it has ended before it has, and what happens each time.
     looks: int = 2
     on_look: Callable[[int], None] = lambda _left: None
+    #: What the copy's statistics say, by the looks that are left.
+    progress: Callable[[int], MemoryProgress | None] = lambda _left: None
+    #: Every downtime limit that was set during the copy.
+    downtime_limits: list[float] = field(default_factory=list)
+    post_copied: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -122,7 +133,7 @@ class World:
         self.domains[there] = dataclasses.replace(
             self.domains[here], node=there, state=state, autostart=False, reason="user", job=JobKind.NONE
         )
-        self.set(here, state=DomainState.OFF)
+        self.set(here, state=DomainState.OFF, reason="migrated")
         self.openers[here], self.openers[there] = 0, 1
         return CopyEnd(ok=True)
 
@@ -223,14 +234,21 @@ class FakeCopy:
     end: CopyEnd | None = None
 
     def progress(self) -> MemoryProgress | None:
-        return None
+        return self.world.progress(self.looks)
 
     def abort(self) -> None:
         self.world.abort_asked = True
         self.looks = self.looks if self.world.stubborn else 0
         self.world.on_look(0)
 
-    def wait(self, timeout_s: float) -> CopyEnd | None:
+    def limit_downtime(self, seconds: float) -> None:
+        self.world.downtime_limits.append(seconds)
+
+    def start_post_copy(self) -> None:
+        with self.world.call("start_post_copy", "node1"):
+            self.world.post_copied = True
+
+    def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
         if self.looks > 0:
             self.looks -= 1
             self.world.on_look(self.looks)
@@ -258,11 +276,20 @@ class FakeHypervisor:
 
     def host(self, node: str) -> Host:
         with self.world.call("host", node):
-            return Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+            usual = Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+            return self.world.hosts.get(node, usual)
+
+    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+        with self.world.call("activity", node):
+            return Activity(resident_bytes=100 << 20, dirty_rate=1 << 20)
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> FakeCopy:
         with self.world.call("copy_memory", domain.node):
             return FakeCopy(self.world, lambda: self.world.ending(self.world), self.world.looks)
+
+    def resume_post_copy(self, domain: Domain, target: str, options: Options) -> FakeCopy:
+        with self.world.call("resume_post_copy", domain.node):
+            return FakeCopy(self.world, lambda: self.world.ending(self.world), 0)
 
     def adopt(self, node: str, uuid: str) -> FakeCopy:
         with self.world.call("adopt", node):
@@ -275,7 +302,7 @@ class FakeHypervisor:
 
     def resume(self, node: str, uuid: str) -> None:
         with self.world.call("resume", node):
-            assert self.world.domains[node].state is DomainState.PAUSED, "only what waits can be resumed"
+            assert self.world.domains[node].state in (DomainState.PAUSED, DomainState.RUNNING), "only what is there"
             self.world.set(node, state=DomainState.RUNNING, reason="unpaused")
 
     def suspend(self, node: str, uuid: str) -> None:
@@ -293,6 +320,29 @@ class FakeHypervisor:
             if node in self.world.domains:
                 assert not self.world.domains[node].state.active
                 del self.world.domains[node]
+
+    def start(self, node: str, uuid: str) -> None:
+        with self.world.call("start", node):
+            self.world.set(node, state=DomainState.RUNNING)
+            self.world.openers[node] = 1
+
+    def shut_down(self, node: str, uuid: str) -> None:
+        with self.world.call("shut_down", node):
+            self.world.set(node, state=DomainState.OFF)
+            self.world.openers[node] = 0
+
+    def power_off(self, node: str, uuid: str) -> None:
+        with self.world.call("power_off", node):
+            self.world.set(node, state=DomainState.OFF)
+            self.world.openers[node] = 0
+
+    def definition(self, node: str, uuid: str) -> str | None:
+        with self.world.call("definition", node):
+            return "a definition" if node in self.world.domains else None
+
+    def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
+        with self.world.call("define", node):
+            self.world.domains.setdefault(node, guest(node, state=DomainState.OFF, autostart=False, left_on=left_on))
 
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         with self.world.call("set_autostart", node):
@@ -370,8 +420,8 @@ class FakeStorage:
             place = Place(resource=self.world.resource, volume=0)
             return {path: place for path in paths if path == PATH and self.world.replicated}
 
-    def shared(self, node: str, paths: Collection[str]) -> frozenset[str]:
-        return frozenset()
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
+        return {path: self.world.reached[node] for path in paths if node in self.world.reached}
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         with self.world.call("generations", node):
@@ -525,6 +575,9 @@ class FakeStorage:
                     if at == node
                 ),
             )
+
+    def certificates(self, node: str) -> Certificates:
+        return self.world.certificates.get(node) or Certificates(node=node, folder="/tls", names=frozenset({node}))
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):

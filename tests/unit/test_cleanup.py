@@ -48,7 +48,7 @@ def wreck(**changes: Any) -> World:
 
 
 def arrived(state: DomainState = DomainState.PAUSED) -> dict[str, Any]:
-    here = guest("node1", state=DomainState.OFF)
+    here = guest("node1", state=DomainState.OFF, reason="migrated")
     there = guest("node2", state=state, reason="user", autostart=False)
     return {"domains": {"node1": here, "node2": there}, "openers": {"node1": 0, "node2": 1}}
 
@@ -86,6 +86,25 @@ def test_a_guest_that_waits_on_the_target_is_let_run_and_its_definition_moves() 
     assert list(world.violations()) == []
     assert world.domains["node2"].autostart
     assert list(world.domains) == ["node2"]
+
+
+@pytest.mark.parametrize("reason", ["crashed", "shutdown", "destroyed", "unknown"])
+def test_a_guest_that_waits_is_held_if_the_source_s_may_have_run_on(reason: str) -> None:
+    def wrecked(**changes: Any) -> World:
+        world = wreck(**arrived(), **changes)
+        world.set("node1", reason=reason)
+        return world
+
+    world = wrecked()
+    with pytest.raises(OutcomeUnknown, match="may have run on at node1") as caught:
+        clean(world)
+    assert "virsh start web1" in caught.value.hint
+    assert "resume" not in {name for name, _ in world.calls}
+    # What the move itself has seen counts as well, and so does that it never ran.
+    for known in (dataclasses.replace(ERRAND, handed_over=True), dataclasses.replace(ERRAND, ran=False)):
+        world = wrecked(tokens=dict.fromkeys(NODES, token(errand=known)))
+        assert clean(world).node == "node2"
+        assert world.domains["node2"].state is (DomainState.RUNNING if known.ran else DomainState.PAUSED)
 
 
 def test_a_guest_that_stood_before_stays_as_it_was() -> None:

@@ -30,8 +30,9 @@ class InMemory(Cluster):
         super().__init__(configuration, context.hypervisor, context.storage)
         self._world = world
 
-    def _context(self, cancel: threading.Event, on_progress: Any) -> Context:
-        return self._world.context(cancel=cancel, **({"on_progress": on_progress} if on_progress else {}))
+    def _context(self, cancel: threading.Event, on_progress: Any, post_copy: Any = None) -> Context:
+        given = {"on_progress": on_progress, "post_copy": post_copy}
+        return self._world.context(cancel=cancel, **{key: value for key, value in given.items() if value is not None})
 
 
 @pytest.fixture

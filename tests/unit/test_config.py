@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvmigrate import config
+from lvmigrate import config, convergence
+from lvmigrate.convergence import Policy, Rule, Then
 from lvmigrate.errors import Code, ConfigurationError, ExitCode
+from lvmigrate.plan import Compression, Mode, Options
 
 GOOD = """
 [nodes.node1]
@@ -26,6 +28,9 @@ config = "ssh_config"
 
 [defaults]
 bandwidth_mib_s = 100
+
+[storage]
+shared_directories = ["/srv/vms"]
 
 [limits]
 lease_s = 45
@@ -55,6 +60,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     )
     assert read.ssh_config == tmp_path / "ssh_config"
     assert (read.defaults.bandwidth_mib_s, read.defaults.downtime_limit_s) == (100, 0.3)
+    assert read.shared_directories == ("/srv/vms",)
     assert (read.limits.lease_s, read.limits.command_s) == (45, 30)
 
 
@@ -93,6 +99,21 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
         ("nodes.a.ssh = 1\n", 1, "ssh must be text"),
         ("[nodes.a]\n[ssh]\nconfig = []\n", 3, "text in quotes"),
+        ("[nodes.a]\n[storage]\nshared_directories = 1\n", 3, "a list"),
+        ('[nodes.a]\n[storage]\nshared_directories = ["srv"]\n', 3, "absolute paths"),
+        ('[nodes.a]\nmigration_ports = "5-4"\n', 2, "migration_ports must be like"),
+        ('[nodes.a]\nmigration_ports = "1-70000"\n', 2, "migration_ports must be like"),
+        ('[nodes.a]\n[defaults]\ntls = "yes"\n', 3, "tls must be true or false"),
+        ('[nodes.a]\n[defaults]\nmode = "fast"\n', 3, "'fast' is not known (known: live, non-live, post-copy)"),
+        ('[nodes.a]\n[defaults]\npolicy = "x"\n', 3, "known: patient, gentle, force, post-copy)"),
+        ("[nodes.a]\n[policies]\nx = 1\n", 3, "x must be a table"),
+        ("[nodes.a]\n[policies.x]\nrules = [1]\n", 3, "rules must be a list of tables"),
+        ("[nodes.a]\n[policies.x]\nauto_converge = 1\n", 3, "true or false"),
+        ("[nodes.a]\n[policies.x]\nrules = [{after_s = 3}]\n", 3, "a rule must say `then`"),
+        ('[nodes.a]\n[policies.x]\nrules = [{then = "stop"}]\n', 3, "'stop' is not known"),
+        ('[nodes.a]\n[policies.x]\nrules = [{then = "abort", passes = 0}]\n', 3, "passes must be above 0"),
+        ('[nodes.a]\n[policies.x]\nrules = [{then = "abort", factor = 1}]\n', 3, "factor must be above 1"),
+        ('[nodes.a]\n[policies.x]\nrules = [{then = "abort", when = 1}]\n', 3, "'when' is not known"),
     ],
 )
 def test_every_mistake_has_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -111,6 +132,51 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         config.load(tmp_path / "none.toml")
     assert caught.value.code is Code.CONFIG_MISSING
+
+
+def test_policies_ports_and_how_memory_travels(tmp_path: Path) -> None:
+    read = config.load(
+        write(
+            tmp_path,
+            """
+[nodes.a]
+listen_address = "0.0.0.0"
+migration_ports = "49152-49160"
+tls_name = "a.example"
+
+[defaults]
+policy = "night"
+mode = "non-live"
+tls = true
+compression = "zstd"
+connections = 4
+
+[policies.night]
+auto_converge = true
+rules = [
+    { then = "raise-downtime", stalled_passes = 2, factor = 3.0, up_to_s = 4 },
+    { then = "abort", seconds_per_gib = 100, after_s = 20 },
+]
+
+[policies.gentle]
+""",
+        )
+    )
+    node = read.nodes["a"]
+    assert (node.listen_address, node.migration_ports, node.tls_name) == ("0.0.0.0", (49152, 49160), "a.example")
+    night = Policy(
+        name="night",
+        rules=(
+            Rule(then=Then.RAISE_DOWNTIME, stalled_passes=2, factor=3.0, up_to_s=4),
+            Rule(then=Then.ABORT, seconds_per_gib=100, after_s=20),
+        ),
+        auto_converge=True,
+    )
+    assert read.defaults == Options(
+        policy=night, mode=Mode.NON_LIVE, tls=True, compression=Compression.ZSTD, connections=4
+    )
+    assert read.policies["force"] is convergence.FORCE
+    assert read.policies["gentle"] == Policy(name="gentle")  # the file's own
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])

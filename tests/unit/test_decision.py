@@ -30,7 +30,7 @@ from lvmigrate.token import Held
 S, A = Sight, Action
 EVERY = list(itertools.product(Sight, Sight, [None, False, True], [False, True]))
 #: A copy whose CPUs run, or may run.
-MAY_RUN = {S.RUNS, S.LEAVING, S.UNKNOWN, S.BUSY, S.HELD}
+MAY_RUN = {S.RUNS, S.LEAVING, S.UNKNOWN, S.BUSY, S.HELD, S.POST_COPY, S.HALF}
 #: A copy whose CPUs stand and that no job will start by itself.
 STANDS = {S.WAITS, S.STALLED}
 
@@ -129,9 +129,11 @@ def domain(**changes: Any) -> Domain:
         ({"state": DomainState.PAUSED, "reason": "api error"}, S.STALLED),
         ({"state": DomainState.PAUSED, "reason": "i/o error"}, S.HELD),
         ({"state": DomainState.PAUSED, "reason": "crashed"}, S.HELD),
-        ({"state": DomainState.PAUSED, "reason": "post-copy failed", "job": JobKind.OUTGOING}, S.HELD),
-        ({"state": DomainState.PAUSED, "reason": "post-copy", "job": JobKind.OUTGOING}, S.HELD),
-        ({"reason": "post-copy"}, S.HELD),
+        ({"state": DomainState.PAUSED, "reason": "post-copy failed", "job": JobKind.OUTGOING}, S.HALF),
+        ({"state": DomainState.PAUSED, "reason": "post-copy", "job": JobKind.OUTGOING}, S.POST_COPY),
+        ({"reason": "post-copy", "job": JobKind.INCOMING}, S.POST_COPY),
+        ({"reason": "post-copy failed", "job": JobKind.INCOMING}, S.HALF),
+        ({"reason": "post-copy"}, S.HALF),
         ({"state": DomainState.SUSPENDED}, S.HELD),
         ({"state": DomainState.IN_SHUTDOWN}, S.HELD),
         ({"job": JobKind.OUTGOING}, S.LEAVING),
@@ -143,6 +145,12 @@ def domain(**changes: Any) -> Domain:
 )
 def test_what_an_observation_amounts_to(changes: dict[str, Any], sight: Sight) -> None:
     assert sight_of(domain(**changes)) is sight
+
+
+def test_half_a_guest_is_never_ended_nor_let_run() -> None:
+    for source, target, ran, last in EVERY:
+        if {source, target} & {S.POST_COPY, S.HALF}:
+            assert ruled(source, target, ran=ran, last=last).action in {A.FOLLOW, A.ASK_AGAIN, A.HOLD}
 
 
 def test_a_node_that_knows_no_such_guest_has_none() -> None:

@@ -16,6 +16,7 @@ from lvmigrate.replication import (
     DiskState,
     OtherHand,
     PeerVolume,
+    Reach,
     ReplicationState,
     Role,
 )
@@ -90,6 +91,47 @@ def test_said_and_no_reason_to_stop(made: World, code: Code, words: str) -> None
 def test_a_third_node_without_a_copy_is_none() -> None:
     made = world(third=third(DiskState.DISKLESS))
     assert MigrateInstance(made.context(), "web1").check_prereq().warnings == ()
+
+
+IMAGE = Reach(what="NFS filer:/vms web1.img (inode 7)")
+
+
+def test_a_guest_on_shared_storage_moves_with_nothing_to_open() -> None:
+    made = world(replicated=False, reached={"node1": IMAGE, "node2": IMAGE})
+    assert migrate(made).target == "node2"
+    assert not {"allow_two_primaries", "promote", "demote", "arm_guard"} & {name for name, _ in made.calls}
+
+
+@pytest.mark.parametrize(
+    ("there", "code"),
+    [
+        ({}, Code.REPLICA_MISSING),
+        ({"node2": Reach(what="NFS filer:/old web1.img (inode 7)")}, Code.SHARED_DIFFERS),
+        (
+            {"node2": dataclasses.replace(IMAGE, exclusive="it is mapped with the option exclusive")},
+            Code.SHARED_EXCLUSIVE,
+        ),
+    ],
+)
+def test_shared_storage_that_is_not_the_same_or_not_for_two(there: dict[str, Reach], code: Code) -> None:
+    made = world(replicated=False, reached={"node1": IMAGE, **there})
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(made.context(), "web1").check_prereq()
+    assert [finding.code for finding in caught.value.findings] == [code]
+
+
+def test_a_disk_that_qemu_reaches_over_the_network_needs_nothing_of_the_nodes() -> None:
+    made = World()
+    (disk, *_) = made.domains["node1"].disks
+    remote = dataclasses.replace(disk, source=None, kind="network", network=True)
+    made.domains["node1"] = dataclasses.replace(made.domains["node1"], disks=(remote,))
+    MigrateInstance(made.context(), "web1").check_prereq()
+    made.domains["node1"] = dataclasses.replace(
+        made.domains["node1"], disks=(dataclasses.replace(remote, network=False),)
+    )
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(made.context(), "web1").check_prereq()
+    assert caught.value.code is Code.DISK_NOT_REPLICATED
 
 
 def test_two_primaries_that_are_configured_are_left() -> None:

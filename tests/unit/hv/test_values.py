@@ -185,3 +185,30 @@ def test_guests_of_libvirts_own_test_driver() -> None:
         hypervisor.undefine("node1", found.uuid)
     hypervisor.undefine("node1", "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3bffff")  # not known: nothing to do
     hypervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "elsewhere"),
+    [
+        ('protocol="rbd" name="vms/web1"', True),
+        ('protocol="rbd" name="vms/web1"><host name="ceph1" port="6789"/', True),
+        ('protocol="iscsi" name="iqn.2026-11.org:web1/0"><host name="filer" port="3260"/', True),
+        ('protocol="nbd" name="web1"><host name="filer" port="10809"/', True),
+        ('protocol="nbd" name="web1"><host name="127.0.0.1" port="10809"/', False),
+        ('protocol="nbd" name="web1"><host name="::1" port="10809"/', False),
+        ('protocol="nbd" name="web1"><host name="filer"/><host name="localhost"/', False),
+        ('protocol="nbd"><host transport="unix" socket="/run/web1.sock"/', False),
+        ('protocol="nbd" name="web1"', False),
+    ],
+)
+def test_a_network_disk_is_elsewhere_unless_its_server_is_this_machine(source: str, *, elsewhere: bool) -> None:
+    end = "></source>" if ">" in source else "/>"
+    text = f'<disk type="network" device="disk"><source {source}{end}<target dev="vda"/></disk>'
+    (disk,) = xml.disks(f"<domain><devices>{text}</devices></domain>")
+    assert (disk.source, disk.kind, disk.network) == (None, "network", elsewhere)
+
+
+def test_a_block_device_is_no_network_disk() -> None:
+    text = '<domain><devices><disk type="block"><source dev="/dev/drbd0"/><target dev="vda"/></disk></devices></domain>'
+    (disk,) = xml.disks(text)
+    assert (disk.source, disk.network) == ("/dev/drbd0", False)

@@ -126,6 +126,7 @@ here={root}
 [ ! -e "$here/silent" ] || exit 1
 case "$*" in
     *'list --uuid'*) cat "$here/active" ;;
+    *'list --all --uuid'*) cat "$here/active" "$here/defined" ;;
     *domstate*) cat "$here/state" ;;
     *domjobinfo*) cat "$here/job"; exit "$(cat "$here/job.status")" ;;
     *resume*) echo "resume ${{5-}}" >>"$here/told"; echo 'running (unpaused)' >"$here/state" ;;
@@ -191,6 +192,7 @@ class Host(FakeNode):
         self.program("react", _REACT.format(root=self.root))
         for file, text in {
             "active": "",
+            "defined": "",
             "state": "",
             "job": "Job type:         None\n\n",
             "job.status": "0",
@@ -333,6 +335,8 @@ def test_two_primaries_stay_during_a_cut(host: Host, storage: DrbdStorage, guard
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)
     host.opened()
+    host.put("defined", f"{TOKEN.uuid}\n\n")
+    host.put("state", "shut off (shutdown)\n\n")
     host.change("dump", "connection:Connected", "connection:Connecting")
     storage.drop_token("node1", TOKEN)
     assert eventually(lambda: "not connected to node2" in says(storage)), says(storage)
@@ -399,12 +403,34 @@ def test_a_guest_that_arrived_and_waits_is_resumed_on_proof(
     assert eventually(lambda: "node2 is not Secondary" in says(storage)), says(storage)
     assert host.told == []
     host.change("dump", "connection:Connected role:Primary", "connection:Connected role:Secondary")
-    assert eventually(lambda: host.told[1:] == [f"resume {TOKEN.uuid}"]), says(storage)
-    # First the options, then the guest: no other node can become Primary any more.
-    assert host.told[:1] == host.closed[1:]
+    assert eventually(lambda: "has not forbidden two primaries" in says(storage)), says(storage)
+    assert host.told == []
+    # The other node's guard forbids two primaries, which this one sees, too: that is its word.
+    host.change("show", "allow-two-primaries yes;", "")
+    assert eventually(lambda: host.told == [f"resume {TOKEN.uuid}"]), says(storage)
     # It runs, and by that holds its device, as the kernel of this machine does not know: nothing more is done.
     assert eventually(lambda: "waits:" in says(storage)), says(storage)
-    assert len(host.told) == 2
+    assert len(host.told) == 1
+
+
+@pytest.mark.parametrize("end", ["migrated", "crashed"])
+def test_the_source_s_guard_gives_its_word_only_for_a_copy_that_was_handed_over(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], end: str
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.opened()
+    host.put("defined", f"{TOKEN.uuid}\n\n")
+    host.put("state", f"shut off ({end})\n\n")
+    # The guest waits on the target, and holds it Primary.
+    host.change("dump", "connection:Connected role:Secondary", "connection:Connected role:Primary")
+    storage.drop_token("node1", TOKEN)
+    if end == "migrated":
+        assert eventually(lambda: host.left == []), says(storage)
+        assert host.told == host.closed
+    else:
+        assert eventually(lambda: "node2 is not Secondary" in says(storage)), says(storage)
+        assert host.told == host.closed[:1]
 
 
 def test_one_with_other_data_or_no_order_or_a_reason_of_its_own_is_not(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from lvmigrate.errors import Code, CommandFailed, NodeUnreachable, UsageError
 from lvmigrate.node import Node
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import ConnectionOptions
+from lvmigrate.replication import ConnectionOptions, Reach
 from lvmigrate.token import Errand, Guarded, Token
 from storage import DrbdStorage, SharedStorage
 from storage.shell import Shell
@@ -91,8 +94,132 @@ def test_what_lies_below_its_directories_is_shared(shared: SharedStorage, tmp_pa
         f"{tmp_path}/{name}"
         for name in ("srv/a", "srv/sub/b", "srv2/c", "d", "srv/out", "in", "srv/none", "srv", "srv/../d")
     ]
-    assert shared.shared("node1", paths) == {paths[0], paths[1], paths[5]}
-    assert shared.shared("node1", []) == frozenset()
+    found = shared.shared("node1", paths)
+    assert set(found) == {paths[0], paths[1], paths[5]}
+    inode = (tmp_path / "srv/sub/b").stat().st_ino
+    assert found[paths[1]] == Reach(what=f"sub/b in a declared directory (inode {inode})")
+    assert found[paths[5]] == found[paths[0]]
+    assert shared.shared("node1", []) == {}
+
+
+def mounted(root: Path, kind: str, source: str, base: str = "/") -> None:
+    """Where the files of this test lie, as the node's kernel would say it."""
+    point = subprocess.run(["stat", "-c", "%m", root], capture_output=True, text=True, check=True).stdout.strip()
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/mountinfo").write_text(
+        f"35 1 0:49 / {point} rw - tmpfs none rw\n36 35 0:50 {base} {point} rw,x shared:1 - {kind} {source} rw\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"), [("nfs4", "NFS"), ("nfs", "NFS"), ("ceph", "CephFS"), ("fuse.glusterfs", "GlusterFS")]
+)
+def test_a_file_on_a_network_file_system_is_what_its_server_calls_it(
+    shared: SharedStorage, tmp_path: Path, kind: str, title: str
+) -> None:
+    file = tmp_path / "web 1.img"
+    file.write_text("")
+    mounted(tmp_path, kind, "filer:/export")
+    (reach,) = shared.shared("node1", [str(file)]).values()
+    assert reach.what.startswith(f"{title} filer:/export /")
+    assert reach.what.endswith(f"web 1.img (inode {file.stat().st_ino})")
+    # Another server, another part of it, another file of that name: not the same thing.
+    mounted(tmp_path, kind, "other:/export")
+    assert shared.shared("node1", [str(file)])[str(file)] != reach
+    mounted(tmp_path, kind, "filer:/export", base="/sub")
+    assert shared.shared("node1", [str(file)])[str(file)] != reach
+    mounted(tmp_path, kind, "filer:/export")
+    assert shared.shared("node1", [str(file)])[str(file)] == reach
+    file.rename(tmp_path / "old")
+    file.write_text("")
+    assert shared.shared("node1", [str(file)])[str(file)] != reach
+    # What is local to a node is the same nowhere.
+    mounted(tmp_path, "ext4", "/dev/vda1")
+    assert shared.shared("node1", [str(file)]) == {}
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Path:
+    """A block device that the kernel of this machine need not have: 240 is for local use."""
+    path = tmp_path / "disk"
+    os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(240, 7))
+    return path
+
+
+def device(root: Path, name: str, facts: dict[str, str], *, part: int | None = None) -> None:
+    """Put into the node's /sys what a device says."""
+    home = root / "sys/devices" / name
+    for fact, text in facts.items():
+        (home / fact).parent.mkdir(parents=True, exist_ok=True)
+        (home / fact).write_text(f"{text}\n")
+    end = home
+    if part is not None:
+        end = home / f"{name}p{part}"
+        end.mkdir()
+        (end / "partition").write_text(f"{part}\n")
+    (root / "sys/dev/block").mkdir(parents=True)
+    (root / "sys/dev/block/240:7").symlink_to(end)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "what"),
+    [
+        ("sdc", {"device/wwid": "naa.600140512345"}, "SCSI naa.600140512345"),
+        ("nvme1n1", {"wwid": "uuid.52c5e1f0"}, "NVMe uuid.52c5e1f0"),
+        ("dm-3", {"dm/uuid": "mpath-3600140512345"}, "multipath mpath-3600140512345"),
+        ("nbd2", {"backend": "filer:web1"}, "NBD filer:web1"),
+    ],
+)
+@pytest.mark.parametrize("part", [None, 2])
+def test_a_device_that_says_what_it_is(  # noqa: PLR0917 -- a table
+    shared: SharedStorage, tmp_path: Path, block: Path, name: str, facts: dict[str, str], what: str, part: int | None
+) -> None:
+    device(tmp_path, name, facts, part=part)
+    suffix = "" if part is None else f" partition {part}"
+    assert shared.shared("node1", [str(block)]) == {str(block): Reach(what=what + suffix)}
+
+
+@pytest.mark.parametrize("options", ["", "rw,exclusive"])
+def test_a_ceph_image(shared: SharedStorage, tmp_path: Path, block: Path, options: str) -> None:
+    device(tmp_path, "rbd0", {"size": "1"})
+    bus = tmp_path / "sys/bus/rbd/devices/0"
+    bus.mkdir(parents=True)
+    facts = {"cluster_fsid": "f5d1", "pool": "vms", "pool_ns": "", "name": "web1", "current_snap": "-"}
+    for fact, text in {**facts, "config_info": f"10.0.0.1:6789 name=admin,key=client.admin,{options} vms web1"}.items():
+        (bus / fact).write_text(f"{text}\n")
+    (reach,) = shared.shared("node1", [str(block)]).values()
+    assert reach.what == "Ceph RBD f5d1 vms//web1@-"
+    assert bool(reach.exclusive) is bool(options)
+
+
+def test_a_reserved_logical_unit(
+    shared: SharedStorage, tmp_path: Path, block: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device(tmp_path, "sdc", {"device/wwid": "naa.600140512345"})
+    program = tmp_path / "bin/sg_persist"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho '  scope: LU_SCOPE,  type: Exclusive Access'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (reach,) = shared.shared("node1", [str(block)]).values()
+    assert "persistent reservation" in reach.exclusive
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [("sdc", {"size": "1"}), ("nbd0", {"size": "1"}), ("dm-1", {"dm/uuid": "LVM-abc"}), ("vda", {"size": "1"})],
+)
+def test_a_device_that_does_not_is_not_shared(
+    shared: SharedStorage, tmp_path: Path, block: Path, name: str, facts: dict[str, str]
+) -> None:
+    device(tmp_path, name, {**facts, "size": "2048"})
+    assert shared.shared("node1", [str(block)]) == {}
+    # But for the operator's word.
+    (tmp_path / "srv").mkdir()
+    inside = block.rename(tmp_path / "srv/web1")
+    assert shared.shared("node1", [str(inside)]) == {
+        str(inside): Reach(what="web1 in a declared directory (2048 sectors)")
+    }
 
 
 def test_it_knows_tokens_and_no_resources(shared: SharedStorage) -> None:

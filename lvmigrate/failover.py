@@ -1,0 +1,309 @@
+"""`FailoverInstance`: a guest is shut down where it is and started from its disks on another node.
+
+Also from a node that does not answer, but only if it is off by its fence command's word or the operator's, and nothing
+of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD itself keeps a second copy from starting.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from lvmigrate import acts, checks, fencing
+from lvmigrate.domain import Domain, DomainState
+from lvmigrate.errors import Code, Finding, LvmigrateError, Refused, UsageError
+from lvmigrate.handover import STEPS, Handover
+from lvmigrate.journal import Opening, Record, keep
+from lvmigrate.jsonable import jsonable
+from lvmigrate.lease import holder
+from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
+from lvmigrate.replication import ConnectionOptions, DiskState
+from lvmigrate.report import Report
+from lvmigrate.survey import Sightings, Survey, find, survey
+from lvmigrate.takeover import STEPS as TAKEOVER
+from lvmigrate.takeover import Takeover
+from lvmigrate.tasklet import Context, described
+from lvmigrate.token import Errand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailoverOptions:
+    """What the caller may choose. Times in seconds."""
+
+    #: How long the guest may take to shut down.
+    shutdown_timeout_s: float = 120.0
+    #: Whether it is switched off, as by a power cut, when it did not shut down in time.
+    hard: bool = False
+    #: How long to wait until the disks are in step, before the guest is shut down.
+    sync_timeout_s: float = 3600.0
+    #: The operator's word that this node, which does not answer, is off.
+    is_off: str | None = None
+
+
+class FailoverInstance:
+    """Fail one guest over. ``target``: a node's name, or ``None`` for the only other one that answers."""
+
+    def __init__(
+        self, context: Context, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
+    ) -> None:
+        self._context = context
+        self._instance = instance
+        self._target = target
+        self._options = options or FailoverOptions()
+        self._plan: Plan | None = None
+        #: Whether the source does not answer.
+        self._dead = False
+
+    def check_prereq(self) -> Plan:
+        """Observe what answers; change nothing. Raises `Refused` with every reason not to start."""
+        nodes = tuple(self._context.nodes)
+        if self._target is not None and self._target not in nodes:
+            raise self._refused(
+                Code.NODE_UNKNOWN,
+                f"The configuration names no node {self._target}.",
+                f"It names {', '.join(nodes)}.",
+            )
+        sightings = find(self._context.hypervisor, nodes, self._instance)
+        self._dead = bool(sightings.silent) and not sightings.active
+        plan, findings = self._from_the_dead(sightings) if self._dead else self._from_the_living(sightings)
+        if (trouble := self._context.journal.trouble()) is not None:
+            findings = (*findings, trouble)
+        if findings:
+            raise Refused(self._instance, findings)
+        self._plan = plan
+        return plan
+
+    def exec(self) -> Report:
+        """Do what `check_prereq` planned.
+
+        Guaranteed after a report: one running copy, on the target, from disks that had everything (of a dead node: all
+        that had reached the survivor); Primary there alone; no token; the definition there only, or a tombstone in it
+        that names the dead node.  Raises `MoveFailed` or `MoveAborted` (the guest runs at the source again, or nothing
+        was started), `LeftBehind`, `GuestLost` or `OutcomeUnknown` (nothing undone), and `Refused` before anything.
+        """
+        if self._plan is None:
+            raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
+        plan, options, dead = self._plan, self._options, self._dead
+
+        def act(record: Record) -> Report:
+            context = acts.recorded(self._context, record)
+            with ExitStack() as stack:
+                if dead:
+                    return Takeover(context, plan, stack, typed=options.is_off, record=record).run()
+                return Handover(
+                    context,
+                    plan,
+                    stack,
+                    shutdown_timeout_s=options.shutdown_timeout_s,
+                    hard=options.hard,
+                    sync_timeout_s=options.sync_timeout_s,
+                    record=record,
+                ).run()
+
+        opening = Opening(
+            tasklet="failover",
+            instance=plan.instance,
+            uuid=plan.domain.uuid,
+            source=plan.source,
+            target=plan.target,
+            holder=holder(),
+            plan={**jsonable(plan), "options": jsonable(options)},
+        )
+        with structlog.contextvars.bound_contextvars(instance=plan.instance):
+            return keep(self._context.journal, opening, act, now=self._context.clock.now)
+
+    # ---- both nodes answer
+
+    def _from_the_living(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
+        if findings := tuple(checks.where(sightings)):
+            raise Refused(self._instance, findings)
+        domain = sightings.active[0]
+        target = self._choose(domain.node, tuple(self._context.nodes))
+        # No guard: nothing is opened that one would have to close.
+        seen = survey(
+            self._context.hypervisor, self._context.storage, domain, self._context.nodes[target], Options(guard=False)
+        )
+        return _planned(seen), (*checks.refusals(seen), *self._of_the_living(domain))
+
+    def _of_the_living(self, domain: Domain) -> tuple[Finding, ...]:
+        findings = []
+        if self._options.is_off is not None:
+            findings.append(
+                Finding(
+                    code=Code.NODE_ALIVE,
+                    sentence=f"{self._options.is_off} was said to be off, but {domain.name} runs on {domain.node},"
+                    " which answers.",
+                    hint="Leave --is-off out.",
+                )
+            )
+        if not domain.persistent:
+            findings.append(
+                Finding(
+                    code=Code.DEFINITION_MISSING,
+                    sentence=f"{domain.name} is transient: once it is off, nothing says how to start it.",
+                    hint=f"`virsh dumpxml {domain.name}` on {domain.node}, and `virsh define` that there.",
+                )
+            )
+        if domain.state is not DomainState.RUNNING:
+            findings.append(
+                Finding(
+                    code=Code.INSTANCE_STATE,
+                    sentence=f"{domain.name} is {domain.state.value} on {domain.node}: it cannot shut down.",
+                    hint=f"`virsh resume {domain.name}` there, or move it as it is: `lvmigrate migrate`.",
+                )
+            )
+        return tuple(findings)
+
+    # ---- the source does not answer
+
+    def _from_the_dead(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
+        answering = tuple(node for node in self._context.nodes if node not in {s.node for s in sightings.silent})
+        target = self._choose("", answering)
+        silent = [error.node for error in sightings.silent]
+        if len(silent) > 1:
+            # It may run on any of them, and only one can be said to be off.
+            raise self._refused(
+                Code.NODE_UNREACHABLE,
+                f"{' and '.join(silent)} do not answer: {self._instance} may run on any of them.",
+                "Bring all but one of them back, or take those that are gone out of the configuration.",
+            )
+        dead = silent[0]
+        domain = next((seen for seen in sightings.domains if seen.node == target), None)
+        if domain is None or not domain.persistent:
+            raise self._refused(
+                Code.DEFINITION_MISSING,
+                f"{target} has no definition of {self._instance}, and {dead} does not answer.",
+                f"`virsh define` it on {target} from a copy, without starting it; then again.",
+            )
+        try:
+            return self._surveyed(domain, dead)
+        except LvmigrateError as error:
+            if isinstance(error, Refused):
+                raise
+            raise self._refused(error.code, error.sentence, error.hint) from error
+
+    def _surveyed(self, domain: Domain, dead: str) -> tuple[Plan, tuple[Finding, ...]]:
+        hypervisor, storage = self._context.hypervisor, self._context.storage
+        target = domain.node
+        paths = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
+        places = storage.locate(target, paths)
+        names = tuple(sorted({place.resource for place in places.values()}))
+        resources = storage.observe(target, names)
+        signs = fencing.look(hypervisor, storage, dead, target, names)
+        findings = [*fencing.objections(signs, has_command=dead in self._context.fences, typed=self._options.is_off)]
+        findings += [
+            Finding(
+                code=Code.DISK_NOT_REPLICATED,
+                sentence=f"Disk {disk.target} of {domain.name} is not replicated by DRBD on {target}"
+                f" ({disk.source or disk.kind}).",
+                hint="Only what was replicated can be started from elsewhere.",
+            )
+            for disk in checks.replicated_disks(domain)
+            if disk.source not in places
+        ]
+        for resource in resources.values():
+            findings += [
+                Finding(
+                    code=Code.NOT_UPTODATE,
+                    sentence=f"{resource.name}/{volume.number} on {target} is {volume.disk.value}: it may lack writes.",
+                    hint=f"Bring {dead} back; to start from this disk all the same, look at `drbdsetup status"
+                    f" {resource.name}` and promote it by hand, knowing that the newer data are given up.",
+                )
+                for volume in resource.volumes
+                if volume.disk is not DiskState.UP_TO_DATE
+            ]
+        held = storage.traces(target).token(domain.uuid)
+        if held is not None and held.alive:
+            sentence = checks.locked(domain.name, target, held.holder)
+            findings.append(Finding(code=Code.LOCKED, sentence=sentence, hint=checks.LOCKED_HINT))
+        options = {name: storage.options(target, name, dead) for name in names if resources[name].towards(dead)}
+        none = ConnectionOptions(allow_two_primaries=False, protocol=None)
+        plan = Plan(
+            instance=domain.name,
+            domain=domain,
+            source=dead,
+            target=target,
+            target_had_definition=True,
+            mode=Mode.FAILOVER,
+            resources=tuple(
+                ResourcePlan(
+                    name=name,
+                    volumes=tuple(sorted(p.volume for p in places.values() if p.resource == name)),
+                    options=(options.get(name, none), options.get(name, none)),
+                )
+                for name in names
+            ),
+            errand=Errand(
+                source=dead,
+                target=target,
+                ran=True,
+                autostart=domain.autostart,
+                target_had_definition=True,
+                failover=True,
+            ),
+            steps=described(TAKEOVER),
+            warnings=(),
+        )
+        return plan, tuple(findings)
+
+    # ---- both
+
+    def _choose(self, source: str, answering: tuple[str, ...]) -> str:
+        others = [node for node in answering if node != source]
+        if self._target is not None and self._target in others:
+            return self._target
+        if self._target is not None:
+            source_itself = self._target == source
+            raise self._refused(
+                Code.TARGET_IS_SOURCE if source_itself else Code.NODE_UNREACHABLE,
+                f"{self._instance} is on {source} already." if source_itself else f"{self._target} does not answer.",
+                f"Choose another target: {', '.join(others) or 'there is none'}.",
+            )
+        if len(others) != 1:
+            raise self._refused(
+                Code.TARGET_AMBIGUOUS,
+                f"{self._instance} could go to {', '.join(others) or 'no other node'}.",
+                "Name the target with --to.",
+            )
+        return others[0]
+
+    def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
+        return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
+
+
+def _planned(seen: Survey) -> Plan:
+    volumes: dict[str, set[int]] = {}
+    for place in seen.source.places.values():
+        volumes.setdefault(place.resource, set()).add(place.volume)
+    had = seen.target.domain is not None
+    return Plan(
+        instance=seen.domain.name,
+        domain=seen.domain,
+        source=seen.source.node,
+        target=seen.target.node,
+        target_had_definition=had,
+        mode=Mode.FAILOVER,
+        resources=tuple(
+            ResourcePlan(
+                name=name,
+                volumes=tuple(sorted(numbers)),
+                options=(
+                    seen.source.options.get(name, ConnectionOptions(allow_two_primaries=False, protocol=None)),
+                    seen.target.options.get(name, ConnectionOptions(allow_two_primaries=False, protocol=None)),
+                ),
+            )
+            for name, numbers in sorted(volumes.items())
+        ),
+        errand=Errand(
+            source=seen.source.node,
+            target=seen.target.node,
+            ran=True,
+            autostart=seen.domain.autostart,
+            target_had_definition=had,
+            failover=True,
+        ),
+        steps=described(STEPS),
+        warnings=checks.warnings(seen),
+    )

@@ -1,0 +1,310 @@
+"""Failover in the simulator: between two nodes that answer, and from one that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from lvmigrate.audit import audit as leftovers
+from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.errors import (
+    Code,
+    GuestLost,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    OutcomeUnknown,
+    Refused,
+)
+from lvmigrate.failover import FailoverInstance, FailoverOptions
+from lvmigrate.fencing import FenceFailed
+from lvmigrate.report import Report
+from lvmigrate.simulator import DRBD, ControllerKilled, Guest, Happening, Kind, Settings, Version, World, Wrong, audit
+
+OFF = FailoverOptions(is_off="node1")
+VARIANTS = [
+    Settings(version=Version.V9, auto_promote=True),
+    Settings(version=Version.V9, auto_promote=False),
+    Settings(version=Version.V84),
+]
+
+
+def fail_over(world: World, options: FailoverOptions | None = None, **changes: Any) -> Report:
+    context = dataclasses.replace(world.controller("c1"), **changes)
+    tasklet = FailoverInstance(context, "web1", options=options)
+    tasklet.check_prereq()
+    return tasklet.exec()
+
+
+def clean_up(world: World, name: str = "c9") -> None:
+    tasklet = CleanupInstance(world.controller(name), "web1")
+    tasklet.check_prereq()
+    tasklet.exec()
+
+
+def whole(world: World, guest: Guest, node: str) -> None:
+    assert world.running(guest) == [node]
+    assert not world.violations
+    assert [str(finding) for finding in audit(world)] == []
+
+
+# ---- both answer
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_there_and_back(settings: Settings) -> None:
+    with World(settings=settings) as world:
+        guest = world.add_guest("web1", "node1")
+        world.timeline.advance(1.0)
+        report = fail_over(world)
+        assert (report.source, report.target, report.mode, report.dual_primary_s) == ("node1", "node2", "failover", 0.0)
+        assert report.downtime_s > 0
+        whole(world, guest, "node2")
+        report = fail_over(world)
+        assert report.target == "node1"
+        whole(world, guest, "node1")
+
+
+def test_a_guest_that_does_not_listen_stays() -> None:
+    with World(settings=Settings(shutdown_s=None)) as world:
+        guest = world.add_guest("web1", "node1")
+        with pytest.raises(MoveFailed) as caught:
+            fail_over(world)
+        assert caught.value.code is Code.SHUTDOWN_TIMEOUT
+        assert "--hard" in caught.value.hint
+        whole(world, guest, "node1")
+
+
+def test_a_guest_that_does_not_listen_is_switched_off_if_that_was_asked_for() -> None:
+    with World(settings=Settings(shutdown_s=None)) as world:
+        guest = world.add_guest("web1", "node1")
+        fail_over(world, FailoverOptions(hard=True))
+        whole(world, guest, "node2")
+
+
+def test_a_guest_that_does_not_start_on_the_target_is_started_at_the_source_again() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add("c1.start@node2#1", Kind.REFUSED_BEFORE)
+        with pytest.raises(MoveFailed) as caught:
+            fail_over(world)
+        assert caught.value.code is Code.START_FAILED
+        assert "goes on at node1" in str(caught.value)
+        whole(world, guest, "node1")
+
+
+def test_a_start_whose_reply_is_lost_is_seen() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add("c1.start@node2#1", Kind.LOST_AFTER)
+        fail_over(world)
+        whole(world, guest, "node2")
+
+
+def test_an_abort_while_the_guest_is_off_starts_it_again() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add("c1.demote@node1#1", Happening.ABORTED)
+        with pytest.raises(MoveAborted):
+            fail_over(world)
+        whole(world, guest, "node1")
+
+
+def test_a_disk_that_falls_behind_while_the_guest_shuts_down_is_not_started_from() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add("c1.shut_down@node1#1", Happening.DRBD_CUT_LONG)
+        with pytest.raises(LvmigrateError):
+            fail_over(world)
+        assert world.running(guest) in (["node1"], [])
+        assert not world.violations
+        world.heal()
+        world.timeline.advance(400)
+        clean_up(world)
+        whole(world, guest, "node1")
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["define@node2", "set_autostart@node1", "shut_down@node1", "demote@node1", "start@node2", "undefine@node1"],
+)
+@pytest.mark.parametrize("when", [Kind.KILLED_BEFORE, Kind.KILLED_AFTER])
+def test_a_cleanup_leads_back_wherever_the_controller_died(call: str, when: Kind) -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add(f"c1.{call}#1", when)
+        with pytest.raises(ControllerKilled):
+            fail_over(world)
+        world.timeline.advance(60)
+        clean_up(world)
+        arrived = call in ("start@node2", "undefine@node1") and (call, when) != ("start@node2", Kind.KILLED_BEFORE)
+        whole(world, guest, "node2" if arrived else "node1")
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"persistent": False}, Code.DEFINITION_MISSING),
+        ({"running": False}, Code.INSTANCE_STATE),
+    ],
+)
+def test_what_is_refused_between_living_nodes(given: dict[str, Any], code: Code) -> None:
+    with World() as world:
+        world.add_guest("web1", "node1", **given)
+        with pytest.raises(Refused) as caught:
+            fail_over(world)
+        assert code in {finding.code for finding in caught.value.findings}
+        assert not world.violations
+
+
+# ---- one does not
+
+
+def dead(world: World, **given: Any) -> Guest:
+    """A guest whose node has lost its power some time ago; its definition is on the other node, too."""
+    guest = world.add_guest("web1", "node1", defined_on_peer=True, **given)
+    world.timeline.advance(2.0)
+    world.power_cut("node1")
+    world.timeline.advance(60.0)
+    return guest
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_a_dead_node(settings: Settings) -> None:
+    with World(settings=settings) as world:
+        guest = dead(world)
+        report = fail_over(world, OFF)
+        assert report.target == "node2"
+        assert world.running(guest) == ["node2"]
+        assert {finding.wrong for finding in audit(world)} <= {
+            Wrong.NODE,
+            Wrong.APART,
+            Wrong.DEFINITION,
+            Wrong.AUTOSTART,
+        }
+        assert not leftovers(world.controller("c2")).findings
+        world.power_on("node1")
+        world.timeline.advance(60.0)
+        assert world.running(guest) == ["node2"]  # DRBD does not let the autostart of node1 open its disk
+        found = [f for f in leftovers(world.controller("c2")).findings if "is back" in f.sentence]
+        assert [f.code for f in found] == [Code.LEFT_BEHIND]
+        clean_up(world)
+        assert not leftovers(world.controller("c2")).findings
+        assert world.running(guest) == ["node2"]
+        assert set(world.hosts["node1"].definitions) == set()
+        assert world.hosts["node2"].definitions[guest.uuid].autostart
+        assert not world.violations
+
+
+def test_the_fence_command_is_run_before_anything_is_promoted() -> None:
+    with World() as world:
+        guest = dead(world)
+        calls: list[str] = []
+
+        def fence() -> None:
+            calls.extend(str(call.place) for call in world.calls if call.acts)
+
+        fail_over(world, fences={"node1": fence})
+        assert [call for call in calls if "take_token" not in call] == []
+        assert calls
+        assert world.running(guest) == ["node2"]
+
+
+def test_a_fence_command_that_fails_keeps_everything_as_it_is() -> None:
+    with World() as world:
+        guest = dead(world)
+
+        def fence() -> None:
+            raise FenceFailed("The fence command of node1 failed (1).", hint="Look.")
+
+        with pytest.raises(FenceFailed):
+            fail_over(world, fences={"node1": fence})
+        assert world.running(guest) == []
+        assert world.hosts["node2"].tokens == {}
+        assert world.hosts["node2"].definitions[guest.uuid].left_on is None
+
+
+@pytest.mark.parametrize("typed", [None, "node2", "node3"])
+def test_silence_alone_is_no_proof(typed: str | None) -> None:
+    with World() as world:
+        guest = dead(world)
+        with pytest.raises(Refused) as caught:
+            fail_over(world, FailoverOptions(is_off=typed))
+        assert [finding.code for finding in caught.value.findings] == [Code.NOT_FENCED]
+        assert world.running(guest) == []
+
+
+def test_a_node_that_only_the_controller_cannot_reach_is_alive() -> None:
+    """DRBD is still connected to it: whatever the operator says, it lives."""
+    with World() as world:
+        guest = world.add_guest("web1", "node1", defined_on_peer=True)
+        world.controller("c1")
+        world.controllers["c1"].cut_way("node1")
+        with pytest.raises(Refused) as caught:
+            fail_over(world, OFF)
+        assert [finding.code for finding in caught.value.findings] == [Code.NODE_ALIVE]
+        assert "DRBD" in caught.value.findings[0].sentence
+        assert world.running(guest) == ["node1"]
+
+
+def test_a_node_whose_libvirt_alone_is_dead_is_alive() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1", defined_on_peer=True)
+        world.kill_daemon("node1", back_s=10_000)
+        world.cut(DRBD, "node1", "node2")
+        world.timeline.advance(60)
+        with pytest.raises(Refused) as caught:
+            fail_over(world, OFF)
+        assert [finding.code for finding in caught.value.findings] == [Code.NODE_ALIVE]
+        assert "ssh" in caught.value.findings[0].sentence
+        assert world.running(guest) == ["node1"]
+
+
+def test_a_node_that_comes_back_while_it_is_fenced_is_seen_right_before_promoting() -> None:
+    with World() as world:
+        guest = dead(world)
+        world.faults.add("c1.define@node2#1", Kind.STOPPED_AFTER)
+
+        def fence() -> None:
+            world.power_on("node1")  # it answers from 20 s later on, while the controller stands still
+
+        with pytest.raises(LvmigrateError) as caught:
+            fail_over(world, fences={"node1": fence})
+        assert caught.value.code in (Code.NODE_ALIVE, Code.TOKEN_LOST)
+        world.timeline.advance(60)
+        assert world.running(guest) in (["node1"], [])
+        assert not world.violations
+
+
+def test_without_a_definition_nothing_is_started() -> None:
+    with World() as world:
+        world.add_guest("web1", "node1")
+        world.timeline.advance(1.0)
+        world.power_cut("node1")
+        world.timeline.advance(60.0)
+        with pytest.raises(Refused) as caught:
+            fail_over(world, OFF)
+        assert caught.value.code is Code.DEFINITION_MISSING
+
+
+def test_a_start_that_nobody_confirms_is_unknown() -> None:
+    with World() as world:
+        dead(world)
+        world.faults.add("c1.start@node2#1", Happening.TARGET_WAY_CUT_LONG)
+        with pytest.raises((OutcomeUnknown, GuestLost)):
+            fail_over(world, OFF)
+        assert not world.violations
+
+
+def test_a_start_that_fails_leaves_the_survivor_as_it_was() -> None:
+    with World(settings=Settings(auto_promote=False)) as world:
+        guest = dead(world)
+        world.faults.add("c1.start@node2#1", Kind.REFUSED_BEFORE)
+        with pytest.raises(MoveFailed) as caught:
+            fail_over(world, OFF)
+        assert caught.value.code is Code.START_FAILED
+        assert world.hosts["node2"].tokens == {}
+        assert world.hosts["node2"].definitions[guest.uuid].left_on is None
+        assert Wrong.UNUSED not in {finding.wrong for finding in audit(world)}
