@@ -293,7 +293,7 @@ def cleanup_plan_lines(plan: CleanupPlan) -> Iterator[str]:
         yield f"  {node:<13} {sight.value}"
     for name, disk in scene.disks.items():
         roles = f"{scene.source} {_role(disk.home_primary)}, {scene.target} {_role(disk.away_primary)}"
-        allowed = "two primaries allowed" if disk.two_primaries else "one primary"
+        allowed = "two primaries allowed" if disk.two_primaries else "two primaries forbidden"
         yield f"  {name:<13} {roles}, {disk.link.value}, {allowed}"
     for node in scene.nodes:
         traces = scene.corners[node].traces

@@ -124,7 +124,7 @@ tell() {
 # try: look, and do one thing if there is one to do.  What it says goes to stdout, everything else to the journal.
 try() {
     # Without the lock first: a libvirt that hangs must keep nobody waiting.
-    see_copy 30
+    see_copy 60
     case $copy in
         busy | unknown) why_not; return 0 ;;
     esac
@@ -136,7 +136,8 @@ look_and_act() {
     if read_token && ! expired; then alive=yes; fi
     [ "$alive" = no ] || return "$goes_on"
     told=$(cat "$orders") || return
-    see_copy 3
+    # Less than others wait for the lock; and all of it for whichever question takes a busy node long.
+    see_copy $((patience > 3 ? patience - 1 : 2))
     wanted=' '
     each_link want_link
     opened=$(find_openers) || exit
@@ -247,18 +248,29 @@ libvirt() {
     timeout -k 2 "$within" virsh -q -c qemu:///system "$@" </dev/null
 }
 
-# see_copy SECONDS: this node's copy of the guest, into $copy.  Anything but a clear answer is no answer.
+# libvirt_by UPTIME COMMAND...: as libvirt, for as long as there is time until then.
+libvirt_by() {
+    IFS=' ' read -r up _idle </proc/uptime
+    within=$(($1 - ${up%.*}))
+    shift
+    [ "$within" -gt 0 ] && libvirt "$within" "$@"
+}
+
+# see_copy SECONDS: this node's copy of the guest, into $copy, looked at for so long in all.  Anything but a clear answer
+# is no answer.
 see_copy() {
     copy=unknown
-    active=$(libvirt "$1" list --uuid 2>/dev/null) || return 0
+    IFS=' ' read -r up _idle </proc/uptime
+    by=$((${up%.*} + $1))
+    active=$(libvirt_by "$by" list --uuid 2>/dev/null) || return 0
     case "$newline$active$newline" in
         *"$newline$(say "$uuid" | tr A-F a-f)$newline"*) ;;
-        *) see_end "$1"; return 0 ;;
+        *) see_end; return 0 ;;
     esac
-    state=$(libvirt "$1" domstate --reason "$uuid" 2>/dev/null) || return 0
+    state=$(libvirt_by "$by" domstate --reason "$uuid" 2>/dev/null) || return 0
     # One that arrives answers with an error.
     copy=busy
-    job=$(libvirt "$1" domjobinfo "$uuid" 2>/dev/null) || return 0
+    job=$(libvirt_by "$by" domjobinfo "$uuid" 2>/dev/null) || return 0
     # shellcheck disable=SC2086 # words
     set -- $job
     [ "$*" = "Job type: None" ] || return 0
@@ -269,14 +281,14 @@ see_copy() {
     esac
 }
 
-# see_end SECONDS: how a guest without a process ended, into $copy.  A transient one leaves no word.
+# see_end: how a guest without a process ended, into $copy.  A transient one leaves no word.
 see_end() {
-    known=$(libvirt "$1" list --all --uuid 2>/dev/null) || return 0
+    known=$(libvirt_by "$by" list --all --uuid 2>/dev/null) || return 0
     case "$newline$known$newline" in
         *"$newline$(say "$uuid" | tr A-F a-f)$newline"*) ;;
         *) copy=left; return 0 ;;
     esac
-    state=$(libvirt "$1" domstate --reason "$uuid" 2>/dev/null) || return 0
+    state=$(libvirt_by "$by" domstate --reason "$uuid" 2>/dev/null) || return 0
     case $state in
         'shut off (migrated)') copy=left ;;
         'shut off'*) copy=none ;;
