@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lvmigrate.errors import Code, LvmigrateError
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.plan import Options, Switch
-from lvmigrate.simulator import Breach, ControllerKilled, Guest, Happening, World
+from lvmigrate.plan import Switch
+from lvmigrate.simulator import ControllerKilled, Guest, Happening, World
 from tests.campaign.cases import VARIANTS, Case, Variant, scenario
 from tests.campaign.run import Outcome, clean_up, cleanup
 
