@@ -12,7 +12,6 @@ from tests.mutants.mutant import Mutant, NoSuchTextError
 
 SAMPLE = (
     "decision: GUEST without STALLED x GONE",
-    "guard.decide: as if never alive",
     "settle.Settlement._act: without self._end(self.target, ruling, late=late)",
     "definitions.Definitions.moved: without self.hypervisor.undefine(self.source, self.uuid)",
     "node.sh take_token: a living one is not respected",
