@@ -6,7 +6,7 @@ import enum
 import re
 from typing import Final, NamedTuple, Self
 
-_PLACE: Final = re.compile(r"(?P<controller>[^.@#]+)\.(?P<method>[^.@#]+)@(?P<node>[^.@#]*)#(?P<occurrence>\d+)")
+_PLACE: Final = re.compile(r"(?P<controller>[^.@#]+)\.(?P<method>[^@#]+)@(?P<node>[^.@#]*)#(?P<occurrence>\d+)")
 
 
 class Place(NamedTuple):
@@ -16,6 +16,8 @@ class Place(NamedTuple):
     Place(controller='c1', method='promote', node='node2', occurrence=1)
     >>> str(Place("c1", "promote", "node2", 1))
     'c1.promote@node2#1'
+    >>> Place.parse("c1.watch.wait@#4").method
+    'watch.wait'
     """
 
     controller: str

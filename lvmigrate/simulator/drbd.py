@@ -472,7 +472,9 @@ class Replicated:
             if number != self._syncs or not self.connected:
                 return
             if not self._linked():
-                return  # the cut will be noticed, and this resynchronisation begun anew
+                # If the kernels notice the cut, it is begun anew; one that is mended sooner only delays it.
+                self._timeline.after(self._pace.notice_s, done)
+                return
             target.heads = dict(source.heads)
             target.disks = dict.fromkeys(target.disks, DiskState.UP_TO_DATE)
             target.generation, target.earlier = source.generation, source.earlier

@@ -270,8 +270,9 @@ def _person(world: World, guest: Guest) -> str | None:
                 return "the copy that waits has a disk that lacks its writes"
         if copy.older:
             return "the copy that waits is older than one that ran on"
-        source = world.hosts[_SOURCE].definitions.get(guest.uuid)
-        if copy.node != _SOURCE and source is not None and source.off != "migrated":
+        sent_from = world.migrations[-1].source if world.migrations else guest.home
+        source = world.hosts[sent_from].definitions.get(guest.uuid)
+        if copy.node != sent_from and source is not None and source.off != "migrated":
             return f"nobody can say that the source's copy was handed over before it ended ({source.off})"
     if len(copies) > 1 and not any(copy.runs for copy in copies):
         ran = {v.by for v in world.violations if v.breach is Breach.TWO_RUNNING}

@@ -73,6 +73,14 @@ class Catcher:
             found = self._by_tests(mutant, where, _tests_of(mutant))
             return found or Verdict(mutant=mutant, catcher="", why="")
 
+    def by_cases(self, mutant: Mutant, known: Sequence[str]) -> Verdict | None:
+        """What the ``known`` cases alone say."""
+        with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+            copy_tree(Path(name))
+            apply(mutant, Path(name))
+            cases = [each.partition(" ")[2] for each in known if each.startswith("campaign ")]
+            return self._by_cases(mutant, Path(name), cases)
+
     def _by_cases(self, mutant: Mutant, where: Path, cases: Sequence[str]) -> Verdict | None:
         with subprocess.Popen(
             [sys.executable, "-m", "tests.mutants.inside", f"{self._seconds}"],
@@ -98,7 +106,7 @@ class Catcher:
                     process.kill()
                     return Verdict(mutant=mutant, catcher=f"campaign {case}", why=why)
             if process.wait():
-                return Verdict(mutant=mutant, catcher="campaign", why=process.stderr.read()[-500:])
+                raise BrokenError(f"{mutant.name}: {process.stderr.read()[-500:]}")
         return None
 
     def _by_tests(self, mutant: Mutant, where: Path, tests: Sequence[str]) -> Verdict | None:
