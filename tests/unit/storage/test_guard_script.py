@@ -124,6 +124,7 @@ def test_it_decides_as_the_function_does(shell: list[str]) -> None:
 _VIRSH = """#!/bin/sh
 here={root}
 [ ! -e "$here/silent" ] || exit 1
+[ ! -e "$here/slow" ] || /bin/sleep 4
 case "$*" in
     *'list --uuid'*) cat "$here/active" ;;
     *'list --all --uuid'*) cat "$here/active" "$here/defined" ;;
@@ -315,6 +316,20 @@ def test_without_a_token_it_closes_what_was_opened(
     # And under another id: a command that wakes up late must not open again what nobody would close.
     with pytest.raises(TokenLost):
         storage.renew_token("node1", token)
+
+
+def test_a_libvirt_that_takes_its_time_is_waited_for(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], tmp_path: Path
+) -> None:
+    # Seconds for each question, as on a node that is busy: less than others wait for the lock.
+    patient = DrbdStorage(storage._remote._nodes, command_timeout_s=90, root=str(tmp_path))
+    assert patient.take_token("node1", SHORT) is None
+    patient.arm_guard("node1", SHORT, guarded, resume=False)
+    host.opened()
+    host.put("slow", "")
+    assert eventually(lambda: host.left == [f"{TOKEN.uuid}.token"], within_s=120), says(storage)
+    assert host.told == host.closed
+    patient.close()
 
 
 def test_another_protocol_is_restored_exactly(host: Host, storage: DrbdStorage) -> None:
