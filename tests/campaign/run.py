@@ -36,7 +36,7 @@ from lvmigrate.simulator import (
     Wrong,
     audit,
 )
-from lvmigrate.simulator.guests import Copy
+from lvmigrate.simulator.guests import Copy, Definition
 from tests.campaign.cases import Case, faults_of
 
 #: Long enough for every lease to run out and every guard to act.
@@ -308,8 +308,14 @@ def _worth_it(guest: Guest, copy: Copy) -> bool:
 
 
 def _started(world: World, guest: Guest) -> bool:
-    """``virsh start`` at home, as soon as its disks are in step."""
+    """``virsh start`` at home, as soon as its disks are in step; its definition comes with it."""
     world.timeline.advance(_AGAIN_S)
+    if guest.persistent and guest.uuid not in world.hosts[guest.home].definitions:
+        for host in world.hosts.values():
+            host.definitions.pop(guest.uuid, None)
+        for node in guest.defined_on:
+            here = guest.autostart and node == guest.home
+            world.hosts[node].definitions[guest.uuid] = Definition(guest=guest, autostart=here)
     try:
         for resource in guest.resources:
             if not resource.auto_promote:
