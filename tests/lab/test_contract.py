@@ -43,16 +43,17 @@ class Real:
             self._lab.run(node, f"kill {pid.strip()}; while kill -0 {pid.strip()} 2>/dev/null; do sleep 0.05; done")
 
 
-class TestStorage(StorageContract):
-    @pytest.fixture(scope="class")
-    def storage(self, cluster_file: Path) -> Iterator[DrbdStorage]:
-        listed = tomllib.loads(cluster_file.read_text())
-        keys = ("ssh", "libvirt_uri", "peer_uri", "migration_address")
-        nodes = {n: Node(name=n, **{key: table[key] for key in keys}) for n, table in listed["nodes"].items()}
-        made = DrbdStorage(nodes, ssh_config=Path(listed["ssh"]["config"]))
-        yield made
-        made.close()
+@pytest.fixture(scope="module")
+def storage(cluster_file: Path) -> Iterator[DrbdStorage]:
+    listed = tomllib.loads(cluster_file.read_text())
+    keys = ("ssh", "libvirt_uri", "peer_uri", "migration_address")
+    nodes = {n: Node(name=n, **{key: table[key] for key in keys}) for n, table in listed["nodes"].items()}
+    made = DrbdStorage(nodes, ssh_config=Path(listed["ssh"]["config"]))
+    yield made
+    made.close()
 
+
+class TestStorage(StorageContract):
     @pytest.fixture
     def stage(self, lab: Lab, storage: DrbdStorage) -> Iterator[Real]:
         look = "drbdsetup events2 --now | grep -o 'resource name:.* role:Primary'; drbdsetup show | grep two-primaries"
