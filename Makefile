@@ -21,7 +21,14 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 	@$(IN_LAB) $(BIN)/python -m vagrant.demo
 
 .PHONY: test
-test: ready ## every layer of the tests, the lab included
+test: ready ## every layer of the tests; of the pair's and the lab's what is not marked as long
+	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/simulator
+	$(BIN)/pytest tests/pair -m "not long"
+	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
+
+.PHONY: test-all
+test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit
 	$(BIN)/pytest tests/simulator
 	$(BIN)/pytest tests/pair

@@ -20,6 +20,8 @@ from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
 from vagrant.labkit.guests import DB1, WEB1, Guest
 from vagrant.labkit.lab import NODES, Lab, other
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 Start = Callable[..., Running]
 T = TypeVar("T")

@@ -21,6 +21,8 @@ from tests.lab.support import Running
 from vagrant.labkit.guests import DB1, WEB1, Guest, where
 from vagrant.labkit.lab import NODES, Lab, other
 
+pytestmark = pytest.mark.long
+
 SOURCE, TARGET = NODES
 PORT = {"web1": 7788, "db1": 7789}
 

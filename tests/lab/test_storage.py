@@ -33,6 +33,8 @@ from lvmigrate.token import Errand, Token
 from storage import DrbdStorage
 from storage.shell import Shell
 
+pytestmark = pytest.mark.long
+
 BOTH = ("node1", "node2")
 PORT = {"web1": 7788, "db1": 7789}
 PEER = {"node1": "node2", "node2": "node1"}
