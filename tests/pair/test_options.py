@@ -24,6 +24,8 @@ from tests.pair.guest import CALM, SLOW_MIB_S
 from tests.pair.host import CERTIFICATES, Host, wait_until
 from tests.pair.pair import Pair
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def description(pair: Pair) -> Description:

@@ -17,6 +17,8 @@ from tests.pair.guest import CALM, Load
 from tests.pair.host import Host
 from tests.pair.pair import Pair
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def cluster(pair: Pair) -> Iterator[Cluster]:
