@@ -15,7 +15,6 @@ from storage import DrbdStorage
 from tests.contract.storage import StorageContract, ours, token
 from vagrant.labkit.lab import NODES, Lab
 
-
 __all__ = ["ours", "token"]
 
 
