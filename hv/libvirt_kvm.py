@@ -225,12 +225,9 @@ class LibvirtHypervisor:
         Also while its outgoing job hangs in the last phase, or its incoming one anywhere: libvirt ends the process
         first and the job with it (measured: 0.2 s).
         """
-        try:
-            domain = self._lookup(node, uuid)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return
-            raise
+        domain = self._found(node, uuid)
+        if domain is None:
+            return
         state = domain.state()[0]
         if state == libvirt.VIR_DOMAIN_SHUTOFF:
             return
@@ -241,12 +238,9 @@ class LibvirtHypervisor:
     @bounded("Removing the guest's definition")
     def undefine(self, node: str, uuid: str) -> None:
         """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none."""
-        try:
-            domain = self._lookup(node, uuid)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return
-            raise
+        domain = self._found(node, uuid)
+        if domain is None:
+            return
         if domain.isActive():
             raise _refusal(node, "Removing the guest's definition (the guest is active there)")
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
@@ -266,24 +260,18 @@ class LibvirtHypervisor:
     @bounded("Switching the guest off")
     def power_off(self, node: str, uuid: str) -> None:
         """End the guest's process on ``node`` at once. Nothing if there is none."""
-        try:
-            domain = self._lookup(node, uuid)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return
-            raise
+        domain = self._found(node, uuid)
+        if domain is None:
+            return
         if domain.isActive():
             domain.destroy()
 
     @bounded("Reading the guest's definition")
     def definition(self, node: str, uuid: str) -> str | None:
         """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
-        try:
-            domain = self._lookup(node, uuid)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return None
-            raise
+        domain = self._found(node, uuid)
+        if domain is None:
+            return None
         if not domain.isPersistent():
             return None
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
@@ -325,6 +313,15 @@ class LibvirtHypervisor:
     @bounded("Looking for the guest")
     def _handle(self, node: str, uuid: str) -> libvirt.virDomain:
         return self._lookup(node, uuid)
+
+    def _found(self, node: str, uuid: str) -> Any:  # noqa: ANN401 -- libvirt has no types
+        """The guest as libvirt's own object; ``None``: the node answered and knows none."""
+        try:
+            return self._lookup(node, uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
 
     def _lookup(self, node: str, name: str) -> libvirt.virDomain:
         connection = self._connections.to(node)

@@ -100,15 +100,7 @@ class Cluster:
         context = self._context(stop, on_progress, post_copy)
         tasklet = MigrateInstance(context, instance, target=target, options=options or self.config.defaults)
 
-        def work() -> Report:
-            plan = tasklet.check_prereq()
-            if on_plan is not None:
-                on_plan(plan)
-            if stop.is_set():
-                raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
-            return tasklet.exec()
-
-        return _in_thread(work, stop, name=f"move-{instance}")
+        return _moved(tasklet, on_plan, stop, name=f"move-{instance}")
 
     def check_failover(
         self, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
@@ -135,15 +127,7 @@ class Cluster:
         stop = cancel or threading.Event()
         tasklet = FailoverInstance(self._context(stop, on_progress), instance, target=target, options=options)
 
-        def work() -> Report:
-            plan = tasklet.check_prereq()
-            if on_plan is not None:
-                on_plan(plan)
-            if stop.is_set():
-                raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
-            return tasklet.exec()
-
-        return _in_thread(work, stop, name=f"failover-{instance}")
+        return _moved(tasklet, on_plan, stop, name=f"failover-{instance}")
 
     def check_cleanup(self, instance: str, *, abort: bool = False) -> CleanupPlan:
         """What `cleanup` sees, and would do. Changes nothing; raises `Refused` when a node does not answer."""
@@ -219,6 +203,26 @@ class Cluster:
             journal=self._journal,
             fences=commands(self.config.nodes),
         )
+
+
+def _moved(
+    tasklet: MigrateInstance | FailoverInstance,
+    on_plan: Callable[[Plan], None] | None,
+    stop: threading.Event,
+    *,
+    name: str,
+) -> Report:
+    """Plan, tell of the plan, and do it, unless somebody has asked to stop by then."""
+
+    def work() -> Report:
+        plan = tasklet.check_prereq()
+        if on_plan is not None:
+            on_plan(plan)
+        if stop.is_set():
+            raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
+        return tasklet.exec()
+
+    return _in_thread(work, stop, name=name)
 
 
 def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str) -> T:
