@@ -1,6 +1,8 @@
 """One DRBD resource on its two nodes: what the kernels do with roles, openers, cuts and reconnections.
 
 Measured behaviour (facts/drbd.md) and the kernel's own source; what differs between 8.4 and 9 is asked of `Version`.
+
+Long, because the rules of both versions stand side by side for each thing that a kernel does.
 """
 
 from __future__ import annotations
