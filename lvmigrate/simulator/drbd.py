@@ -390,6 +390,13 @@ class Replicated:
         self._tell()
         self.link_changed()
 
+    def disconnect(self, node: str) -> None:
+        """``drbdadm disconnect`` of an end that has no peer: it looks for one no longer."""
+        end = self.ends[node]
+        if end.state is ConnectionState.CONNECTING:
+            end.state = ConnectionState.STANDALONE
+            self._tell()
+
     def reconnect(self, node: str, *, discard: bool = False) -> None:
         """``drbdadm connect``: nothing unless it is StandAlone there; it takes both ends.
 
