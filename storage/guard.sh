@@ -1,5 +1,5 @@
 
-# ---- The dead-man's guard of one guest.  These lines follow node.sh, in the command that arms a guard and in the script
+# ---- The dead-man's guard of one guest.  These lines follow node.sh, in the shell that arms a guard and in the script
 # that the guard runs.  It is a transient service of its own, lvmigrate-guard-UUID, and outlives whoever started it.
 #
 # While the token lives it does nothing but acknowledge each new deadline.  Once the token ran out or is gone, it looks
@@ -11,8 +11,6 @@
 #                          gen RESOURCE VOLUME UUID                           (the data's generation when it was armed)
 # The ends of a connection are what drbdsetup net-options wants: two addresses (8.4), or resource and node id.
 
-newline='
-'
 # How a try ends, next to the statuses of node.sh.
 is_over=77
 goes_on=78

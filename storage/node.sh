@@ -1,8 +1,8 @@
-# What runs on a node.  It is sent with every command, so nothing is installed there.
-# POSIX sh, with drbd-utils, GNU find, stat and flock.
+# What runs on a node.  A shell there is given these lines and those of guard.sh once, and keeps them only as long as it
+# is connected: nothing is installed.  POSIX sh, with drbd-utils, GNU find, stat and flock.
 #
 # Before these lines come: root (prefix of /run and /sys, empty but in tests) and patience (seconds for the lock).
-# After them comes one call of a function that says what it does below.
+# After them comes a call of serve, or of one function that says what it does below.
 #
 # Statuses of its own, next to drbdsetup's (1, 10, 11, 17, 20):
 #   90 no DRBD module               93 the token is somebody else's (it is on stdout)
@@ -19,6 +19,8 @@ LC_ALL=C
 export PATH LC_ALL
 umask 077
 tokens=$root/run/lvmigrate
+newline='
+'
 
 say() { printf '%s\n' "$*"; }
 fail() { status=$1; shift; say "$*" >&2; exit "$status"; }
@@ -829,4 +831,16 @@ until_eof() {
     status=$?
     kill "$watcher" 2>/dev/null
     return "$status"
+}
+
+# serve: run what comes on standard input, two lines each: a mark that is in no answer, and a call.  Its answer is what it
+# says on stdout, a line MARK STATUS, what it says on stderr, a line MARK with a dot.  Each runs in a process of its own.
+serve() {
+    while IFS= read -r mark && IFS= read -r call; do
+        {
+            said=$(eval "$call" 2>&1 >&3 3>&- </dev/null)
+            status=$?
+        } 3>&1
+        printf '\n%s %s\n%s\n%s.\n' "$mark" "$status" "$said" "$mark"
+    done
 }
