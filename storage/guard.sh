@@ -35,8 +35,8 @@ arm() {
     printf '%s\n' "$@" ${baseline:+"$baseline"} >"$orders.new" && mv -f "$orders.new" "$orders" || exit 94
     # shellcheck disable=SC2154 # $text stands before these lines
     printf '%s\n' "$text" "guard $uuid" >"$script.new" && mv -f "$script.new" "$script" || exit 94
-    rm -f "$tokens/$uuid.seen"
-    refused=$(systemd-run --quiet --collect --no-ask-password --unit="$(unit)" \
+    [ ! -e "$tokens/$uuid.seen" ] || rm -f "$tokens/$uuid.seen"
+    refused=$(systemd-run --quiet --collect --no-ask-password --unit="$unit" \
         --description="lvmigrate: closes what the move of $uuid opened" \
         --property=Restart=on-failure --property=RestartSec=1 --property=StartLimitIntervalSec=0 \
         --property='RestartForceExitStatus=SIGTERM SIGHUP SIGINT SIGPIPE' --property=TimeoutStopSec=5 \
