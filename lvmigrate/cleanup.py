@@ -2,6 +2,8 @@
 
 It needs no memory of the move that was not finished: it may run on another controller, after any crash, and again after
 itself.  What follows from what is seen is `lvmigrate.decision`'s; this module looks, and does it.
+
+Long, because every act that a row of the table asks for stands here, beside what has to be seen again before it.
 """
 
 from __future__ import annotations

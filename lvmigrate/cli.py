@@ -1,4 +1,7 @@
-"""The command ``lvmigrate``. It holds no rule of its own: it reads words, calls `Cluster`, and shows values."""
+"""The command ``lvmigrate``. It holds no rule of its own: it reads words, calls `Cluster`, and shows values.
+
+Long, because every command with all of its options is declared in one place.
+"""
 
 from __future__ import annotations
 

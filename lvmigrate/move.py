@@ -3,6 +3,8 @@
 The guest arrives *paused*: it is resumed on the target only after the source's copy was seen gone and replication was
 seen whole, because a reply of libvirt's that is lost at the end would otherwise make two running copies, and a DRBD
 link that was lost in mid-copy a stale disk.
+
+Long, because each step stands beside its undo and beside the next, in the order in which they run.
 """
 
 from __future__ import annotations

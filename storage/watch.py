@@ -1,4 +1,7 @@
-"""Following resources on several nodes: one stream per node, kept alive, and what broke replication meanwhile."""
+"""Following resources on several nodes: one stream per node, kept alive, and what broke replication meanwhile.
+
+Long, because the stream, its restarts and what is remembered across them share one lock.
+"""
 
 from __future__ import annotations
 

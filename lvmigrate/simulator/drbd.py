@@ -1,6 +1,8 @@
 """One DRBD resource on its two nodes: what the kernels do with roles, openers, cuts and reconnections.
 
 Measured behaviour (facts/drbd.md) and the kernel's own source; what differs between 8.4 and 9 is asked of `Version`.
+
+Long, because the rules of both versions stand side by side for each thing that a kernel does.
 """
 
 from __future__ import annotations
@@ -387,6 +389,13 @@ class Replicated:
             self._interrupt()
         self._tell()
         self.link_changed()
+
+    def disconnect(self, node: str) -> None:
+        """``drbdadm disconnect`` of an end that has no peer: it looks for one no longer."""
+        end = self.ends[node]
+        if end.state is ConnectionState.CONNECTING:
+            end.state = ConnectionState.STANDALONE
+            self._tell()
 
     def reconnect(self, node: str, *, discard: bool = False) -> None:
         """``drbdadm connect``: nothing unless it is StandAlone there; it takes both ends.

@@ -1,4 +1,7 @@
-"""`Truth`: what is really so, on every node, at this moment of its own time."""
+"""`Truth`: what is really so, on every node, at this moment of its own time.
+
+Long, because everything that can happen in the world happens here, under one lock and one clock.
+"""
 
 from __future__ import annotations
 

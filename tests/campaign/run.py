@@ -261,7 +261,7 @@ def _person(world: World, guest: Guest) -> str | None:
     copies = world.copies(guest)
     for resource in guest.resources:
         ends = list(resource.ends.values())
-        if all(end.state is ConnectionState.STANDALONE for end in ends) and all(end.alone for end in ends):
+        if any(end.state is ConnectionState.STANDALONE for end in ends) and all(end.alone for end in ends):
             return "split-brain: both ends have a generation of their own"
     if len(copies) == 1 and not copies[0].runs and guest.ran:
         copy = copies[0]
@@ -328,13 +328,18 @@ def _started(world: World, guest: Guest) -> bool:
 
 
 def _connect_again(world: World, guest: Guest, home: str) -> bool:
-    """``drbdadm connect``, and with ``--discard-my-data`` where the guest is not; nothing where they are connected."""
+    """``drbdadm disconnect`` and ``connect`` on both, with ``--discard-my-data`` where the guest is not.
+
+    Nothing where they are connected.
+    """
     for resource in guest.resources:
         away = resource.peer(home)
         if away.holds:
             return False
-        if resource.ends[home].state is not ConnectionState.STANDALONE:
+        if resource.connected:
             continue
+        for end in resource.ends.values():
+            resource.disconnect(end.node)
         resource.demote(away.node)
         for end in resource.ends.values():
             resource.set_options(end.node, two_primaries=False, protocol=resource.configured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import time
@@ -49,6 +50,18 @@ def short_lease(cluster_file: Path, tmp_path: Path) -> Path:
     assert "lease_s = 60" in text
     found = tmp_path / "cluster.toml"
     found.write_text(text.replace("lease_s = 60", "lease_s = 30"), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def elsewhere(short_lease: Path, tmp_path: Path) -> Path:
+    """The configuration of another machine, which has no journal of what was begun."""
+    text = short_lease.read_text(encoding="utf-8")
+    text, found_it = re.subn(r'(?<=\[journal\]\npath = )".+"', '""', text)
+    assert found_it == 1
+    found = tmp_path / "elsewhere" / "cluster.toml"
+    found.parent.mkdir()
+    found.write_text(text, encoding="utf-8")
     return found
 
 
@@ -138,8 +151,8 @@ def test_the_guards_close_what_a_killed_command_leaves(
     pair: tuple[Running, Running],
     lvmigrate: Command,
     short_lease: Path,
+    elsewhere: Path,
     steps: tuple[str, str],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def kill(it: Running, step: str) -> None:
@@ -154,17 +167,21 @@ def test_the_guards_close_what_a_killed_command_leaves(
         assert closed(it.lab, it.guest)
 
     each(pair, kill, steps)
-    monkeypatch.chdir(tmp_path)
-    homes = each(pair, lambda it, _: cleaned(lvmigrate, it.guest, short_lease)["node"], steps)
+    monkeypatch.chdir(elsewhere.parent)
+    homes = each(pair, lambda it, _: cleaned(lvmigrate, it.guest, elsewhere)["node"], steps)
     each(pair, Running.whole_on, homes)
-    assert each(pair, lambda it, _: cleaned(lvmigrate, it.guest, short_lease)["acts"], steps) == [[], []]
-    audited = lvmigrate("audit", "--json", config=short_lease)
+    assert each(pair, lambda it, _: cleaned(lvmigrate, it.guest, elsewhere)["acts"], steps) == [[], []]
+    audited = lvmigrate("audit", "--json", config=elsewhere)
     assert (audited.code, audited.json["findings"]) == (ExitCode.OK, []), audited.out
 
 
 @pytest.mark.parametrize("steps", [("memory", "open"), ("close", "switch")], ids=ids)
 def test_a_cleanup_at_once_from_elsewhere_finishes_or_undoes_it(
-    pair: tuple[Running, Running], lvmigrate: Command, short_lease: Path, steps: tuple[str, str]
+    pair: tuple[Running, Running],
+    lvmigrate: Command,
+    short_lease: Path,
+    elsewhere: Path,
+    steps: tuple[str, str],
 ) -> None:
     def kill_and_clean(it: Running, step: str) -> str:
         under = Under(it.guest, short_lease)
@@ -172,8 +189,8 @@ def test_a_cleanup_at_once_from_elsewhere_finishes_or_undoes_it(
         if step == "memory":
             wait_until(lambda: copying(it), "the copy did not begin")
         under.kill()
-        assert cleaned(lvmigrate, it.guest, short_lease, "--dry-run")["acts"]
-        home = str(cleaned(lvmigrate, it.guest, short_lease)["node"])
+        assert cleaned(lvmigrate, it.guest, elsewhere, "--dry-run")["acts"]
+        home = str(cleaned(lvmigrate, it.guest, elsewhere)["node"])
         if step == "memory":
             assert home == other(it.home), "the job that outlived its client was not adopted"
         return home
