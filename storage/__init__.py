@@ -8,6 +8,7 @@ The modules, each of which imports only ones before it:
 ``show``      the text of ``drbdsetup show`` as a value
 ``world``     what the lines of one node add up to
 ``shell``     commands and streams on a node, here or over ssh
+``session``   shells that stay on nodes, for one call after the other
 ``changes``   what differs between two states, in sentences
 ``feed``      what one subscriber is told
 ``watch``     one stream per node, kept alive, and what was seen in them
@@ -19,7 +20,7 @@ The modules, each of which imports only ones before it:
 ``shared``    the adapter for shared storage
 ``drbd``      the adapter for DRBD
 
-Nothing is installed on a node: ``node.sh`` travels with every command, and ``guard.sh`` with the one that arms a guard.
+Nothing is installed on a node: ``node.sh`` and ``guard.sh`` travel with the first command that needs them.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ class DrbdStorage(Marks):
             raise no_guard(node, "there is no connection to guard")
         links = [(link, *self._end(node, link.resource, link.peer)) for link in guarded]
         lines = orders(token, links, resume=resume)
-        self._remote.arm(node, f"Arming the guard of {token.instance}", token, "arm", *lines)
+        self._remote.act(node, f"Arming the guard of {token.instance}", token, "arm", *lines)
 
     # ---- how
 

@@ -1,5 +1,5 @@
 
-# ---- The dead-man's guard of one guest.  These lines follow node.sh, in the command that arms a guard and in the script
+# ---- The dead-man's guard of one guest.  These lines follow node.sh, in the shell that arms a guard and in the script
 # that the guard runs.  It is a transient service of its own, lvmigrate-guard-UUID, and outlives whoever started it.
 #
 # While the token lives it does nothing but acknowledge each new deadline.  Once the token ran out or is gone, it looks
@@ -11,8 +11,6 @@
 #                          gen RESOURCE VOLUME UUID                           (the data's generation when it was armed)
 # The ends of a connection are what drbdsetup net-options wants: two addresses (8.4), or resource and node id.
 
-newline='
-'
 # How a try ends, next to the statuses of node.sh.
 is_over=77
 goes_on=78
@@ -37,8 +35,8 @@ arm() {
     printf '%s\n' "$@" ${baseline:+"$baseline"} >"$orders.new" && mv -f "$orders.new" "$orders" || exit 94
     # shellcheck disable=SC2154 # $text stands before these lines
     printf '%s\n' "$text" "guard $uuid" >"$script.new" && mv -f "$script.new" "$script" || exit 94
-    rm -f "$tokens/$uuid.seen"
-    refused=$(systemd-run --quiet --collect --no-ask-password --unit="$(unit)" \
+    [ ! -e "$tokens/$uuid.seen" ] || rm -f "$tokens/$uuid.seen"
+    refused=$(systemd-run --quiet --collect --no-ask-password --unit="$unit" \
         --description="lvmigrate: closes what the move of $uuid opened" \
         --property=Restart=on-failure --property=RestartSec=1 --property=StartLimitIntervalSec=0 \
         --property='RestartForceExitStatus=SIGTERM SIGHUP SIGINT SIGPIPE' --property=TimeoutStopSec=5 \

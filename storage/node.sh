@@ -1,8 +1,8 @@
-# What runs on a node.  It is sent with every command, so nothing is installed there.
-# POSIX sh, with drbd-utils, GNU find, stat and flock.
+# What runs on a node.  A shell there is given these lines and those of guard.sh once, and keeps them only as long as it
+# is connected: nothing is installed.  POSIX sh, with drbd-utils, GNU find, stat and flock.
 #
 # Before these lines come: root (prefix of /run and /sys, empty but in tests) and patience (seconds for the lock).
-# After them comes one call of a function that says what it does below.
+# After them comes a call of serve, or of one function that says what it does below.
 #
 # Statuses of its own, next to drbdsetup's (1, 10, 11, 17, 20):
 #   90 no DRBD module               93 the token is somebody else's (it is on stdout)
@@ -19,6 +19,8 @@ LC_ALL=C
 export PATH LC_ALL
 umask 077
 tokens=$root/run/lvmigrate
+newline='
+'
 
 say() { printf '%s\n' "$*"; }
 fail() { status=$1; shift; say "$*" >&2; exit "$status"; }
@@ -31,6 +33,7 @@ names() {
     uuid=$1
     token=$tokens/$1.token
     lock=$tokens/$1.lock
+    unit=lvmigrate-guard-$1.service
 }
 
 # locked UUID FUNCTION...: one command at a time for a guest.
@@ -38,7 +41,7 @@ names() {
 locked() {
     names "$1"
     shift
-    mkdir -p "$tokens" || exit 94
+    [ -d "$tokens" ] || mkdir -p "$tokens" || exit 94
     while :; do
         exec 9>>"$lock" || exit 94
         flock -w "$patience" 9 || fail 92 "$lock is held by another command"
@@ -142,8 +145,8 @@ drop_token() {
         return
     fi
     # What an arming left that was killed before there were orders; where there are, their guard is at work.
-    [ -e "$tokens/$uuid.guard" ] || forget_guard
-    rm -f "$token" "$token.new" "$lock"
+    set -- "$token" "$token.new" "$lock"
+    if [ -e "$tokens/$uuid.guard" ]; then rm -f "$@"; else forget_guard "$@"; fi
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -152,17 +155,16 @@ drop_token() {
 # acknowledged: wait until the guard has seen the deadline that was just written, or the one that replaced it since.
 acknowledged() {
     written=$deadline
-    for _try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
+    # About 5 s; a guard that was just started needs less than one that sleeps.
+    for pause in .05 .05 .1 .1 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2; do
         seen=''
         { IFS= read -r seen <"$tokens/$uuid.seen"; } 2>/dev/null
         [ "$seen" != "$written" ] || return 0
         read_token && [ "$seen" = "$deadline" ] && return 0
-        sleep 0.2
+        sleep "$pause"
     done
-    fail 98 "the guard has not seen the new deadline $written: $(systemctl is-active "$(unit)" 2>&1)"
+    fail 98 "the guard has not seen the new deadline $written: $(systemctl is-active "$unit" 2>&1)"
 }
-
-unit() { say "lvmigrate-guard-$uuid.service"; }
 
 # traces: every token and every guard, a line for each thing that is known of it.
 traces() {
@@ -177,7 +179,7 @@ traces() {
         names "${name%.guard}"
         orders=$(cat "$file" 2>/dev/null) || continue
         running=no
-        systemctl --quiet is-active "$(unit)" 2>/dev/null && running=yes
+        systemctl --quiet is-active "$unit" 2>/dev/null && running=yes
         says=''
         { IFS= read -r _seen && IFS= read -r says; } 2>/dev/null <"$tokens/$uuid.seen"
         say "guard $uuid"
@@ -203,12 +205,13 @@ guard_trouble() {
 
 # stop_guard: it does not run any more.  A guard acts only while it has the lock, and that is ours: none is in mid-act.
 stop_guard() {
-    systemctl stop "$(unit)" 2>/dev/null
-    state=$(systemctl is-active "$(unit)")
+    # It waits for the end, and fails if there is none, or no such service.
+    systemctl stop "$unit" 2>/dev/null && return
+    state=$(systemctl is-active "$unit")
     case $state in
         inactive | unknown) ;;
-        failed) systemctl reset-failed "$(unit)" 2>/dev/null ;;
-        *) fail 94 "the service $(unit) is ${state:-in a state that cannot be seen}" ;;
+        failed) systemctl reset-failed "$unit" 2>/dev/null ;;
+        *) fail 94 "the service $unit is ${state:-in a state that cannot be seen}" ;;
     esac
 }
 
@@ -217,12 +220,12 @@ disarm() {
     forget_guard
 }
 
-# forget_guard: after it, nothing of a guard is there, and nothing half written: a guard is stopped at any instant, and a
-# command may be killed.  The orders go first and the script last: a guard that is started again in between finds nothing
-# to do, and removes the rest.
+# forget_guard FILE...: after it, nothing of a guard is there, and nothing half written, nor these files: a guard is stopped
+# at any instant, and a command may be killed.  The orders go first and the script last: a guard that is started again in
+# between finds nothing to do, and removes the rest.
 forget_guard() {
-    set -- "$tokens/$uuid"
-    rm -f "$1.guard" "$1.guard.new" "$1.seen" "$1.seen.new" "$1.sh.new" "$1.sh"
+    of=$tokens/$uuid
+    rm -f "$of.guard" "$of.guard.new" "$of.seen" "$of.seen.new" "$of.sh.new" "$of.sh" "$@"
 }
 
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
@@ -463,8 +466,18 @@ END
 }
 
 show() {
-    look "$1"
-    drbdsetup show "$1"
+    shown_of "$1"
+    say "$shown"
+}
+
+# shown_of RESOURCE: what drbdsetup show says of it, into $shown.
+shown_of() {
+    need_drbd
+    shown=$(drbdsetup show "$1")
+    status=$?
+    # Only then it may be that there is none.
+    if [ "$status" != 0 ] || [ -z "$shown" ]; then look "$1"; fi
+    [ "$status" = 0 ] || exit "$status"
 }
 
 # each primary|secondary RESOURCE: the tool for 8.4 takes one minor at a time.
@@ -507,8 +520,7 @@ demote() {
 # set_options RESOURCE PEER_NODE_ID PROTOCOL yes|no END END: protocol and allow-two-primaries of that connection; nothing if
 # they are so already.
 set_options() {
-    look "$1"
-    shown=$(drbdsetup show "$1") || exit
+    shown_of "$1"
     set_now "$2"
     case $allowed/$protocol in
         none/*) fail 96 "there is no such connection" ;;
@@ -829,4 +841,16 @@ until_eof() {
     status=$?
     kill "$watcher" 2>/dev/null
     return "$status"
+}
+
+# serve: run what comes on standard input, two lines each: a mark that is in no answer, and a call.  Its answer is what it
+# says on stdout, a line MARK STATUS, what it says on stderr, a line MARK with a dot.  Each runs in a process of its own.
+serve() {
+    while IFS= read -r mark && IFS= read -r call; do
+        {
+            said=$(eval "$call" 2>&1 >&3 3>&- </dev/null)
+            status=$?
+        } 3>&1
+        printf '\n%s %s\n%s\n%s.\n' "$mark" "$status" "$said" "$mark"
+    done
 }

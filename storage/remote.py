@@ -13,12 +13,11 @@ from lvmigrate.errors import Code, CommandFailed, DeviceHeld, LvmigrateError, To
 from lvmigrate.node import Node
 from lvmigrate.token import Token
 from storage import openers
+from storage.session import Sessions
 from storage.shell import Answer, Shell, Stream
 
 _SCRIPT: Final = Path(__file__).with_name("node.sh").read_text(encoding="utf-8")
 _GUARD: Final = Path(__file__).with_name("guard.sh").read_text(encoding="utf-8")
-#: The line that ends the text which a script carries within itself.
-_END: Final = "END_OF_WHAT_THE_GUARD_RUNS"
 
 # Statuses of node.sh; see there.
 NO_MODULE: Final = 90
@@ -78,11 +77,17 @@ class Remote:
         self.timeout_s = command_timeout_s
         # The lock is given up well before the command, so that "busy" is an answer and not a silence.
         patience = max(1, math.floor(command_timeout_s / 3))
-        self._head = f"root={shlex.quote(root)}\npatience={patience}\n"
+        text = f"root={shlex.quote(root)}\npatience={patience}\n{_SCRIPT}{_GUARD}"
+        # Read by head and not as a part of the command, which the login shell would have to read first.
+        self._load = f'text=$(head -c {len(text.encode())})\neval "$text"\n'
+        self._text = text
+        self._sessions = Sessions(shell, f"{self._load}serve\n", text)
 
     def run(self, node: str, what: str, *words: str) -> Answer:
         """Call the function ``words[0]`` with the rest as its arguments; whatever it answers."""
-        return self._shell.run(self.node(node), self._call(*words), what=what, timeout_s=self.timeout_s)
+        # A request is one line; shlex.join has quoted every word with another character than usual ones.
+        request = shlex.join(words).replace("\n", "'\"$newline\"'")
+        return self._sessions.ask(self.node(node), request, what=what, timeout_s=self.timeout_s)
 
     def ask(self, node: str, what: str, *words: str) -> Answer:
         """As `run`; raises `CommandFailed` when the function failed."""
@@ -97,18 +102,9 @@ class Remote:
         self.check(node, what, answer, token)
         return answer
 
-    def arm(self, node: str, what: str, token: Token, *words: str) -> Answer:
-        """As `act`, for the functions of guard.sh; these find in ``$text`` what a guard is to run."""
-        text = f"{self._head}{_SCRIPT}{_GUARD}"
-        call = shlex.join(("with_token", uuid(token.uuid), token.id, *words))
-        script = f"text=$(cat <<'{_END}'\n{text}{_END}\n)\neval \"$text\"\n{call}\n"
-        answer = self._shell.run(self.node(node), script, what=what, timeout_s=self.timeout_s)
-        self.check(node, what, answer, token)
-        return answer
-
     def stream(self, node: str, *words: str) -> Stream:
         """Call a function that goes on; see `Shell.stream`."""
-        return self._shell.stream(self.node(node), self._call(*words))
+        return self._shell.stream(self.node(node), f"{self._load}{shlex.join(words)}\n", first=self._text)
 
     def check(self, node: str, what: str, answer: Answer, token: Token) -> None:
         """Raise what ``answer`` to a command for the holder of ``token`` means, if it is not success."""
@@ -159,10 +155,8 @@ class Remote:
 
     def close(self) -> None:
         """End every connection and process."""
+        self._sessions.close()
         self._shell.close()
-
-    def _call(self, *words: str) -> str:
-        return f"{self._head}{_SCRIPT}\n{shlex.join(words)}\n"
 
 
 def uuid(word: str) -> str:

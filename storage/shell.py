@@ -94,9 +94,10 @@ class Stream:
     standard input and is expected to end then.
     """
 
-    def __init__(self, command: list[str], node: Node) -> None:
+    def __init__(self, command: list[str], node: Node, first: bytes = b"") -> None:
         self._command = command
         self._node = node
+        self._first = first
 
     def __enter__(self) -> Self:
         stdin, self._hold = os.pipe()
@@ -112,6 +113,9 @@ class Stream:
         except BaseException:
             self._close_pipes()
             raise
+        # It fits into the pipe, so nobody waits here; and what has ended already says so at its end.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._hold, self._first)
         return self
 
     def __exit__(
@@ -160,6 +164,10 @@ class Stream:
         if rest:
             yield rest.decode(errors="replace")
 
+    def kill(self) -> None:
+        """End the local child and its group at once; what runs on a node may go on."""
+        _signal(self._child.process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """End the iteration, from any thread, at any time."""
         with self._guard:
@@ -199,7 +207,7 @@ class Shell:
         not known then.
         """
         begin = time.monotonic()
-        self._connect(node, timeout_s)
+        self.connect(node, timeout_s)
         answer = self._run(node, self.command(node, script), timeout_s=timeout_s, what=what)
         log.debug(
             "ran_on_node",
@@ -210,13 +218,13 @@ class Shell:
         )
         return answer
 
-    def stream(self, node: Node, script: str) -> Stream:
+    def stream(self, node: Node, script: str, *, first: str = "") -> Stream:
         """Start ``script`` on ``node`` when the context is entered; its standard input stays open until it is left.
 
-        Raises `NodeUnreachable` when the node gives no answer.
+        ``first`` (up to 64 KiB) is there to be read.  Raises `NodeUnreachable` when the node gives no answer.
         """
-        self._connect(node, self._connect_timeout_s)
-        return Stream(self.command(node, script), node)
+        self.connect(node, self._connect_timeout_s)
+        return Stream(self.command(node, script), node, first.encode())
 
     def unreachable(self, node: Node, answer: Answer) -> NodeUnreachable | None:
         """The error in ``answer`` if it is ssh's own and not the script's."""
@@ -253,18 +261,13 @@ class Shell:
             finally:
                 timer.cancel()
         if late.is_set():
-            raise NodeUnreachable(
-                node.name,
-                f"no end of {what} within {timeout_s:g} s, so whether it acted is not known",
-                hint="Look at the node's load and its kernel log, then run the same command again.",
-                detail=answer.err.strip(),
-            )
+            raise too_late(node, what, timeout_s, answer.err)
         error = self.unreachable(node, answer)
         if error is not None:
             raise error
         return answer
 
-    def _connect(self, node: Node, timeout_s: float) -> None:
+    def connect(self, node: Node, timeout_s: float) -> None:
         """Open the shared connection if there is none.
 
         One at a time for each node: of several that start at once, all but one would find the socket taken, complain
@@ -304,6 +307,16 @@ class Shell:
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         # Whatever the login shell is, the script is read by sh.
         return ["ssh", "-T", *config, *words, "--", node.ssh, f"exec sh -c {shlex.quote(script)}"]
+
+
+def too_late(node: Node, what: str, timeout_s: float, said: str = "") -> NodeUnreachable:
+    """What a command becomes that has no end in time."""
+    return NodeUnreachable(
+        node.name,
+        f"no end of {what} within {timeout_s:g} s, so whether it acted is not known",
+        hint="Look at the node's load and its kernel log, then run the same command again.",
+        detail=said.strip(),
+    )
 
 
 def _start(command: list[str], **options: Any) -> Any:  # noqa: ANN401 -- sh's types do not tell what _bg returns

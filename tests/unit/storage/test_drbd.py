@@ -202,6 +202,26 @@ def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
         with pytest.raises(CommandFailed) as caught:
             act()
         assert "drbdadm up" in caught.value.hint
+    # drbdsetup show prints nothing then, and succeeds or does not.
+    node.put("show", "")
+    for act in (
+        lambda: storage.options("node1", "r1", "node2"),
+        lambda: storage._remote.act("node1", "a test", TOKEN, "set_options", "r1", "1", "C", "yes", "r1", "1"),
+    ):
+        with pytest.raises(CommandFailed) as caught:
+            act()
+        assert "drbdadm up" in caught.value.hint
+
+
+def test_a_configuration_that_cannot_be_read(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    program = node.root / "bin/drbdsetup"
+    program.write_text(
+        program.read_text().replace('cat "$here/show"; exit 0', 'echo no >&2; cat "$here/show"; exit 20')
+    )
+    with pytest.raises(CommandFailed) as caught:
+        storage.options("node1", "r1", "node2")
+    assert (caught.value.status, caught.value.detail) == (20, "no")
 
 
 def test_a_node_without_the_module(fake: Make, storage: DrbdStorage) -> None:

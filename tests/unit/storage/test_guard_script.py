@@ -147,7 +147,8 @@ pid=$(cat {root}/pid 2>/dev/null)
 runs() {{ [ -n "$pid" ] && grep -q '^State:.[^Z]' "/proc/$pid/status" 2>/dev/null; }}
 case "$*" in
     *is-active*) if runs; then echo active; else echo inactive; exit 3; fi ;;
-    stop*) if runs; then kill -- "-$pid"; while runs; do /bin/sleep 0.02; done; fi ;;
+    stop*) [ ! -e {root}/refuse.stop ] || exit 1
+        if runs; then kill -- "-$pid"; while runs; do /bin/sleep 0.02; done; fi ;;
 esac
 """
 #: Between writing a file and its being in place lies as long as a test likes.
@@ -509,6 +510,19 @@ def test_a_guard_that_was_killed_is_lost_and_said(host: Host, storage: DrbdStora
     storage.renew_token("node1", TOKEN)
     assert storage.traces("node1").guards[0].alive
     storage.disarm_guard("node1", TOKEN)
+
+
+def test_a_guard_that_does_not_stop_is_not_forgotten(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.put("refuse.stop", "")
+    with pytest.raises(CommandFailed, match="Disarming the guard of db1 failed on node1") as caught:
+        storage.disarm_guard("node1", TOKEN)
+    assert "is active" in caught.value.detail
+    assert storage.traces("node1").guard(TOKEN.uuid) is not None
+    (host.root / "refuse.stop").unlink()
+    storage.disarm_guard("node1", TOKEN)
+    assert storage.traces("node1").guards == ()
 
 
 def test_a_guard_that_is_stopped_halfway_through_writing_leaves_nothing(

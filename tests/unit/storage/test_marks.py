@@ -262,9 +262,10 @@ def test_it_refuses_what_needs_a_resource(shared: SharedStorage) -> None:
 def test_another_way_to_a_node(nodes: dict[str, Node], tmp_path: Path) -> None:
     class Elsewhere(Shell):
         def command(self, node: Node, script: str) -> list[str]:
-            return ["env", f"WHERE={node.name}", "sh", "-c", script.replace("root=", f"root={tmp_path}/$WHERE #")]
+            (tmp_path / node.name).mkdir(exist_ok=True)
+            return ["env", "-C", str(tmp_path / node.name), "sh", "-c", script]
 
-    storage = SharedStorage(nodes, [], shell=Elsewhere(ssh_config=None, connect_timeout_s=5))
+    storage = SharedStorage(nodes, [], shell=Elsewhere(ssh_config=None, connect_timeout_s=5), root=".")
     assert storage.take_token("node2", TOKEN) is None
     assert (tmp_path / "node2/run/lvmigrate" / f"{TOKEN.uuid}.token").exists()
     assert storage.traces("node1").tokens == ()
