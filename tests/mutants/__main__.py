@@ -83,7 +83,7 @@ def tried(mutants: list[Mutant], known: dict[str, str], options: argparse.Namesp
     scripts = [mutant for mutant in mutants if not mutant.file.endswith(".py")]
     with ExitStack() as stack:
         futures: dict[str, Future[Verdict]] = {}
-        for part, processes, tests in ((core, options.jobs, (*CORE, SCRIPTS[-1])), (scripts, options.waiting, SCRIPTS)):
+        for part, processes, tests in ((core, options.jobs, CORE), (scripts, options.waiting, SCRIPTS)):
             if part:
                 catcher = Catcher(seconds=options.seconds, processes=processes, tests=tests)
                 stack.enter_context(catcher)

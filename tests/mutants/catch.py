@@ -22,9 +22,21 @@ from tests.mutants.inside import MOST_S as MOST_OF_A_CASE_S
 from tests.mutants.mutant import ROOT, Mutant
 from tests.mutants.warm import FAILED, PASSED
 
+_UNITS: Final = (
+    "settle",
+    "guard",
+    "rollback",
+    "lease",
+    "disks",
+    "decision",
+    "cleanup",
+    "migrate",
+    "steering",
+    "lineage",
+)
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
-    *(f"tests/unit/test_{name}.py" for name in ("decision", "disks", "cleanup", "migrate")),
+    *(f"tests/unit/test_{name}.py" for name in _UNITS),
     *(f"tests/simulator/test_{name}.py" for name in ("rows", "failover", "seed")),
 )
 SCRIPTS: Final = tuple(
@@ -208,5 +220,5 @@ class _Warm:
 def _tests_of(mutant: Mutant) -> tuple[str, ...]:
     """The files of tests that may catch it, the likeliest first."""
     if mutant.file.endswith(".py"):
-        return (*CORE, SCRIPTS[-1]) if mutant.file.endswith("/guard.py") else CORE
+        return CORE
     return SCRIPTS[-1:] if mutant.file.endswith("/guard.sh") else SCRIPTS
