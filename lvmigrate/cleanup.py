@@ -203,7 +203,7 @@ class _Cleanup:
                 raise self._not_finished(error) from error
             self._finish()
         last = scene.observe(self.context, self.seen.uuid)
-        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
+        if set(last.sights.values()) == {Sight.GONE} and (plan.acts or set(self.seen.sights.values()) != {Sight.GONE}):
             raise self._died()
         return CleanupReport(
             instance=last.name,

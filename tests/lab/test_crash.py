@@ -267,7 +267,7 @@ def settled(it: Running, lvmigrate: Command, config: Path, said: str) -> str:
         # DRBD's own rule when both were Primary at the cut (8.4: always; 9: when one has written): a person decides.
         held = lvmigrate("cleanup", it.guest.name, "--json", config=config)
         assert held.code in {ExitCode.UNKNOWN, ExitCode.LEFT_BEHIND}, held.out + said
-        assert "StandAlone" in held.out, held.out
+        assert "--discard-my-data" in held.out, held.out
         resource = it.guest.resource
         it.lab.run(other(loser), f"drbdadm disconnect {resource}; true")
         it.lab.run(loser, f"drbdadm disconnect {resource}; drbdadm secondary {resource}; true")
