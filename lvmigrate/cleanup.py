@@ -31,6 +31,7 @@ from lvmigrate.errors import (
     LvmigrateError,
     MoveAborted,
     MoveFailed,
+    OutcomeUnknown,
     Refused,
     TokenLost,
     UsageError,
@@ -288,7 +289,7 @@ class _Cleanup:
         try:
             arrived = self.settlement.settle(self._follow)
         except GuestLost:
-            if not self.seen.shut_down_for_a_failover or self.disks.doubts_now():
+            if not self.seen.shut_down_for_a_failover:
                 raise
             return self._start_again()
         if not arrived:
@@ -306,6 +307,7 @@ class _Cleanup:
         """Start the guest at the source, from which a failover was to take it: both disks are the same."""
         home, away = self.seen.source, self.seen.target
         self._close(home, away)
+        self._same_disks()
         upstart = Upstart(
             hypervisor=self.context.hypervisor,
             storage=self.context.storage,
@@ -321,6 +323,20 @@ class _Cleanup:
         upstart.start()
         self.notes.add(f"started {self.seen.name} on {home} again")
         return home
+
+    def _same_disks(self) -> None:
+        """Both kernels say that the copies are the same; after the handshake no earlier break is a doubt any more."""
+        self.disks.watch.forgive()
+        deadline = self.context.clock.now() + _WAIT_S
+        while doubts := self.disks.doubts_now():
+            if self.context.clock.now() > deadline:
+                raise OutcomeUnknown(
+                    f"{self.seen.name} was shut down on {self.seen.source} for a failover, and it is not known whether"
+                    " the disk there is the newest; it was not started.",
+                    known=doubts,
+                    hint=f"When both nodes answer and their copies are in step: `lvmigrate cleanup {self.seen.name}`.",
+                )
+            self.context.clock.sleep(_LOOK_S)
 
     def _join(self, name: str) -> None:
         """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.

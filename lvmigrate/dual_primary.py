@@ -68,7 +68,7 @@ class DualPrimary:
         def opened() -> bool:
             ends = self._ends()
             return ends is not None and all(
-                here.in_step_with(peer) and (not promoted or self._seen(here, peer, self.target, Role.PRIMARY))
+                here.in_step_with(peer) and (not promoted or self._says(here, peer, self.target, Role.PRIMARY))
                 for here, peer in ends
             )
 
@@ -112,9 +112,7 @@ class DualPrimary:
 
         def demoted() -> bool:
             ends = self._ends()
-            return ends is not None and all(
-                self._connected(here, peer) and self._seen(here, peer, loser, Role.SECONDARY) for here, peer in ends
-            )
+            return ends is not None and all(self._says(here, peer, loser, Role.SECONDARY) for here, peer in ends)
 
         if not self.watch.wait(demoted, _CONFIRM_S):
             raise CommandFailed(
@@ -173,14 +171,9 @@ class DualPrimary:
         return known if len(known) == len(found) else None
 
     @staticmethod
-    def _connected(here: Resource, peer: str) -> bool:
+    def _says(here: Resource, peer: str, of: str, role: Role) -> bool:
+        """Whether ``here`` is Connected, and says that the node ``of`` (itself or its peer) has ``role``."""
         connection = here.towards(peer)
-        return connection is not None and connection.state is ConnectionState.CONNECTED
-
-    @staticmethod
-    def _seen(here: Resource, peer: str, of: str, role: Role) -> bool:
-        """Whether ``here`` says that the node ``of`` (itself or its peer) has ``role``."""
-        if here.node == of:
-            return here.role is role
-        connection = here.towards(peer)
-        return connection is not None and connection.peer_role is role
+        if connection is None or connection.state is not ConnectionState.CONNECTED:
+            return False
+        return (here.role if here.node == of else connection.peer_role) is role

@@ -123,8 +123,13 @@ class Scene:
 
     @property
     def shut_down_for_a_failover(self) -> bool:
-        """Whether the guest is off because a failover has shut it down, and was not finished."""
-        return self.errand is not None and self.errand.failover and self.ruling().action is Action.NOWHERE
+        """Whether the guest is off because a failover has shut it down, and was not finished.
+
+        It forgets the source's definition only when the guest was seen running on the target.
+        """
+        here = self.domains.get(self.source)
+        off = self.errand is not None and self.errand.failover and self.ruling().action is Action.NOWHERE
+        return off and here is not None and here.persistent
 
     def other(self, node: str) -> str:
         """The other one of the two nodes."""

@@ -93,11 +93,11 @@ class Under:
         return self.process.returncode
 
 
-def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 240) -> None:
+def wait_until(holds: Callable[[], object], what: str, *, every_s: float = 3, timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, what
-        time.sleep(3)  # to look takes a good part of a node's time
+        time.sleep(every_s)  # to look takes a good part of a node's time
 
 
 def no_guard(lab: Lab, guest: Guest) -> bool:
@@ -106,9 +106,10 @@ def no_guard(lab: Lab, guest: Guest) -> bool:
     return not "".join(lab.both(f"systemctl list-units --all --plain --no-legend '{unit}'").values()).strip()
 
 
-def copying(it: Running) -> bool:
-    """The job has begun to send memory."""
-    return "yes" in it.lab.run(it.home, f"virsh domjobinfo {it.guest.name} | grep -q remaining && echo yes; true")
+def until_copying(it: Running) -> None:
+    """Wait until libvirt has the job: from then on it needs its client no more, and may be over within seconds."""
+    look = f"virsh domjobinfo {it.guest.name} | grep -q Unbounded && echo yes; true"
+    wait_until(lambda: "yes" in it.lab.run(it.home, look), "the copy did not begin", every_s=0.1)
 
 
 def running_on(lab: Lab, guest: Guest) -> list[str]:
@@ -187,7 +188,7 @@ def test_a_cleanup_at_once_from_elsewhere_finishes_or_undoes_it(
         under = Under(it.guest, short_lease)
         under.until(step)
         if step == "memory":
-            wait_until(lambda: copying(it), "the copy did not begin")
+            until_copying(it)
         under.kill()
         assert cleaned(lvmigrate, it.guest, elsewhere, "--dry-run")["acts"]
         home = str(cleaned(lvmigrate, it.guest, elsewhere)["node"])
@@ -205,7 +206,7 @@ def test_a_copy_that_outlived_its_client_is_aborted_if_asked(
     it = running(slow)
     under = Under(slow, short_lease, "--downtime-limit", "0.001", "--bandwidth", "1")
     under.until("memory")
-    wait_until(lambda: copying(it), "the copy did not begin")
+    until_copying(it)
     under.kill()
     assert cleaned(lvmigrate, slow, short_lease, "--abort")["node"] == NODES[0]
     it.whole_on(NODES[0])

@@ -6,15 +6,17 @@ import argparse
 import fnmatch
 import json
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from tests.mutants import scripts
-from tests.mutants.catch import BrokenError, Catcher, Verdict
+from tests.mutants.catch import CORE, SCRIPTS, BrokenError, Catcher, Verdict
 from tests.mutants.found import found
 from tests.mutants.mutant import ROOT, Mutant
 
@@ -25,18 +27,22 @@ CATCHERS: Final = Path(__file__).with_name("catchers.json")
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    mutants = [m for m in every() if not options.only or any(fnmatch.fnmatchcase(m.name, o) for o in options.only)]
+    all_of_them = every()
+    mutants = [m for m in all_of_them if not options.only or any(fnmatch.fnmatchcase(m.name, o) for o in options.only)]
     if options.list:
         for mutant in mutants:
             print(mutant.name)
         return 0
     begin = time.monotonic()
-    verdicts = tried(mutants, options)
+    before = _known()
+    known = {mutant.name: before[mutant.name] for mutant in all_of_them if mutant.name in before}
+    verdicts = tried(mutants, known, options)
     caught = [verdict for verdict in verdicts if verdict.catcher]
-    if options.remember:
-        remember(verdicts)
-    by_tests = sum(verdict.catcher.startswith("pytest") for verdict in caught)
-    detail: dict[str, object] = {"seconds": round(time.monotonic() - begin, 1), "by_unit_tests": by_tests}
+    detail: dict[str, object] = {
+        "seconds": round(time.monotonic() - begin, 1),
+        "by_tests": sum(verdict.catcher.startswith("pytest") for verdict in caught),
+        "by_what_caught_it_before": sum(before.get(verdict.mutant.name) == verdict.catcher for verdict in caught),
+    }
     _line("campaign_mutants", len(mutants), goal=None, detail={})
     _line("campaign_mutants_caught", len(caught), goal=len(mutants), detail=detail)
     return 0 if len(caught) == len(mutants) else 1
@@ -53,38 +59,56 @@ def every() -> list[Mutant]:
     return mutants
 
 
-def tried(mutants: list[Mutant], options: argparse.Namespace) -> list[Verdict]:
-    """The verdict on each, in their order; survivors are told as they are found."""
-    known = json.loads(CATCHERS.read_text(encoding="utf-8")) if CATCHERS.exists() else {}
-    catcher = Catcher(seconds=options.seconds)
-    others = list(dict.fromkeys(known.values()))
+def tried(mutants: list[Mutant], known: dict[str, str], options: argparse.Namespace) -> list[Verdict]:
+    """The verdict on each, in their order; survivors are told as they are found, and ``known`` catchers renewed."""
+    lock = threading.Lock()
 
-    def one(mutant: Mutant) -> Verdict:
-        first = [known[mutant.name]] if mutant.name in known else []
+    def one(catcher: Catcher, mutant: Mutant) -> Verdict:
         try:
-            verdict = catcher.verdict(mutant, [*first, *(o for o in others if o.startswith("campaign"))])
+            verdict = catcher.verdict(mutant, known.get(mutant.name, ""), _cases(known, mutant))
         except BrokenError as broken:
             verdict = Verdict(mutant=mutant, catcher="", why=f"broken: {broken}")
-        if options.remember and verdict.catcher.startswith("campaign "):
-            others.append(verdict.catcher)
+        with lock:
+            if verdict.catcher and known.get(mutant.name) != verdict.catcher:
+                known[mutant.name] = verdict.catcher
+                if options.remember:
+                    remember(known)
         if not verdict.catcher:
             print(f"SURVIVED {mutant.name} {verdict.why}", file=sys.stderr, flush=True)
         elif options.verbose:
             print(f"caught {mutant.name}\n    {verdict.catcher}: {verdict.why}", file=sys.stderr, flush=True)
         return verdict
 
-    with ThreadPoolExecutor(options.jobs) as busy, ThreadPoolExecutor(options.waiting) as waiting:
-        futures = [(busy if m.file.endswith(".py") else waiting).submit(one, m) for m in mutants]
-        return [future.result() for future in futures]
+    core = [mutant for mutant in mutants if mutant.file.endswith(".py")]
+    scripts = [mutant for mutant in mutants if not mutant.file.endswith(".py")]
+    with ExitStack() as stack:
+        futures: dict[str, Future[Verdict]] = {}
+        for part, processes, tests in ((core, options.jobs, CORE), (scripts, options.waiting, SCRIPTS)):
+            if part:
+                catcher = Catcher(seconds=options.seconds, processes=processes, tests=tests)
+                stack.enter_context(catcher)
+                pool = stack.enter_context(ThreadPoolExecutor(processes))
+                futures |= {mutant.name: pool.submit(one, catcher, mutant) for mutant in part}
+        return [futures[mutant.name].result() for mutant in mutants]
 
 
-def remember(verdicts: list[Verdict]) -> None:
-    """Write down what caught each, and forget what is no mutant any more."""
-    known = json.loads(CATCHERS.read_text(encoding="utf-8")) if CATCHERS.exists() else {}
-    known |= {verdict.mutant.name: verdict.catcher for verdict in verdicts if verdict.catcher}
-    names = {mutant.name for mutant in every()}
-    kept = {name: catcher for name, catcher in sorted(known.items()) if name in names}
-    CATCHERS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+def _known() -> dict[str, str]:
+    """By the name of a mutant: what caught it last."""
+    return dict(json.loads(CATCHERS.read_text(encoding="utf-8"))) if CATCHERS.exists() else {}
+
+
+def _cases(known: dict[str, str], mutant: Mutant) -> list[str]:
+    """The cases that have caught others, those of the same function first."""
+    function = mutant.name.partition(":")[0]
+    of_it_first = sorted(known.items(), key=lambda item: item[0].partition(":")[0] != function)
+    kinds = [catcher.partition(" ") for _, catcher in of_it_first]
+    return list(dict.fromkeys(words for kind, _, words in kinds if kind == "campaign"))
+
+
+def remember(known: dict[str, str]) -> None:
+    """Write down what catches each."""
+    text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
+    CATCHERS.write_text(text, encoding="utf-8")
 
 
 def _line(name: str, value: int, *, goal: int | None, detail: dict[str, object]) -> None:

@@ -1,41 +1,56 @@
-"""Whether a mutant is caught: by a case of the campaign, or else by a unit test."""
+"""Whether a mutant is caught: by a test, or by a case of the campaign."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import re
+import queue
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from functools import partial
+from typing import Final, Self
 
-from tests.campaign.cases import Case
-from tests.campaign.run import run
-from tests.mutants.mutant import Mutant, apply, copy_tree
+from tests.mutants.inside import MOST_S as MOST_OF_A_CASE_S
+from tests.mutants.mutant import ROOT, Mutant
+from tests.mutants.warm import FAILED, PASSED
 
-#: The unit tests of the core, which are asked when no case catches it.
-_CORE: Final = (
-    "tests/simulator",
-    "tests/unit/test_decision.py",
-    "tests/unit/test_migrate.py",
-    "tests/unit/test_cleanup.py",
+_UNITS: Final = (
+    "settle",
+    "guard",
+    "rollback",
+    "lease",
+    "disks",
+    "decision",
+    "cleanup",
+    "migrate",
+    "steering",
+    "lineage",
 )
-_SCRIPTS: Final = tuple(
+#: The tests that are about the core and take no more than seconds.
+CORE: Final = (
+    *(f"tests/unit/test_{name}.py" for name in _UNITS),
+    *(f"tests/simulator/test_{name}.py" for name in ("rows", "failover", "seed")),
+)
+SCRIPTS: Final = tuple(
     f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script")
 )
-#: It compares the guard's two halves.
-_DECIDES: Final = "tests/unit/storage/test_guard_script.py::test_it_decides_as_the_function_does"
-#: These tests take some seconds; one that takes this long does not end.
-_MOST_S: Final = 180
-_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+#: How long one test may take, in seconds: of the core's, and of the scripts', which sleep.
+_MOST_S: Final = 60
+_MOST_OF_SCRIPTS_S: Final = 180
+#: What does not end is caught only by what ends within this part of its time with the product as it is.
+_PART: Final = 1 / 5
 
 
 class BrokenError(Exception):
-    """The mutant cannot even be imported: it shows nothing."""
+    """The mutant cannot even be put in: it shows nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,103 +64,161 @@ class Verdict:
 
 
 class Catcher:
-    """Tries mutants. ``seconds``: how long the campaign goes on where what is known does not catch one."""
+    """Tries mutants, as many at once as there are ``processes``, which collect ``tests``.
 
-    def __init__(self, *, seconds: float) -> None:
+    ``seconds``: how long the campaign goes on where nothing else catches one.
+    """
+
+    def __init__(self, *, seconds: float, processes: int = 1, tests: Sequence[str] = (*CORE, *SCRIPTS)) -> None:
         self._seconds = seconds
-        self._clean: dict[str, bool] = {}
-        #: A world belongs to one thread; the product as it is, is tried in one.
+        self._processes = processes
+        self._tests = tests
+        self._idle: queue.Queue[_Warm] = queue.Queue()
+        self._stack = ExitStack()
+        #: By test or case: how long it took with the product as it is; ``None`` where something is wrong with it.
+        self._proofs: dict[str, Future[float | None]] = {}
         self._lock = threading.Lock()
 
-    def verdict(self, mutant: Mutant, known: Sequence[str]) -> Verdict:
-        """Try what is ``known`` to catch such mutants first. Raises `BrokenError`, `NoSuchTextError`."""
-        with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-            where = Path(name)
-            copy_tree(where)
-            apply(mutant, where)
-            core = mutant.file.endswith(".py")
-            tests = [words for kind, _, words in (each.partition(" ") for each in known) if kind == "pytest"]
-            cases = [words for kind, _, words in (each.partition(" ") for each in known) if kind == "campaign"]
-            if tests and (found := self._by_tests(mutant, where, tests[:1])):
-                return found
-            if core and (found := self._by_cases(mutant, where, cases)):
-                return found
-            found = self._by_tests(mutant, where, _tests_of(mutant))
-            return found or Verdict(mutant=mutant, catcher="", why="")
+    def __enter__(self) -> Self:
+        for _ in range(self._processes):
+            self._idle.put(self._stack.enter_context(_Warm.started(self._tests)))
+        return self
 
-    def by_cases(self, mutant: Mutant, known: Sequence[str]) -> Verdict | None:
-        """What the ``known`` cases alone say."""
-        with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-            copy_tree(Path(name))
-            apply(mutant, Path(name))
-            cases = [each.partition(" ")[2] for each in known if each.startswith("campaign ")]
-            return self._by_cases(mutant, Path(name), cases)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def _by_cases(self, mutant: Mutant, where: Path, cases: Sequence[str]) -> Verdict | None:
+    def verdict(self, mutant: Mutant, known: str, cases: Sequence[str]) -> Verdict:
+        """Try what is ``known`` to catch it, then every test that is about it, then ``cases`` and more of them.
+
+        Raises `BrokenError`, `NoSuchTextError`.
+        """
+        kind, _, words = known.partition(" ")
+        core = mutant.file.endswith(".py")
+        found = None
+        if kind == "pytest":
+            found = self._by_tests(mutant, [words])
+        elif kind == "campaign":
+            found = self.by_cases(mutant, [words])
+        found = found or self._by_tests(mutant, _tests_of(mutant))
+        if core and found is None:
+            found = self.by_cases(mutant, cases, seconds=self._seconds)
+        return found or Verdict(mutant=mutant, catcher="", why="")
+
+    def by_cases(self, mutant: Mutant, cases: Sequence[str], *, seconds: float = 0) -> Verdict | None:
+        """What the ``cases`` alone say, and after them others for so many seconds."""
+        ask = partial(_Question, mutant=mutant, cases=tuple(cases), seconds=seconds)
+        return self._found(mutant, "campaign", ask, MOST_OF_A_CASE_S)
+
+    def _by_tests(self, mutant: Mutant, tests: Sequence[str]) -> Verdict | None:
+        most_s = _MOST_S if mutant.file.endswith(".py") else _MOST_OF_SCRIPTS_S
+        return self._found(
+            mutant, "pytest", partial(_Question, mutant=mutant, tests=tuple(tests), most_s=most_s), most_s
+        )
+
+    def _found(self, mutant: Mutant, kind: str, ask: Callable[..., _Question], most_s: int) -> Verdict | None:
+        """What fails, unless it does so with the product as it is: then the question is asked again without it."""
+        nothing: list[str] = []
+        while True:
+            answer = self._ask(ask(without=tuple(nothing)))
+            if answer.status == PASSED:
+                return None
+            endless = answer.status == -signal.SIGALRM or answer.why.startswith("it does not end")
+            if not answer.what or not (answer.status == FAILED or endless):
+                raise BrokenError(f"{mutant.name}: {answer.status} {answer.what} {answer.why}")
+            took_s = self._proof(kind, answer.what, most_s)
+            if took_s is not None and (took_s <= most_s * _PART or not endless):
+                why = answer.why if answer.status == FAILED else f"it does not end within {most_s} s"
+                return Verdict(mutant=mutant, catcher=f"{kind} {answer.what}", why=why)
+            nothing.append(answer.what)
+
+    def _proof(self, kind: str, what: str, most_s: int) -> float | None:
+        """How long a test or case takes with the product as it is; ``None`` if something is wrong with it there."""
+        with self._lock:
+            others = self._proofs.get(what)
+            ours = self._proofs.setdefault(what, Future())
+        if others is None:
+            tests, cases = ((what,), ()) if kind == "pytest" else ((), (what,))
+            begin = time.monotonic()
+            try:
+                answer = self._ask(_Question(tests=tests, cases=cases, most_s=most_s))
+            except BaseException as error:
+                ours.set_exception(error)
+                raise
+            ours.set_result(time.monotonic() - begin if answer.status == PASSED else None)
+        return ours.result()
+
+    def _ask(self, question: _Question) -> _Answer:
+        warm = self._idle.get()
+        try:
+            return warm.answer(question)
+        finally:
+            self._idle.put(warm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """See `tests.mutants.warm`."""
+
+    mutant: Mutant | None = None
+    tests: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    seconds: float = 0
+    most_s: int = _MOST_S
+
+    def __str__(self) -> str:
+        mutant = self.mutant
+        text = None if mutant is None else mutant.changed((ROOT / mutant.file).read_text(encoding="utf-8"))
+        words = {name: getattr(self, name) for name in ("tests", "cases", "without", "seconds", "most_s")}
+        return json.dumps({"file": mutant and mutant.file, "text": text} | words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status: int
+    #: The test or case that failed, or else the test that was begun last.
+    what: str
+    why: str
+
+
+class _Warm:
+    """A process that answers, one question after the other."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, tests: Sequence[str]) -> Iterator[Self]:
+        """One that has collected ``tests``; it ends when it is left, with all that it has started."""
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.inside", f"{self._seconds}"],
-            cwd=where,
-            env=_environment(where),
+            [sys.executable, "-m", "tests.mutants.warm", *tests],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            process.stdin.write("".join(f"{case}\n" for case in cases))
-            process.stdin.close()
-            first = process.stdout.readline()
-            if not first.startswith(f"ready {where}/"):
-                process.kill()
-                raise BrokenError(f"{mutant.name}: {first or process.stderr.read()}")
-            for line in process.stdout:
-                case, _, why = line.rstrip("\n").partition("\t")
-                if self._is_clean(case):
-                    process.kill()
-                    return Verdict(mutant=mutant, catcher=f"campaign {case}", why=why)
-            if process.wait():
-                raise BrokenError(f"{mutant.name}: {process.stderr.read()[-500:]}")
-        return None
+            yield cls(process)
 
-    def _by_tests(self, mutant: Mutant, where: Path, tests: Sequence[str]) -> Verdict | None:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
-        try:
-            done = subprocess.run(
-                [*command, f"--basetemp={where}/tmp", *tests],
-                cwd=where,
-                env=_environment(where),
-                capture_output=True,
-                text=True,
-                timeout=_MOST_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Verdict(mutant=mutant, catcher=f"pytest {tests[0]}", why=f"does not end within {_MOST_S} s")
-        if done.returncode == 0:
-            return None
-        failed = _FAILED.search(done.stdout)
-        if done.returncode != 1 or failed is None:
-            raise BrokenError(f"{mutant.name}: {done.stdout[-2000:]}{done.stderr[-1000:]}")
-        return Verdict(mutant=mutant, catcher=f"pytest {failed[1]}", why="fails")
-
-    def _is_clean(self, case: str) -> bool:
-        """Whether nothing is wrong in that case with the product as it is: else it shows nothing."""
-        with self._lock:
-            if case not in self._clean:
-                self._clean[case] = not run(Case.parse(case)).violations
-            return self._clean[case]
+    def answer(self, question: _Question) -> _Answer:
+        """Ask. Raises `BrokenError` if there is no answer any more."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(question, file=self._process.stdin, flush=True)
+        what = why = ""
+        for line in self._process.stdout:
+            word, _, rest = line.rstrip("\n").partition(" ")
+            if word == "end":
+                return _Answer(status=int(rest), what=what, why=why)
+            if word in ("begun", "failed"):
+                what, _, why = rest.partition("\t")
+        raise BrokenError(f"there is no answer any more after {what}")
 
 
 def _tests_of(mutant: Mutant) -> tuple[str, ...]:
-    """The tests that may catch it, the likeliest first."""
+    """The files of tests that may catch it, the likeliest first."""
     if mutant.file.endswith(".py"):
-        return (*_CORE, _DECIDES) if mutant.file.endswith("/guard.py") else _CORE
-    if mutant.name.startswith("guard.sh decide:"):
-        return (_DECIDES,)
-    return _SCRIPTS[-1:] if mutant.file.endswith("/guard.sh") else _SCRIPTS
-
-
-def _environment(where: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(where), "PYTHONHASHSEED": "0"}
+        return CORE
+    return SCRIPTS[-1:] if mutant.file.endswith("/guard.sh") else SCRIPTS

@@ -1,30 +1,21 @@
-"""Run in a copy of the tree with one mutant in it: try cases, and print each in which a promise is broken.
-
-The first line of standard output is ``ready PATH``, where the package was imported from; each further one is a case
-(as ``python -m tests.campaign --case`` takes it), a tab, and what is wrong.  Standard input has the cases to begin with
-(a line each); then come, for so many seconds as the first argument says, the straight ones and a sample of all.
-"""
+"""Cases of the campaign, tried one after the other, up to the first in which a promise is broken."""
 
 from __future__ import annotations
 
 import random
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Final
 
-import structlog
-
-import lvmigrate
 from lvmigrate.simulator import Moment, Place
 from lvmigrate.simulator.faults import What, Where
 from tests.campaign.cases import SCENARIOS, VARIANTS, Case, faults_of
 from tests.campaign.run import run
 
-#: A case takes some hundredths of a second; one that takes this long does not end.
-_MOST_S: Final = 20
+#: A case takes some hundredths of a second of a processor; one that takes this long does not end.
+MOST_S: Final = 10
 _SEED: Final = 20261124
 #: How many of the cases have one fault; the others have two.
 _SINGLE: Final = 0.75
@@ -34,35 +25,32 @@ class Endless(BaseException):
     """The case does not end."""
 
 
-def main() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    signal.signal(signal.SIGALRM, _endless)
-    print(f"ready {lvmigrate.__file__}", flush=True)
-    for line in sys.stdin.read().splitlines():
-        attempt(Case.parse(line))
-    deadline = time.monotonic() + float(sys.argv[1])
+def tried(known: Iterable[str], *, seconds: float) -> Iterator[tuple[str, str]]:
+    """Every case in which something is wrong, and what: of those ``known``, then of a sample for so many seconds."""
+    signal.signal(signal.SIGPROF, _endless)
+    for case in map(Case.parse, known):
+        if why := wrong_in(case):
+            yield str(case), why
+    deadline = time.monotonic() + seconds
     for case in sample():
         if time.monotonic() > deadline:
             return
-        attempt(case)
+        if why := wrong_in(case):
+            yield str(case), why
 
 
-def attempt(case: Case) -> None:
-    """Play a case, and say what is wrong."""
-    wrong = ""
-    signal.alarm(_MOST_S)
+def wrong_in(case: Case) -> str:
+    """Play a case; what is wrong in it."""
+    signal.setitimer(signal.ITIMER_PROF, MOST_S)
     try:
         outcome = run(case)
     except Endless:
-        wrong = f"it does not end within {_MOST_S} s"
+        return f"it does not end within {MOST_S} s"
     except Exception as error:  # noqa: BLE001 -- a defect of the mutant's
-        wrong = f"{error!r}"
-    else:
-        wrong = outcome.violations[0] if outcome.violations else ""
+        return " ".join(f"{error!r}".split())
     finally:
-        signal.alarm(0)
-    if wrong:
-        print(f"{case}\t{' '.join(wrong.split())}", flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return " ".join(outcome.violations[0].split()) if outcome.violations else ""
 
 
 def sample() -> Iterator[Case]:
@@ -85,7 +73,3 @@ def sample() -> Iterator[Case]:
 
 def _endless(_number: int, _frame: FrameType | None) -> None:
     raise Endless
-
-
-if __name__ == "__main__":
-    main()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-#: What a copy consists of, and what is big, never changed, and therefore only linked.
-_COPIED: Final = ("lvmigrate", "hv", "storage", "tests/campaign", "tests/unit", "tests/simulator", "tests/mutants")
-_LINKED: Final = ("tests/transcripts", "vagrant", "docs")
 
 
 class NoSuchTextError(Exception):
@@ -42,19 +38,3 @@ class Mutant:
         if number != 1:
             raise NoSuchTextError(f"{self.name}: {self.file} has this {number} times: {self.old!r}")
         return text.replace(self.old, self.new)
-
-
-def copy_tree(where: Path) -> None:
-    """Copy the product and what tries it to ``where``."""
-    for name in _COPIED:
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, where / name, ignore=shutil.ignore_patterns(".*", "*.log"))
-    shutil.copy(ROOT / "pyproject.toml", where)
-    for name in _LINKED:
-        (where / name).symlink_to(ROOT / name)
-
-
-def apply(mutant: Mutant, where: Path) -> None:
-    """Change the copy of the tree in ``where``. Raises `NoSuchTextError`."""
-    path = where / mutant.file
-    path.write_text(mutant.changed(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -103,3 +103,62 @@ def test_one_that_does_not_is_asked_at_a_stated_interval_at_both_ends() -> None:
     world.faults["observe", "node2"] = unreachable("node2")
     (volume,) = seen.sync(100.0).volumes
     assert [node for node, _ in volume.states] == ["node1"]
+
+
+def test_an_end_that_is_not_watched_is_not_in_step_and_has_no_role() -> None:
+    world = World()
+    seen, _ = disks(world)
+    assert seen.in_step()
+    assert seen.single_primary("node1")
+    assert not seen.single_primary("node2")
+    world.unwatched = True
+    assert not seen.in_step()
+    assert not seen.single_primary("node1")
+    world.unwatched, world.replication = False, ReplicationState.SYNC_SOURCE
+    assert not seen.in_step()
+
+
+def test_the_kernels_own_word_decides_whether_both_copies_are_the_same() -> None:
+    world = World()
+    seen, _ = disks(world)
+    seen.remember()
+    assert seen.doubts_now() == []
+    for change, doubt in (
+        ({"connected": False}, "is not connected"),
+        ({"resource": "another"}, "node1 has no r0"),
+        ({"faults": {("observe", "node2"): unreachable("node2")}}, "made for the test"),
+    ):
+        for name, value in change.items():
+            setattr(world, name, value)
+        assert doubt in " ".join(seen.doubts_now())
+        world.connected, world.resource, world.faults = True, "r0", {}
+
+
+def test_a_break_is_a_doubt_unless_the_generations_are_still_the_same() -> None:
+    world = World()
+    seen, _ = disks(world)
+    seen.remember()
+    before = len(world.calls)
+    assert seen.doubts_now() == []
+    # A guest that has arrived waits for this: nobody is asked where nothing broke.
+    assert "generations" not in {method for method, _ in world.calls[before:]}
+    world.broke.append("node1: Connecting for a moment")
+    assert seen.doubts_now() == []
+    world.connected = False
+    assert seen.doubts_now()[0] == "node1: Connecting for a moment"
+    world.connected = True
+    world.generation += 1
+    assert seen.doubts_now() == ["node1: Connecting for a moment"]
+
+
+def test_one_lost_answer_is_no_doubt() -> None:
+    world = World()
+    seen, _ = disks(world)
+    seen.remember()
+
+    def lost() -> None:
+        if world.calls.count(("observe", "node2")) == 1:
+            unreachable("node2")()
+
+    world.faults["observe", "node2"] = lost
+    assert seen.doubts_now() == []

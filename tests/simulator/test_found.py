@@ -1,0 +1,29 @@
+"""Cases of the campaign that have broken a promise once: each was a defect, of the product or of what judges it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.campaign.cases import Case
+from tests.campaign.run import run
+
+CASES = [
+    # An older copy was let run on a newer disk: nobody had said that the source's was handed over.
+    "cleanup-after-copy 9/strict/running c2.disarm_guard@node1#1=TARGET_QEMU_KILLED",
+    # One of two that have parted looks for the other: its node was started anew.
+    "migrate-drbd-cut 8.4/strict/running c1.renew_token@node1#2=SOURCE_POWER_CUT",
+    "migrate-drbd-cut 8.4/strict/running c1.renew_token@node1#2=TARGET_POWER_CUT",
+    # The guest had been started on the target, and died with it: its definition was gone at the source.
+    "failover 9-auto/strict/running c1.undefine@node1#1=TARGET_POWER_CUT",
+    "failover 9/strict/running c1.undefine@node1#1=TARGET_POWER_CUT",
+    # One refused look at the disks, and the guest that a failover had shut down stayed off for good.
+    "cleanup-in-failover 9-auto/strict/running c2.observe@node1#5=REFUSED_BEFORE",
+    "cleanup-in-failover 9/strict/running c2.observe@node2#5=REFUSED_BEFORE",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_breaks_no_promise_any_more(case: str) -> None:
+    outcome = run(Case.parse(case))
+    assert outcome.met
+    assert outcome.violations == []

@@ -1,0 +1,172 @@
+"""The token of a move: renewed as long as it is kept, given up to whoever took it over, removed wherever it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lvmigrate.errors import CommandFailed, NodeUnreachable, TokenLost
+from lvmigrate.lease import Lease
+from lvmigrate.token import Errand, Token
+from tests.unit.fakes import NODES, UUID, FakeStorage, World, unreachable
+
+ERRAND = Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False)
+TOKEN = Token(uuid=UUID, instance="web1", id="ours", holder="we", lease_s=30, errand=ERRAND)
+THEIRS = dataclasses.replace(TOKEN, id="theirs", holder="they")
+
+
+class Renewing:
+    """A clock's ``every`` that is told when its time has come."""
+
+    def __init__(self) -> None:
+        #: What has come to pass: ``began``, ``ended``.
+        self.story: list[str] = []
+        self.seconds = 0.0
+        self.call: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def every(self, seconds: float, call: Callable[[], None], _name: str) -> Iterator[None]:
+        self.seconds, self.call = seconds, call
+        self.story.append("began")
+        yield
+        self.story.append("ended")
+
+
+def lease(world: World, token: Token = TOKEN) -> tuple[Lease, Renewing]:
+    renewing = Renewing()
+    clock = dataclasses.replace(world.context().clock, every=renewing.every)
+    return Lease(FakeStorage(world), NODES, token, clock=clock), renewing
+
+
+def taken(world: World) -> tuple[Lease, Renewing]:
+    made, renewing = lease(world)
+    assert [made.take(node) for node in NODES] == [None, None]
+    made.keep()
+    return made, renewing
+
+
+def test_it_is_renewed_on_every_node_long_before_it_runs_out_until_it_is_ended() -> None:
+    world = World()
+    made, renewing = taken(world)
+    assert renewing.story == ["began"]
+    assert renewing.seconds * 2 < TOKEN.lease_s * 2 / 3
+    renewing.call()
+    made.renew()
+    assert [node for method, node in world.calls if method == "renew_token"].count("node2") == 2
+    made.end()
+    made.end()
+    assert renewing.story == ["began", "ended"]
+
+
+def test_it_lapses_when_a_node_has_not_acknowledged_it_for_too_long() -> None:
+    world = World()
+    made, renewing = taken(world)
+    world.faults["renew_token", "node2"] = unreachable("node2")
+    world.time += 15
+    renewing.call()
+    assert made.lapsed() is None
+    world.time += 10
+    renewing.call()
+    assert "node2 has not acknowledged" in str(made.lapsed())
+    world.faults.clear()
+    renewing.call()
+    assert made.lapsed() is None
+
+
+def test_an_answer_that_came_late_counts_from_when_it_was_asked_for() -> None:
+    world = World()
+    made, renewing = taken(world)
+    world.late_faults["renew_token", "node2"] = lambda: setattr(world, "time", world.time + 25)
+    renewing.call()
+    assert "has not acknowledged" in str(made.lapsed())
+
+
+def test_somebody_else_s_is_told_at_once_and_for_as_long_as_it_is_so() -> None:
+    world = World()
+    made, renewing = taken(world)
+    world.tokens["node2"] = THEIRS
+    renewing.call()
+    assert "is not ours" in str(made.lapsed())
+    with pytest.raises(TokenLost):
+        made.confirm()
+    with pytest.raises(TokenLost):
+        made.renew()
+    world.tokens["node2"] = TOKEN
+    renewing.call()
+    assert made.lapsed() is None
+    made.confirm()
+
+
+def test_no_answer_does_not_say_that_somebody_took_it() -> None:
+    world = World()
+    made, _ = taken(world)
+    world.faults["renew_token", "node1"] = unreachable("node1")
+    made.confirm()
+    with pytest.raises(NodeUnreachable):
+        made.renew()
+
+
+def test_with_a_guard_its_word_counts_too_unless_it_is_only_confirmed() -> None:
+    world = World()
+    made, _ = taken(world)
+    made.guarded()
+    with pytest.raises(CommandFailed):
+        made.renew()
+    made.confirm()
+    made.unguarded()
+    made.renew()
+
+
+def test_that_it_was_handed_over_is_part_of_it() -> None:
+    made, _ = lease(World())
+    made.hand_over()
+    assert made.token.errand == dataclasses.replace(ERRAND, handed_over=True)
+    without, _ = lease(World(), dataclasses.replace(TOKEN, errand=None))
+    without.hand_over()
+    assert without.token.errand is None
+
+
+def test_fenced_it_has_another_id_on_every_node() -> None:
+    world = World()
+    made, _ = taken(world)
+    made.fence("new")
+    assert {token.id for token in world.tokens.values()} == {"new"}
+    made.drop()
+    assert world.tokens == {}
+
+
+def test_where_it_could_not_be_fenced_it_is_removed_under_both_ids() -> None:
+    world = World()
+    made, _ = taken(world)
+    world.faults["take_token", "node2"] = unreachable("node2")
+    made.fence("new")
+    assert {node: token.id for node, token in world.tokens.items()} == {"node1": "new", "node2": "ours"}
+    world.faults.clear()
+    made.drop()
+    assert world.tokens == {}
+    dropped = [node for method, node in world.calls if method == "drop_token"]
+    assert sorted(dropped) == ["node1", "node2", "node2"]
+
+
+def test_somebody_else_s_is_neither_fenced_nor_removed() -> None:
+    world = World()
+    made, _ = taken(world)
+    world.tokens["node2"] = THEIRS
+    with pytest.raises(TokenLost, match="taken over on node2 by they"):
+        made.fence("new")
+    made.drop()
+    assert world.tokens == {"node2": THEIRS}
+
+
+def test_only_where_it_may_be_it_is_removed() -> None:
+    world = World(tokens={"node2": THEIRS})
+    made, _ = lease(world)
+    assert made.take("node1") is None
+    held = made.take("node2")
+    assert held is not None
+    assert held.holder == "they"
+    made.drop()
+    assert world.tokens == {"node2": THEIRS}
