@@ -229,7 +229,10 @@ def _disks(survey: Survey) -> Iterator[Finding]:
                 code=Code.REPLICA_DIFFERS,
                 sentence=f"{disk.source} is {place.resource}/{place.volume} on {survey.source.node},"
                 f" but {there.resource}/{there.volume} on {survey.target.node}.",
-                hint="Use the same device on both nodes, best as /dev/drbd/by-res/RESOURCE/VOLUME.",
+                hint="Use the same device on both nodes, best as /dev/drbd/by-res/RESOURCE/VOLUME."
+                if there.resource == place.resource
+                else f"If both are one replica, call it {place.resource} on {survey.target.node} too; if not, use one"
+                " replica's device on both nodes.",
             )
 
 

@@ -202,8 +202,9 @@ class _Cleanup:
             except MoveFailed as error:
                 raise self._not_finished(error) from error
             self._finish()
-        last = scene.observe(self.context, self.seen.uuid)
-        if set(last.sights.values()) == {Sight.GONE} and (plan.acts or set(self.seen.sights.values()) != {Sight.GONE}):
+        # Where nothing was done, there is nothing to look at again.
+        last = scene.observe(self.context, self.seen.uuid) if plan.acts else self.seen
+        if plan.acts and set(last.sights.values()) == {Sight.GONE}:
             raise self._died()
         return CleanupReport(
             instance=last.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -209,7 +209,7 @@ def observe(context: Context, instance: str) -> Scene:
             errand=errand,
             domains=domains,
             corners=corners,
-            disks={r: disk(context.storage, r, source, target) for r in resources},
+            disks={r: _disk_of(context.storage, r, (corners[source], corners[target])) for r in resources},
             options={r: _options(context.storage, corners, uuid, r, (source, target)) for r in resources},
         )
     except NodeUnreachable as error:
@@ -220,26 +220,43 @@ def disk(storage: Storage, name: str, home: str, away: str) -> Disk:
     """One resource as both kernels describe it now. What gives no answer is unknown."""
     nodes = (home, away)
     seen = outcomes_of([partial(storage.observe, node, (name,)) for node in nodes])
-    ends = [None if isinstance(answer, LvmigrateError) else answer.get(name) for answer in seen]
+    here, there = (None if isinstance(answer, LvmigrateError) else answer.get(name) for answer in seen)
+    return _disk(storage, name, nodes, (here, there), [partial(storage.two_primaries, node) for node in nodes])
+
+
+def _disk_of(storage: Storage, name: str, corners: tuple[Corner, Corner]) -> Disk:
+    """The same, as far as these know it already."""
+    home, away = corners
+    ends = (home.resources.get(name), away.resources.get(name))
+    return _disk(storage, name, (home.node, away.node), ends, [lambda: home.two_primaries, lambda: away.two_primaries])
+
+
+def _disk(
+    storage: Storage,
+    name: str,
+    nodes: tuple[str, str],
+    ends: tuple[Resource | None, Resource | None],
+    two_primaries: Sequence[Callable[[], frozenset[str]]],
+) -> Disk:
     open_by = outcomes_of([partial(storage.openers, node, (name,)) for node in nodes])
     held = [None if isinstance(answer, LvmigrateError) else bool(answer) for answer in open_by]
-    allowed = outcomes_of([partial(_allowed, storage, node, name) for node in nodes])
+    allowed = outcomes_of(
+        [partial(_allowed, storage, node, name, where) for node, where in zip(nodes, two_primaries, strict=True)]
+    )
     known = [answer for answer in allowed if not isinstance(answer, LvmigrateError)]
     return Disk(
         home_primary=primary(ends[0]),
         away_primary=primary(ends[1]),
         home_held=held[0],
         away_held=held[1],
-        link=link_of((ends[0], ends[1]), nodes),
+        link=link_of(ends, nodes),
         two_primaries=any(known) if len(known) == len(nodes) else None,
     )
 
 
-def _allowed(storage: Storage, node: str, name: str) -> bool:
+def _allowed(storage: Storage, node: str, name: str, where: Callable[[], frozenset[str]]) -> bool:
     """Whether two primaries are allowed there, and not by the configuration, for good: that is left as it is."""
-    return (
-        name in storage.two_primaries(node) and name not in storage.surroundings(node, (name,)).two_primaries_for_good
-    )
+    return name in where() and name not in storage.surroundings(node, (name,)).two_primaries_for_good
 
 
 def _turned(seen: Disk) -> Disk:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -223,7 +224,8 @@ def ours_s(storage: DrbdStorage, source: str, target: str) -> float:
             if lease.take(node) is not None:
                 raise AssertionError("somebody else has the token")
         peers = dict(zip(_NODES, reversed(_NODES), strict=True))
-        options = {node: storage.options(node, "web1", peers[node]) for node in _NODES}
+        found = together([partial(storage.options, node, "web1", peers[node]) for node in _NODES])
+        options = dict(zip(_NODES, found, strict=True))
 
         def arm(node: str) -> None:
             guarded = [Guarded(resource="web1", peer=peers[node], options=options[node])]

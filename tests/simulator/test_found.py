@@ -20,7 +20,7 @@ CASES = [
     "cleanup-in-failover 9-auto/strict/running c2.observe@node1#5=REFUSED_BEFORE",
     "cleanup-in-failover 9/strict/running c2.observe@node2#5=REFUSED_BEFORE",
     # The guest died while a cleanup looked that had nothing to do, and it told of no loss.
-    "cleanup-in-failover 8.4/strict/paused c2.two_primaries@node1#2=SOURCE_QEMU_KILLED",
+    "cleanup-in-failover 8.4/strict/paused c2.openers@node2#1=SOURCE_QEMU_KILLED",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 
 import pytest
 
@@ -16,6 +17,7 @@ from lvmigrate.replication import (
     DiskState,
     OtherHand,
     PeerVolume,
+    Place,
     Reach,
     ReplicationState,
     Role,
@@ -66,6 +68,30 @@ def test_refused(made: World, code: Code) -> None:
     with pytest.raises(Refused) as caught:
         MigrateInstance(made.context(), "web1").check_prereq()
     assert [finding.code for finding in caught.value.findings] == [code]
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        (Place(resource="r0", volume=1), "Use the same device on both nodes"),
+        (Place(resource="other", volume=0), "call it r0 on node2 too"),
+    ],
+)
+def test_a_device_that_is_another_one_at_the_target_is_refused(
+    monkeypatch: pytest.MonkeyPatch, there: Place, hint: str
+) -> None:
+    context = World().context()
+    here = context.storage.locate
+
+    def locate(node: str, paths: Collection[str]) -> Mapping[str, Place]:
+        return here(node, paths) if node == "node1" else dict.fromkeys(paths, there)
+
+    monkeypatch.setattr(context.storage, "locate", locate, raising=False)
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(context, "web1").check_prereq()
+    (finding,) = (found for found in caught.value.findings if found.code is Code.REPLICA_DIFFERS)
+    assert f"is r0/0 on node1, but {there.resource}/{there.volume} on node2" in finding.sentence
+    assert hint in finding.hint
 
 
 @pytest.mark.parametrize(

@@ -204,12 +204,12 @@ def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
         assert "drbdadm up" in caught.value.hint
     # drbdsetup show prints nothing then, and succeeds or does not.
     node.put("show", "")
-    for act in (
+    for ask in (
         lambda: storage.options("node1", "r1", "node2"),
         lambda: storage._remote.act("node1", "a test", TOKEN, "set_options", "r1", "1", "C", "yes", "r1", "1"),
     ):
         with pytest.raises(CommandFailed) as caught:
-            act()
+            ask()
         assert "drbdadm up" in caught.value.hint
 
 
