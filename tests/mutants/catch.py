@@ -23,16 +23,8 @@ from tests.mutants.mutant import ROOT, Mutant
 from tests.mutants.warm import FAILED, PASSED
 
 _UNITS: Final = (
-    "settle",
-    "guard",
-    "rollback",
-    "lease",
-    "disks",
-    "decision",
-    "cleanup",
-    "migrate",
-    "steering",
-    "lineage",
+    *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
+    *("cleanup", "migrate", "steering", "lineage"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
