@@ -9,13 +9,23 @@ from contextlib import contextmanager
 
 import pytest
 
-from lvmigrate.domain import DomainState
-from lvmigrate.errors import Code, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, OutcomeUnknown, TokenLost
+from lvmigrate import convergence
+from lvmigrate.domain import DomainState, JobKind
+from lvmigrate.errors import (
+    Code,
+    GuestLost,
+    LeftBehind,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    OutcomeUnknown,
+    TokenLost,
+)
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.plan import Options
+from lvmigrate.plan import Options, Switch
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import CopyEnd
-from lvmigrate.replication import DiskState, ReplicationState, Role
+from lvmigrate.replication import DiskState, Reach, ReplicationState, Role
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, unreachable
@@ -102,7 +112,7 @@ def test_right_before_the_copy_both_nodes_have_all_of_the_lease_ahead() -> None:
 
 def test_without_a_guard_that_acknowledges_no_copy_begins() -> None:
     world = World()
-    world.late_faults["allow_two_primaries", "node1"] = lambda: world.guards.pop("node2", None)
+    world.late_faults["allow_two_primaries", "node1"] = world.guards.clear
     with pytest.raises(MoveFailed) as caught:
         checked(world).exec()
     assert caught.value.code is Code.GUARD_LOST
@@ -382,6 +392,73 @@ def test_what_is_closed_is_not_said_to_be_open() -> None:
             unreachable("node1")()
 
     world.faults["domain", "node1"] = silent
+    with pytest.raises(OutcomeUnknown) as caught:
+        checked(world).exec()
+    assert not [word for word in caught.value.known if "two primaries" in word]
+
+
+def test_a_guest_that_dies_on_its_arrival_leaves_nothing_open() -> None:
+    """Before the point of no return: everything is undone for it."""
+    world = World()
+    world.late_faults["resume", "node2"] = lambda: world.set("node2", state=DomainState.OFF)
+    with pytest.raises(GuestLost):
+        checked(world).exec()
+    assert (world.two_primaries, world.tokens, world.guards) == (False, {}, {})
+    assert set(world.domains) == {"node1"}
+
+
+# A target that starts by itself.
+
+
+@pytest.mark.parametrize(
+    "options", [Options(switch=Switch.FAST), Options(policy=convergence.POST_COPY)], ids=["fast", "for a post-copy"]
+)
+def test_where_the_target_starts_by_itself_an_older_copy_is_ended_while_the_call_hangs(options: Options) -> None:
+    world = World(looks=20)
+
+    def look(left: int) -> None:
+        if left == 15:
+            world.domains["node2"] = guest("node2", autostart=False)
+            world.set("node1", state=DomainState.PAUSED, reason="migration", job=JobKind.OUTGOING)
+
+    def end(world: World) -> CopyEnd:
+        assert world.domains["node1"].state is DomainState.OFF
+        world.set("node1", job=JobKind.NONE, reason="migrated")
+        world.openers.update(node1=0, node2=1)
+        return FAILED
+
+    world.on_look, world.ending = look, end
+    checked(world, options=options).exec()
+    assert ("discard", "node1") in world.calls
+    assert world.running() == ["node2"]
+
+
+def test_a_post_copy_that_somebody_else_began_is_not_stopped() -> None:
+    cancel = threading.Event()
+    world = World(looks=20)
+
+    def look(left: int) -> None:
+        if left == 15:
+            world.listener("node1", "suspended post-copy")
+            cancel.set()
+
+    world.on_look = look
+    report = checked(world, world.context(cancel=cancel), Options(policy=convergence.POST_COPY)).exec()
+    assert report.post_copy
+    assert not world.abort_asked
+
+
+# Without replicated disks.
+
+
+def test_on_shared_storage_nothing_is_said_of_two_primaries_nor_of_replication() -> None:
+    image = Reach(what="NFS filer:/vms web1.img (inode 7)")
+    world = World(replicated=False, reached=dict.fromkeys(NODES, image))
+    report = checked(world).exec()
+    assert report.two_primaries_allowed_s == 0.0
+    assert not [moment for moment in report.timeline if "replication" in moment.what]
+    world = World(replicated=False, reached=dict.fromkeys(NODES, image))
+    world.faults["domain", "node1"] = lambda: unreachable("node1")() if len(world.domains) == 2 else None
     with pytest.raises(OutcomeUnknown) as caught:
         checked(world).exec()
     assert not [word for word in caught.value.known if "two primaries" in word]

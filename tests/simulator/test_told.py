@@ -1,0 +1,31 @@
+"""What the journal is told of a move: the disks as they are, and as they change while it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lvmigrate.errors import MoveFailed
+from lvmigrate.migrate import MigrateInstance
+from lvmigrate.simulator import Happening, World
+from lvmigrate.sqlite_journal import SqliteJournal
+from lvmigrate.timeline import timeline
+
+
+def test_a_cut_during_the_copy_is_told(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    with World() as world:
+        world.add_guest("web1", "node1")
+        world.faults.add("transfer#1", Happening.DRBD_CUT_SHORT)
+        tasklet = MigrateInstance(dataclasses.replace(world.controller("c1"), journal=journal), "web1")
+        tasklet.check_prereq()
+        with pytest.raises(MoveFailed):
+            tasklet.exec()
+    lanes = [lane for lane in timeline(journal.story("last")).lanes if lane.name.endswith("connection")]
+    for lane in lanes:
+        names = [span.name for span in lane.spans]
+        assert names[0] == "Established"
+        assert len(names) > 1
+    assert len(lanes) == 2
