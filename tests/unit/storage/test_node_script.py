@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +188,33 @@ def test_a_lock_that_is_held_is_said(tmp_path: Path, storage: DrbdStorage) -> No
         os.killpg(holder.pid, signal.SIGKILL)
     assert caught.value.code is Code.LOCKED
     slow.close()
+
+
+def test_a_lock_that_has_lost_its_name_is_none(tmp_path: Path, storage: DrbdStorage) -> None:
+    """Its last holder has removed it, and somebody else holds the file that has the name now."""
+    (tmp_path / "run/lvmigrate").mkdir(parents=True)
+    lock = tmp_path / "run/lvmigrate" / f"{UUID}.lock"
+    slow = DrbdStorage(storage._remote._nodes, command_timeout_s=6, root=str(tmp_path))
+    with ThreadPoolExecutor() as pool, lock.open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        taking = pool.submit(slow.take_token, "node1", token("a"))
+        deadline = time.monotonic() + 60
+        while not waited_for(lock) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lock.unlink()
+        with lock.open("a") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            with pytest.raises(CommandFailed) as caught:
+                taking.result()
+    assert caught.value.code is Code.LOCKED
+    slow.close()
+
+
+def waited_for(lock: Path) -> bool:
+    """Whether the kernel knows somebody who waits for a lock on that file."""
+    inode = f":{lock.stat().st_ino} "
+    return any(" -> " in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 @pytest.mark.parametrize("uuid", ["", "../../etc/passwd", "a b", "-x", "a" * 100])
