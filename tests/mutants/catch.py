@@ -24,7 +24,7 @@ from tests.mutants.warm import FAILED, PASSED
 
 _UNITS: Final = (
     *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
-    *("cleanup", "migrate", "steering", "lineage"),
+    *("mending", "cleanup", "migrate", "steering", "lineage"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (

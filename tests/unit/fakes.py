@@ -70,6 +70,8 @@ class World:
     tokens: dict[str, Token] = field(default_factory=dict)
     #: node -> what its guard was told.
     guards: dict[str, tuple[Guarded, ...]] = field(default_factory=dict)
+    #: Nodes whose guard was killed; what it was told is still there.
+    killed_guards: set[str] = field(default_factory=set)
     #: node -> whether its guard was told to let a guest run that arrived and waits.
     orders: dict[str, bool] = field(default_factory=dict)
     #: What is called with libvirt's events.
@@ -557,6 +559,7 @@ class FakeStorage:
             self._need(node, token)
             self.world.guards[node] = tuple(guarded)
             self.world.orders[node] = resume
+            self.world.killed_guards.discard(node)
 
     def disarm_guard(self, node: str, token: Token) -> None:
         with self.world.call("disarm_guard", node):
@@ -573,7 +576,7 @@ class FakeStorage:
                         node=at,
                         uuid=UUID,
                         instance="web1",
-                        alive=True,
+                        alive=at not in self.world.killed_guards,
                         guarded=guarded,
                         resume=False,
                         says="",
