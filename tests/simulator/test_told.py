@@ -1,4 +1,4 @@
-"""What the journal is told of a move: the disks as they are, and as they change while it goes on."""
+"""What is told of a move: the disks as they are and as they change, and every disk that could not be closed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lvmigrate.errors import MoveFailed
+from lvmigrate.errors import LeftBehind, MoveFailed
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.simulator import Happening, World
+from lvmigrate.simulator import Happening, Kind, World
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.timeline import timeline
 
@@ -29,3 +29,15 @@ def test_a_cut_during_the_copy_is_told(tmp_path: Path) -> None:
         assert names[0] == "Established"
         assert len(names) > 1
     assert len(lanes) == 2
+
+
+def test_every_disk_that_could_not_be_closed_is_told() -> None:
+    with World() as world:
+        world.add_guest("web1", "node1", resources=2)
+        for number in (1, 2):
+            world.faults.add(f"c1.demote@node1#{number}", Kind.REFUSED_BEFORE)
+        tasklet = MigrateInstance(world.controller("c1"), "web1")
+        tasklet.check_prereq()
+        with pytest.raises(LeftBehind) as caught:
+            tasklet.exec()
+    assert len([left for left in caught.value.leftovers if "Demoting" in left]) == 2

@@ -202,6 +202,28 @@ def test_while_the_guards_are_disarmed_the_token_does_not_wait_for_them() -> Non
     assert guarded == [False]
 
 
+def test_a_copy_ends_when_the_token_is_not_acknowledged_any_more() -> None:
+    world = World(looks=100)
+    world.on_look = lambda _left: world.tokens.pop("node2", None)  # type: ignore[assignment,return-value]
+    context, _ = with_renewing(world)
+    with pytest.raises(LvmigrateError):
+        checked(world, context, Options(poll_s=1.0)).exec()
+    assert world.abort_asked
+
+
+def test_two_short_gaps_of_the_watch_are_no_long_one() -> None:
+    world = World(looks=60)
+    context, renewing = with_renewing(world)
+
+    def look(left: int) -> None:
+        renewing.call()
+        world.unwatched = left // 10 in (2, 4)
+
+    world.on_look = look
+    checked(world, context, Options(poll_s=1.0)).exec()
+    assert world.running() == ["node2"]
+
+
 # Being asked to stop.
 
 
@@ -234,6 +256,38 @@ def test_asked_to_stop_it_waits_no_longer_for_the_disks() -> None:
     with pytest.raises(MoveAborted):
         checked(world, world.context(cancel=cancel, on_progress=listen)).exec()
     assert list(world.violations()) == []
+
+
+@pytest.mark.parametrize("post_copy", [False, True])
+def test_a_wait_that_cannot_be_ended_by_asking_again_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+    post_copy: bool,  # noqa: FBT001
+) -> None:
+    """It would come back at once for as long as the copy takes."""
+    world, cancel = World(looks=10, stubborn=True), threading.Event()
+    waits: list[bool] = []
+    wait = FakeCopy.wait
+
+    def noted(copy: FakeCopy, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
+        waits.append(cancel is not None)
+        return wait(copy, timeout_s, cancel=cancel)
+
+    def look(left: int) -> None:
+        if left == 5:
+            if post_copy:
+                world.listener("node1", "suspended post-copy")
+            cancel.set()
+
+    monkeypatch.setattr(FakeCopy, "wait", noted)
+    world.on_look = look
+    tasklet = checked(world, world.context(cancel=cancel), Options(policy=convergence.POST_COPY))
+    if post_copy:
+        tasklet.exec()
+    else:
+        with pytest.raises(MoveAborted):
+            tasklet.exec()
+    assert waits[:5] == [True] * 5
+    assert not any(waits[5:])
 
 
 def test_asked_to_stop_too_late_it_says_so() -> None:

@@ -227,6 +227,18 @@ def test_only_what_is_standalone_is_connected_again_and_with_its_options(
     assert node.told == (told if state == "StandAlone" else [])
 
 
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_whether_a_node_is_primary_is_no_part_of_its_data_s_generation(
+    fake: Make, storage: DrbdStorage, version: str, name: str
+) -> None:
+    node = fake(version)
+    for digits in ("01", "23", "45", "67", "89", "AB", "CD", "EF"):
+        for last in digits:
+            node.put("gi", f"97B6BDDCDC61B91{last}:0000000000000000:0000000000000000:0000000000000000:1:1:1:0:0:0:0\n")
+            found = storage.generations("node1", (name,))
+            assert set(found.values()) == {f"97B6BDDCDC61B91{digits[0]}"}
+
+
 def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
     node.put("dump", "exists -\n")
