@@ -204,7 +204,7 @@ def test_while_the_guards_are_disarmed_the_token_does_not_wait_for_them() -> Non
 
 def test_a_copy_ends_when_the_token_is_not_acknowledged_any_more() -> None:
     world = World(looks=100)
-    world.on_look = lambda _left: world.tokens.pop("node2", None)  # type: ignore[assignment,return-value]
+    world.on_look = lambda _left: world.tokens.pop("node2", None)  # type: ignore[assignment]
     context, _ = with_renewing(world)
     with pytest.raises(LvmigrateError):
         checked(world, context, Options(poll_s=1.0)).exec()
