@@ -404,6 +404,7 @@ def test_the_downtime_is_between_the_events_of_both_nodes() -> None:
 
     world.faults["resume", "node2"] = resumed
     report = checked(world).exec()
+    assert any("replication never left Established" in moment.what for moment in report.timeline)
     assert report.downtime_s == pytest.approx(3.0)
     assert 13.0 <= report.two_primaries_allowed_s < 40.0
 
