@@ -540,3 +540,10 @@ def test_what_changed_since_the_checks_ends_the_move_before_it_begins(change: Ca
     assert caught.value.code is not Code.INTERNAL
     assert "changed between" in str(caught.value)
     assert "allow_two_primaries" not in {method for method, _ in world.calls}
+
+
+def test_a_definition_on_the_target_from_before_is_no_hindrance() -> None:
+    world = World(domains={"node1": guest("node1"), "node2": guest("node2", state=DomainState.OFF)})
+    checked(world).exec()
+    assert world.running() == ["node2"]
+    assert list(world.violations()) == []
