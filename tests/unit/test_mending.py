@@ -430,3 +430,17 @@ def test_a_guest_without_a_definition_needs_none() -> None:
     del world.domains["node1"]
     world.set("node2", persistent=False)
     assert clean(world).node == "node2"
+
+
+def test_a_guest_that_was_shut_down_for_a_failover_is_said_to_be_started_again() -> None:
+    token = dataclasses.replace(DEAD, errand=dataclasses.replace(ERRAND, failover=True))
+    world = still(
+        domains={"node1": guest("node1", state=DomainState.OFF)},
+        roles=dict.fromkeys(NODES, Role.SECONDARY),
+        openers=dict.fromkeys(NODES, 0),
+        tokens=dict.fromkeys(NODES, token),
+    )
+    plan = CleanupInstance(world.context(), "web1").check_prereq()
+    assert plan.acts[0].startswith("start it on node1 again")
+    assert clean(world).running
+    assert world.running() == ["node1"]
