@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.errors import LeftBehind, MoveFailed
+from lvmigrate.journal import Kind as Row
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.simulator import Happening, Kind, World
+from lvmigrate.simulator import ControllerKilled, Happening, Kind, World
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.timeline import timeline
 
@@ -41,3 +43,20 @@ def test_every_disk_that_could_not_be_closed_is_told() -> None:
         with pytest.raises(LeftBehind) as caught:
             tasklet.exec()
     assert len([left for left in caught.value.leftovers if "Demoting" in left]) == 2
+
+
+def test_what_a_cleanup_does_is_told(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    with World() as world:
+        world.add_guest("web1", "node1")
+        world.faults.add("c1.copy_memory@node1#1", Kind.KILLED_BEFORE)
+        tasklet = MigrateInstance(world.controller("c1"), "web1")
+        tasklet.check_prereq()
+        with pytest.raises(ControllerKilled):
+            tasklet.exec()
+        cleanup = CleanupInstance(dataclasses.replace(world.controller("c2"), journal=journal), "web1")
+        cleanup.check_prereq()
+        report = cleanup.exec()
+    told = [row.name for row in journal.story("last").rows if row.kind is Row.MOMENT]
+    assert report.acts
+    assert set(report.acts) <= set(told)
