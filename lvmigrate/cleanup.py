@@ -194,8 +194,6 @@ class _Cleanup:
                 self._define(home)
                 self._lives()
             except GuestLost:
-                if not self.seen.traces_of_a_move:
-                    raise
                 self._close(self.seen.source, self.seen.target)
                 self._finish()
                 raise
@@ -254,19 +252,13 @@ class _Cleanup:
                     sentence=f"{self.seen.name} is being worked on: {node} holds the token of {held.holder}.",
                     hint="It was renewed while we waited: that command is alive. Wait for its end, or end it.",
                 )
-                self._drop_ours(node)
+                self.lease.drop()
                 raise Refused(self.seen.name, [finding])
             least = min(least, held.left_s)
             if self.context.cancel.is_set():
-                self._drop_ours(node)
+                self.lease.drop()
                 raise MoveAborted("Aborted as asked, before anything was done.", hint="Run it again.")
             self.context.clock.sleep(min(_LOOK_S, max(0.1, held.left_s + _SLACK_S)))
-
-    def _drop_ours(self, up_to: str) -> None:
-        for node in sorted(self.seen.nodes):
-            if node == up_to:
-                return
-            self.context.storage.drop_token(node, self.lease.token)
 
     def _prepare(self) -> None:
         names = tuple(sorted(self.seen.options))
@@ -529,4 +521,4 @@ class _Cleanup:
         self.lease.unguarded()
         together([partial(self.context.storage.disarm_guard, node, self.lease.token) for node in self.seen.nodes])
         self.lease.end()
-        together([partial(self.context.storage.drop_token, node, self.lease.token) for node in self.seen.nodes])
+        self.lease.drop()

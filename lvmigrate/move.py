@@ -116,7 +116,7 @@ class Move:
         self.copy: MemoryCopy | None = None
         #: libvirt was told not to start the guest at the source; its calls carry no token.
         self.autostart_off = False
-        self.steering: Steering | None = None
+        self.steering: Steering
         #: What kept the move from being finished, past the point of no return.
         self.troubles: list[LvmigrateError] = []
 
@@ -516,12 +516,12 @@ class Move:
             memory_bytes=0 if memory is None else memory.processed,
             iterations=0 if memory is None else memory.iteration,
             copy_s=self.chronicle.between("copy began", "target runs"),
-            peak_rate=0 if self.steering is None or self.options.bandwidth_mib_s else self.steering.peak_rate,
+            peak_rate=0 if self.options.bandwidth_mib_s else self.steering.peak_rate,
             forecast=self.plan.forecast,
-            throttle_percent=0 if self.steering is None else self.steering.most_throttle_percent,
+            throttle_percent=self.steering.most_throttle_percent,
             post_copy=self.chronicle.happened(POST_COPY),
             policy=self.options.rules.name,
-            fired=() if self.steering is None else tuple(self.steering.fired),
+            fired=tuple(self.steering.fired),
             running=self.settlement.ran is not False,
             steps=self.chronicle.steps,
             timeline=self.chronicle.moments,

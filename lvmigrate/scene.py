@@ -107,12 +107,6 @@ class Scene:
         return tuple(node for node in self.nodes if self.corners[node].traces.guard(self.uuid) is not None)
 
     @property
-    def traces_of_a_move(self) -> bool:
-        """Whether anything but the guest itself says that a move was begun."""
-        open_now = any(disk.two_primaries or (disk.home_primary and disk.away_primary) for disk in self.disks.values())
-        return bool(open_now or self.token_nodes or self.guarded_nodes)
-
-    @property
     def came_back(self) -> tuple[str, str] | None:
         """A node that is back and has the guest's definition only, and the one it runs on since: by its tombstone."""
         home = self.home

@@ -23,21 +23,13 @@ from tests.mutants.mutant import ROOT, Mutant
 from tests.mutants.warm import FAILED, PASSED
 
 _UNITS: Final = (
-    "settle",
-    "guard",
-    "rollback",
-    "lease",
-    "disks",
-    "decision",
-    "cleanup",
-    "migrate",
-    "steering",
-    "lineage",
+    *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
+    *("mending", "cleanup", "migrate", "steering", "lineage"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
     *(f"tests/unit/test_{name}.py" for name in _UNITS),
-    *(f"tests/simulator/test_{name}.py" for name in ("rows", "failover", "seed")),
+    *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "failover", "seed")),
 )
 SCRIPTS: Final = tuple(
     f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script")

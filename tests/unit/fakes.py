@@ -70,6 +70,12 @@ class World:
     tokens: dict[str, Token] = field(default_factory=dict)
     #: node -> what its guard was told.
     guards: dict[str, tuple[Guarded, ...]] = field(default_factory=dict)
+    #: Nodes whose guard was killed; what it was told is still there.
+    killed_guards: set[str] = field(default_factory=set)
+    #: node -> whether its guard was told to let a guest run that arrived and waits.
+    orders: dict[str, bool] = field(default_factory=dict)
+    #: What is called with libvirt's events.
+    listener: Callable[[str, str], None] = lambda _node, _event: None
     #: How long the tokens last that are there; below 0: they ran out.
     left_s: float = 30.0
     #: Why no guard can be armed.
@@ -350,6 +356,7 @@ class FakeHypervisor:
 
     @contextmanager
     def on_change(self, uuid: str, call: Callable[[str, str], None]) -> Iterator[None]:
+        self.world.listener = call
         yield
 
     def close(self) -> None:
@@ -536,6 +543,7 @@ class FakeStorage:
             self._need(node, token)
             if token.guarded and node not in self.world.guards:
                 raise CommandFailed(node, "Renewing", status=98, hint="none", code=Code.GUARD_LOST)
+            self.world.tokens[node] = token
 
     def drop_token(self, node: str, token: Token) -> None:
         with self.world.call("drop_token", node):
@@ -550,6 +558,8 @@ class FakeStorage:
         with self.world.call("arm_guard", node):
             self._need(node, token)
             self.world.guards[node] = tuple(guarded)
+            self.world.orders[node] = resume
+            self.world.killed_guards.discard(node)
 
     def disarm_guard(self, node: str, token: Token) -> None:
         with self.world.call("disarm_guard", node):
@@ -566,7 +576,7 @@ class FakeStorage:
                         node=at,
                         uuid=UUID,
                         instance="web1",
-                        alive=True,
+                        alive=at not in self.world.killed_guards,
                         guarded=guarded,
                         resume=False,
                         says="",

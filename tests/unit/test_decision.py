@@ -91,6 +91,7 @@ def test_no_answer_is_no_proof_and_two_running_copies_are_suspended() -> None:
 def test_a_job_is_followed_from_wherever_it_comes() -> None:
     for source, target in itertools.product((S.LEAVING, S.HANDING_OVER), (S.GONE, S.ARRIVING, S.WAITS)):
         assert ruled(source, target, ran=None, last=False).action is A.FOLLOW
+    assert ruled(S.POST_COPY, S.POST_COPY, ran=True, last=False).action is A.FOLLOW
 
 
 def test_two_that_both_wait_are_a_persons_matter() -> None:

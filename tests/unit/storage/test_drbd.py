@@ -194,6 +194,51 @@ def test_a_device_that_the_kernel_calls_held(fake: Make, storage: DrbdStorage) -
     assert len(node.told) > 1
 
 
+def test_a_demotion_that_is_refused_for_another_reason_is_not_tried_again(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
+    assert storage.take_token("node1", TOKEN) is None
+    node.status = 11
+    node.put("said", "r1: State change failed: (-10) State change was refused by peer node\n")
+    with pytest.raises(CommandFailed, match="Demoting r1 failed"):
+        storage.demote("node1", "r1", TOKEN)
+    assert node.told == ["secondary r1"]
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "told"),
+    [
+        ("drbd93", "r1", ["net-options r1 1 --protocol=A --allow-two-primaries=no", "connect r1 1"]),
+        ("drbd84", "r0", ["adm connect r0"]),
+    ],
+)
+@pytest.mark.parametrize("state", ["StandAlone", "Connected", "Connecting"])
+def test_only_what_is_standalone_is_connected_again_and_with_its_options(
+    fake: Make, storage: DrbdStorage, version: str, name: str, told: list[str], state: str
+) -> None:
+    node = fake(version)
+    program = node.root / "bin/drbdadm"
+    program.write_text(f'#!/bin/sh\necho "adm $*" >>{node.root}/told\n')
+    program.chmod(0o755)
+    node.put("dump", (node.root / "dump").read_text().replace("connection:Connected", f"connection:{state}"))
+    assert storage.take_token("node1", TOKEN) is None
+    options = ConnectionOptions(allow_two_primaries=False, protocol="A", auto_promote=False)
+    storage.reconnect("node1", name, "node2", options, TOKEN)
+    assert node.told == (told if state == "StandAlone" else [])
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_whether_a_node_is_primary_is_no_part_of_its_data_s_generation(
+    fake: Make, storage: DrbdStorage, version: str, name: str
+) -> None:
+    node = fake(version)
+    for digits in ("01", "23", "45", "67", "89", "AB", "CD", "EF"):
+        for last in digits:
+            node.put("gi", f"97B6BDDCDC61B91{last}:0000000000000000:0000000000000000:0000000000000000:1:1:1:0:0:0:0\n")
+            found = storage.generations("node1", (name,))
+            assert set(found.values()) == {f"97B6BDDCDC61B91{digits[0]}"}
+
+
 def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
     node.put("dump", "exists -\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from storage import remote
 from storage.drbd import DrbdStorage
 from storage.shell import Shell
 
-SCRIPT = Path(remote.__file__).with_name("node.sh")
+SCRIPT = Path(remote.__file__).with_name("node.sh").read_text(encoding="utf-8")
 UUID = "6a1d2c50-3f6e-4d0b-9d3e-2f0f6c1a7b11"
 
 
@@ -52,7 +54,7 @@ def holder(storage: DrbdStorage) -> str | None:
 
 @pytest.mark.parametrize("reader", [["sh"], ["bash", "--posix"]])
 def test_any_posix_shell_reads_it(reader: list[str]) -> None:
-    done = subprocess.run([*reader, "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*reader, "-n"], input=SCRIPT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -188,6 +190,33 @@ def test_a_lock_that_is_held_is_said(tmp_path: Path, storage: DrbdStorage) -> No
     slow.close()
 
 
+def test_a_lock_that_has_lost_its_name_is_none(tmp_path: Path, storage: DrbdStorage) -> None:
+    """Its last holder has removed it, and somebody else holds the file that has the name now."""
+    (tmp_path / "run/lvmigrate").mkdir(parents=True)
+    lock = tmp_path / "run/lvmigrate" / f"{UUID}.lock"
+    slow = DrbdStorage(storage._remote._nodes, command_timeout_s=6, root=str(tmp_path))
+    with ThreadPoolExecutor() as pool, lock.open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        taking = pool.submit(slow.take_token, "node1", token("a"))
+        deadline = time.monotonic() + 60
+        while not waited_for(lock) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lock.unlink()
+        with lock.open("a") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            with pytest.raises(CommandFailed) as caught:
+                taking.result()
+    assert caught.value.code is Code.LOCKED
+    slow.close()
+
+
+def waited_for(lock: Path) -> bool:
+    """Whether the kernel knows somebody who waits for a lock on that file."""
+    inode = f":{lock.stat().st_ino} "
+    return any(" -> " in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
 @pytest.mark.parametrize("uuid", ["", "../../etc/passwd", "a b", "-x", "a" * 100])
 def test_what_is_no_uuid_names_no_file(storage: DrbdStorage, uuid: str) -> None:
     with pytest.raises(UsageError):
@@ -198,7 +227,7 @@ def test_what_is_no_uuid_names_no_file(storage: DrbdStorage, uuid: str) -> None:
 
 
 def until_eof(command: str) -> str:
-    return f"root=\npatience=1\n{SCRIPT.read_text()}\nuntil_eof {command}\n"
+    return f"root=\npatience=1\n{SCRIPT}\nuntil_eof {command}\n"
 
 
 def test_the_child_ends_with_standard_input(shell: Shell, node: Node, tmp_path: Path) -> None:
@@ -236,9 +265,7 @@ def openers(shell: Shell, node: Node, device: Path) -> Callable[[], tuple[Opener
     """Who has ``device`` open, as if it were volume 3 of res."""
     number = device.stat().st_rdev
     # DRBD's major is written into the script; here it is the loop device's.
-    text = (
-        SCRIPT.read_text().replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
-    )
+    text = SCRIPT.replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
     script = (
         f"root=\npatience=1\n{text}\nversion=9\ndevices=' 3:{os.minor(number)}'\nwanted=' '\n"
         "want_devices res\nfind_openers\n"
@@ -330,5 +357,5 @@ def test_missing_tools_are_no_proof_that_nobody_is_there(
     (tmp_path / "find").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "find").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    script = f"root=\npatience=1\n{SCRIPT.read_text()}\nwanted=' '\nfind_openers\n"
+    script = f"root=\npatience=1\n{SCRIPT}\nwanted=' '\nfind_openers\n"
     assert shell.run(node, script, what="openers", timeout_s=20).status == 94
