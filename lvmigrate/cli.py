@@ -235,6 +235,7 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "copy_timeout_s": asked.copy_timeout,
         "switch": Switch.FAST if asked.fast else None,
         "guard": False if asked.no_guard else None,
+        "ignore_hvversions": asked.ignore_hvversions or None,
     }
     return dataclasses.replace(cluster.config.defaults, **{k: v for k, v in chosen.items() if v is not None})
 
@@ -374,6 +375,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     moving.add_argument(
         "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
+    )
+    moving.add_argument(
+        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
     )
     parser = _Parser(
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG

@@ -334,8 +334,8 @@ class Move:
             raise reason
         raise MoveFailed(
             f"libvirt did not move {self.plan.instance}.",
-            code=Code.COPY_FAILED,
-            hint=f"libvirt says: {end.detail or 'nothing'}",
+            code=end.code,
+            hint=" ".join(filter(None, [end.hint, f"libvirt says: {end.detail or 'nothing'}"])),
             detail=end.detail,
         )
 

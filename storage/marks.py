@@ -13,8 +13,10 @@ from typing import Final
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.premises import PORTS, Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
+from storage import around
 from storage.remote import TAKEN, Remote, uuid
 
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
@@ -112,6 +114,23 @@ class Marks:
             authority=facts.get("authority", [""])[0],
             signed="unsigned" not in facts,
         )
+
+    def premises(self, node: str, wanted: Wanted) -> Premises:
+        """What is on ``node`` of that which is wanted there, and whether it reaches the peer."""
+        peer = self._remote.node(wanted.peer)
+        knock = wanted.knock and peer.migration_ports is None
+        words = (
+            wanted.instance,
+            _YES_NO[wanted.autostart],
+            peer.peer_uri if wanted.knock else "",
+            peer.migration_address if knock else "",
+            str(PORTS[1]),
+            *(f"path:{path}" for path in sorted(wanted.paths)),
+            *(f"interface:{name}" for name in sorted(wanted.interfaces)),
+            *(f"program:{name}" for name in sorted(wanted.programs)),
+        )
+        out = self._remote.ask(node, "Looking around on the node", "premises", *words).out
+        return around.premises(node, out, self._remote.node(node).migration_ports)
 
     def close(self) -> None:
         """End every connection and process of the adapter."""

@@ -22,7 +22,9 @@ class Disk:
     @property
     def described(self) -> DomainDisk:
         """As libvirt describes it."""
-        return DomainDisk(target=self.target, source=self.path, kind="block", device="disk", read_only=False)
+        return DomainDisk(
+            target=self.target, source=self.path, kind="block", device="disk", read_only=False, cache="none"
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Final, NoReturn, TypeVar
 from lvmigrate.domain import Activity, Domain, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.plan import Options
+from lvmigrate.premises import Needs, Offer
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.simulator.calls import Kind
@@ -62,6 +63,19 @@ class SimulatedHypervisor:
             return Host(node=node, free_memory_kib=free, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 2))
 
         return self._call("host", node, look, acts=False)
+
+    def needs(self, node: str, uuid: str) -> Needs:
+        """Nothing out of the ordinary."""
+
+        def look() -> Needs:
+            self._copy(node, uuid, "Reading what the guest needs")
+            return Needs(emulator="/usr/bin/qemu-system-x86_64", arch="x86_64", machine="pc", virt_type="kvm")
+
+        return self._call("needs", node, look, acts=False)
+
+    def offer(self, node: str, needs: Needs) -> Offer:  # noqa: ARG002 -- as the Protocol has it
+        """All of it, on every node."""
+        return self._call("offer", node, lambda: Offer(node=node), acts=False)
 
     def activity(self, node: str, uuid: str, seconds: int) -> Activity:
         """A guest that does little."""
