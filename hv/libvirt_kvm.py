@@ -223,6 +223,11 @@ class LibvirtHypervisor:
         if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
             domain.resume()
 
+    @bounded("Changing the guest's memory")
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest how much memory it is to have: its balloon's driver does that when it gets to it."""
+        self._lookup(node, uuid).setMemoryFlags(kib, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     @bounded("Suspending the guest")
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs. Nothing if they stand."""

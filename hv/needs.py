@@ -46,6 +46,7 @@ def needs(text: str) -> Needs:
         nvram=None if nvram is None else _file(nvram),
         nvram_template=None if nvram is None else nvram.get("template"),
         hugepages_kib=frozenset(_hugepages(root)),
+        balloon=(balloon := root.find("./devices/memballoon")) is not None and balloon.get("model") != "none",
         numa_nodes=frozenset().union(*(numbers(e.get("nodeset", "")) for e in root.iterfind("./numatune/*"))),
         cpus=frozenset().union(
             *(numbers(e.get("cpuset", "")) for e in root.iterfind("./cputune/*")),

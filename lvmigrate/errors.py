@@ -134,6 +134,8 @@ class Code(enum.StrEnum):
     MEMORY_SHORT = "MEMORY_SHORT"
     #: The guest fits as it is, and would not if it took all the memory that it may use (a warning).
     MEMORY_TIGHT = "MEMORY_TIGHT"
+    #: The guest gives memory back for the move, as was allowed (a warning).
+    MEMORY_SHRINKS = "MEMORY_SHRINKS"
     #: The guest was asked to give memory back, and did not.
     BALLOON_FAILED = "BALLOON_FAILED"
     #: The target has too few free huge pages.

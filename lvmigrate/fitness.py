@@ -105,6 +105,17 @@ def _memory_tight(survey: Survey) -> Iterator[Finding]:
         )
 
 
+def _memory_shrinks(survey: Survey) -> Iterator[Finding]:
+    plan = balloon.planned(survey)
+    if plan.shrunk_kib is not None:
+        yield Finding(
+            code=Code.MEMORY_SHRINKS,
+            sentence=f"{survey.domain.name} gives memory back before the move, from {plan.current_kib // 1024} to"
+            f" {plan.shrunk_kib // 1024} MiB, which is what {survey.target.node} has free.",
+            hint=f"It gets it back afterwards, as far as {survey.target.node} has room by then.",
+        )
+
+
 def _hugepages(survey: Survey) -> Iterator[Finding]:
     free, needed = sum(survey.offer.hugepages_kib.values()), survey.domain.memory_kib
     if free < needed:
@@ -344,6 +355,7 @@ WARNINGS: Final[tuple[Callable[[Survey], Iterator[Finding]], ...]] = (
     _cpu_unchecked,
     _version_said,
     _memory_tight,
+    _memory_shrinks,
     _media_dropped,
     _autostart_order,
     _unchecked,

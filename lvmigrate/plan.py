@@ -140,6 +140,8 @@ class Plan:
     errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
+    #: What the guest is to shrink to before the move; ``None``: it fits as it is.
+    shrunk_kib: int | None = None
     #: If one was asked for and could be had.
     forecast: Forecast | None = None
     warnings: tuple[Finding, ...]

@@ -40,6 +40,8 @@ class Needs:
     nvram_template: str | None = None
     #: Sizes of huge pages, in KiB; 0: the node's default one.
     hugepages_kib: frozenset[int] = frozenset()
+    #: Whether it has a device by which it can give memory back.
+    balloon: bool = True
     numa_nodes: frozenset[int] = frozenset()
     #: CPUs of the node that it is bound to.
     cpus: frozenset[int] = frozenset()

@@ -108,6 +108,12 @@ class Hypervisor(Protocol):
     def resume(self, node: str, uuid: str) -> None:
         """Let the guest's CPUs run. Guaranteed afterwards: libvirt said that they do."""
 
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest to have so much memory, within what it may have; its definition is not changed.
+
+        Guaranteed afterwards: nothing; `Domain.current_kib` tells what it has.
+        """
+
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs. Guaranteed afterwards: libvirt said that they stand."""
 

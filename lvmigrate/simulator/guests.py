@@ -43,6 +43,8 @@ class Guest:
     autostart: bool
     #: The nodes that had a definition in the beginning.
     defined_on: frozenset[str]
+    #: What its balloon leaves it; ``None``: all.
+    current_kib: int | None = None
     #: The newest acknowledged write to each disk.
     latest: dict[Disk, Record] = field(default_factory=dict)
     #: Somebody other than lvmigrate paused it.

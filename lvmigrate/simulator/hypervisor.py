@@ -26,6 +26,8 @@ T = TypeVar("T")
 _CLIENT_S: Final = 15.0
 #: How often a job of somebody else's is looked at.
 _LOOK_S: Final = 0.5
+#: How long a guest takes to give memory back.
+_BALLOON_S: Final = 0.5
 _OPERATION_INVALID: Final = 55
 _NO_DOMAIN: Final = 42
 
@@ -126,6 +128,15 @@ class SimulatedHypervisor:
             self._world.resume(node, uuid)
 
         self._call("resume", node, act, acts=True)
+
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest to have so much memory: it obeys a moment later, wherever it runs then."""
+
+        def act() -> None:
+            copy = self._copy(node, uuid, "Changing the guest's memory")
+            self._world.timeline.after(_BALLOON_S, lambda: self._world.balloon(copy, kib))
+
+        self._call("set_memory", node, act, acts=True)
 
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs."""
@@ -252,6 +263,7 @@ class SimulatedHypervisor:
             virt_type="kvm",
             memory_kib=guest.memory_kib,
             vcpus=1,
+            current_kib=guest.memory_kib if guest.current_kib is None else guest.current_kib,
             disks=tuple(disk.described for disk in guest.disks),
             left_on=None if definition is None else definition.left_on,
         )

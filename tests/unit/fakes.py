@@ -84,6 +84,8 @@ class World:
     certificates: dict[str, Certificates] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     needs: Needs = NEEDS
+    #: What the guest does not give back, whatever it is told.
+    keeps_kib: int = 0
     offer: Offer = OFFER
     premises: dict[str, Premises] = field(default_factory=lambda: dict(PREMISES))
     #: Grows with each write that a peer does not get.
@@ -321,6 +323,11 @@ class FakeHypervisor:
         with self.world.call("resume", node):
             assert self.world.domains[node].state in (DomainState.PAUSED, DomainState.RUNNING), "only what is there"
             self.world.set(node, state=DomainState.RUNNING, reason="unpaused")
+
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        with self.world.call("set_memory", node):
+            assert self.world.domains[node].state.active
+            self.world.set(node, current_kib=max(kib, self.world.keeps_kib))
 
     def suspend(self, node: str, uuid: str) -> None:
         with self.world.call("suspend", node):

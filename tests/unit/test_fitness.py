@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvmigrate import balloon, checks
@@ -165,6 +165,7 @@ def test_a_guest_that_fits(world: World) -> None:
             Code.CPU_LACKS,
         ),
         (versions(LATE, ((11, 3, 0), (10, 0, 1))), Code.VERSION_OLDER),
+        (memory(1023), Code.MEMORY_TIGHT),
         (memory(512), Code.MEMORY_TIGHT),
         (having(dataclasses.replace(CDROM, optional=True)), Code.MEDIA_MISSING),
         (on("node2", after_drbd={"libvirtd.service": False}), Code.AUTOSTART_ORDER),
@@ -255,6 +256,7 @@ def test_a_node_that_does_not_say_is_a_reason(call: str, node: str) -> None:
         assert [finding.code for finding in refusals(world)] == [Code.NODE_UNREACHABLE]
 
 
+@settings(deadline=None)
 @given(
     current=st.integers(1, 4096),
     free=st.integers(0, 8192),
