@@ -53,9 +53,10 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "sync_stall_s": (float, int),
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
+        "minimum_memory_mib": (int,),
     }
 )
-_SWITCHES: Final = ("tls", "auto_converge", "ignore_hvversions")
+_SWITCHES: Final = ("tls", "auto_converge", "ignore_hvversions", "allow_runtime_changes")
 _WORDS: Final[Mapping[str, type[Mode | Compression]]] = MappingProxyType({"mode": Mode, "compression": Compression})
 _RULE: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from lvmigrate import acts, checks
+from lvmigrate import acts, balloon, checks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.foretell import foretell
@@ -119,6 +119,7 @@ class MigrateInstance:
 
 def _planned(seen: Survey, mode: Mode) -> Plan:
     volumes: dict[str, set[int]] = {}
+    fit = balloon.planned(seen)
     for place in seen.source.places.values():
         volumes.setdefault(place.resource, set()).add(place.volume)
     return Plan(
@@ -142,7 +143,9 @@ def _planned(seen: Survey, mode: Mode) -> Plan:
             ran=seen.domain.state is DomainState.RUNNING,
             autostart=seen.domain.autostart,
             target_had_definition=seen.target.domain is not None,
+            memory_kib=0 if fit.shrunk_kib is None else fit.current_kib,
         ),
+        shrunk_kib=fit.shrunk_kib,
         steps=described(STEPS),
         warnings=checks.warnings(seen),
     )

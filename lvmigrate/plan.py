@@ -89,8 +89,12 @@ class Options:
     recovery_timeout_s: float = 600.0
     #: Measure the guest before, and tell how long the copy will take; so many seconds, 0: no forecast.
     forecast_s: int = 0
-    #: Move between hypervisor versions that are known not to fit.
+    #: Move to an older libvirt or QEMU.
     ignore_hvversions: bool = False
+    #: Let the guest give memory back where the target has too little for what it has now; it gets it back afterwards.
+    allow_runtime_changes: bool = False
+    #: What it keeps in any case; ``None``: half of what it has.
+    minimum_memory_mib: int | None = None
 
     @property
     def throttles(self) -> bool:
@@ -136,6 +140,8 @@ class Plan:
     errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
+    #: What the guest is to shrink to before the move; ``None``: it fits as it is.
+    shrunk_kib: int | None = None
     #: If one was asked for and could be had.
     forecast: Forecast | None = None
     warnings: tuple[Finding, ...]
