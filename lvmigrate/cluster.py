@@ -202,6 +202,8 @@ class Cluster:
             lease_s=self.config.limits.lease_s,
             journal=self._journal,
             fences=commands(self.config.nodes),
+            hooks=self.config.hooks,
+            hook_timeout_s=self.config.hook_timeout_s,
         )
 
 

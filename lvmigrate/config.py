@@ -34,6 +34,7 @@ _NODE_KEYS: Final = (
     "tls_name",
     "fence_command",
 )
+HOOK_TIMEOUT_S: Final = 60.0
 #: FIRST-LAST
 _PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
 _LAST_PORT: Final = 65535
@@ -94,6 +95,9 @@ class Config:
     journal: Path | None = JOURNAL_PATH
     #: Directories that are the same on every node, by the operator's word.
     shared_directories: tuple[str, ...] = ()
+    #: The directory of the operator's hooks, and how long one of them may take, in seconds.
+    hooks: Path | None = None
+    hook_timeout_s: float = HOOK_TIMEOUT_S
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -134,11 +138,14 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "storage", "defaults", "limits", "policies", "journal"))
+        self._only((), root, ("nodes", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks"))
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
         policies = self._policies(self._table(root, "policies"))
         ssh_config = self._value(("ssh",), ssh, "config", (str,))
+        hooks = self._table(root, "hooks")
+        directory = self._value(("hooks",), hooks, "directory", (str,))
+        timeout = self._numbers(root, "hooks", {"timeout_s": (float, int)}, also=("directory",)).get("timeout_s")
         storage = self._table(root, "storage")
         self._only(("storage",), storage, ("shared_directories",))
         return Config(
@@ -150,6 +157,8 @@ class _Reader:
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
             journal=self._journal(self._table(root, "journal")),
+            hooks=None if not directory else self._path.parent / Path(directory).expanduser(),
+            hook_timeout_s=HOOK_TIMEOUT_S if timeout is None else timeout,
         )
 
     def _journal(self, table: Mapping[str, Any]) -> Path | None:

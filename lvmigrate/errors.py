@@ -200,6 +200,10 @@ class Code(enum.StrEnum):
     START_FAILED = "START_FAILED"
     #: No definition of the guest is at hand.
     DEFINITION_MISSING = "DEFINITION_MISSING"
+    #: A pre hook refused (or a post hook failed, a warning), or the hooks cannot be listed.
+    HOOK_FAILED = "HOOK_FAILED"
+    #: A file among the hooks is not executable (a warning).
+    HOOK_SKIPPED = "HOOK_SKIPPED"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

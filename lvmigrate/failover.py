@@ -6,18 +6,20 @@ of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from lvmigrate import acts, checks, fencing
+from lvmigrate import acts, checks, fencing, hooks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
+from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.replication import ConnectionOptions, DiskState
 from lvmigrate.report import Report
@@ -55,6 +57,8 @@ class FailoverInstance:
         self._plan: Plan | None = None
         #: Whether the source does not answer.
         self._dead = False
+        #: By device path, in MiB.
+        self._sizes: Mapping[str, int] = {}
 
     def check_prereq(self) -> Plan:
         """Observe what answers; change nothing. Raises `Refused` with every reason not to start."""
@@ -68,12 +72,14 @@ class FailoverInstance:
         sightings = find(self._context.hypervisor, nodes, self._instance)
         self._dead = bool(sightings.silent) and not sightings.active
         plan, findings = self._from_the_dead(sightings) if self._dead else self._from_the_living(sightings)
+        occasion = self._occasion(plan)
+        findings = (*findings, *hooks.objections(self._context, occasion))
         if (trouble := self._context.journal.trouble()) is not None:
             findings = (*findings, trouble)
         if findings:
             raise Refused(self._instance, findings)
-        self._plan = plan
-        return plan
+        self._plan = replace(plan, warnings=(*plan.warnings, *hooks.notes(self._context, occasion)))
+        return self._plan
 
     def exec(self) -> Report:
         """Do what `check_prereq` planned.
@@ -85,7 +91,7 @@ class FailoverInstance:
         """
         if self._plan is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        plan, options, dead = self._plan, self._options, self._dead
+        plan, options, dead, occasion = self._plan, self._options, self._dead, self._occasion(self._plan)
 
         def act(record: Record) -> Report:
             context = acts.recorded(self._context, record)
@@ -102,6 +108,9 @@ class FailoverInstance:
                     record=record,
                 ).run()
 
+        def hooked(record: Record) -> Report:
+            return hooks.around(self._context, record, occasion, lambda: act(record))
+
         opening = Opening(
             tasklet="failover",
             instance=plan.instance,
@@ -112,7 +121,7 @@ class FailoverInstance:
             plan={**jsonable(plan), "options": jsonable(options)},
         )
         with structlog.contextvars.bound_contextvars(instance=plan.instance):
-            return keep(self._context.journal, opening, act, now=self._context.clock.now)
+            return keep(self._context.journal, opening, hooked, now=self._context.clock.now)
 
     # ---- both nodes answer
 
@@ -125,6 +134,7 @@ class FailoverInstance:
         seen = survey(
             self._context.hypervisor, self._context.storage, domain, self._context.nodes[target], Options(guard=False)
         )
+        self._sizes = sizes(seen.source.places, seen.source.resources)
         return _planned(seen), (*checks.refusals(seen), *self._of_the_living(domain))
 
     def _of_the_living(self, domain: Domain) -> tuple[Finding, ...]:
@@ -191,6 +201,7 @@ class FailoverInstance:
         places = storage.locate(target, paths)
         names = tuple(sorted({place.resource for place in places.values()}))
         resources = storage.observe(target, names)
+        self._sizes = sizes(places, resources)
         signs = fencing.look(hypervisor, storage, dead, target, names)
         findings = [*fencing.objections(signs, has_command=dead in self._context.fences, typed=self._options.is_off)]
         findings += [
@@ -249,6 +260,18 @@ class FailoverInstance:
         return plan, tuple(findings)
 
     # ---- both
+
+    def _occasion(self, plan: Plan) -> Occasion:
+        return Occasion(
+            operation=Operation.FAILOVER,
+            instance=plan.instance,
+            uuid=plan.domain.uuid,
+            domain=plan.domain,
+            source=plan.source,
+            target=plan.target,
+            sizes_mib=self._sizes,
+            shutdown_timeout_s=self._options.shutdown_timeout_s,
+        )
 
     def _choose(self, source: str, answering: tuple[str, ...]) -> str:
         others = [node for node in answering if node != source]

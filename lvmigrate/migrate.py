@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from lvmigrate import acts, checks
+from lvmigrate import acts, checks, hooks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.foretell import foretell
@@ -15,6 +15,7 @@ from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.move import STEPS, Move
+from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.report import Report
 from lvmigrate.survey import Survey, find, survey
@@ -33,6 +34,7 @@ class MigrateInstance:
         self._target = target
         self._options = options or Options()
         self._plan: Plan | None = None
+        self._occasion: Occasion | None = None
 
     def check_prereq(self) -> Plan:
         """Observe both hosts and both disks; change nothing. Raises `Refused` with every reason not to start."""
@@ -54,12 +56,13 @@ class MigrateInstance:
         domain = sightings.active[0]
         target = self._context.nodes[self._choose(domain)]
         seen = survey(self._context.hypervisor, self._context.storage, domain, target, self._options)
-        findings = checks.refusals(seen)
+        self._occasion = _occasion(seen)
+        findings = (*checks.refusals(seen), *hooks.objections(self._context, self._occasion))
         if (trouble := self._context.journal.trouble()) is not None:
             findings = (*findings, trouble)
         if findings:
             raise Refused(self._instance, findings)
-        self._plan = _planned(seen, self._options.mode)
+        self._plan = _planned(seen, self._options.mode, also=hooks.notes(self._context, self._occasion))
         if self._options.forecast_s:
             told = foretell(self._context, self._plan, self._options)
             if isinstance(told, Finding):
@@ -76,13 +79,16 @@ class MigrateInstance:
         (everything undone), `LeftBehind`, `GuestLost` or `OutcomeUnknown` (nothing undone), and `Refused` when the
         journal cannot be written (nothing was begun).
         """
-        if self._plan is None:
+        if self._plan is None or self._occasion is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        plan, options = self._plan, self._options
+        plan, options, occasion = self._plan, self._options, self._occasion
 
         def move(record: Record) -> Report:
             with ExitStack() as stack:
                 return Move(acts.recorded(self._context, record), plan, options, stack, record=record).run()
+
+        def hooked(record: Record) -> Report:
+            return hooks.around(self._context, record, occasion, lambda: move(record))
 
         opening = Opening(
             tasklet="migrate",
@@ -94,7 +100,7 @@ class MigrateInstance:
             plan={**jsonable(plan), "options": jsonable(options)},
         )
         with structlog.contextvars.bound_contextvars(instance=plan.instance):
-            return keep(self._context.journal, opening, move, now=self._context.clock.now)
+            return keep(self._context.journal, opening, hooked, now=self._context.clock.now)
 
     def _choose(self, domain: Domain) -> str:
         others = [node for node in self._context.nodes if node != domain.node]
@@ -117,7 +123,20 @@ class MigrateInstance:
         return others[0]
 
 
-def _planned(seen: Survey, mode: Mode) -> Plan:
+def _occasion(seen: Survey) -> Occasion:
+    return Occasion(
+        operation=Operation.MIGRATE,
+        instance=seen.domain.name,
+        uuid=seen.domain.uuid,
+        domain=seen.domain,
+        source=seen.source.node,
+        target=seen.target.node,
+        sizes_mib=sizes(seen.source.places, seen.source.resources),
+        live=seen.options.mode is not Mode.NON_LIVE,
+    )
+
+
+def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
     volumes: dict[str, set[int]] = {}
     for place in seen.source.places.values():
         volumes.setdefault(place.resource, set()).add(place.volume)
@@ -144,5 +163,5 @@ def _planned(seen: Survey, mode: Mode) -> Plan:
             target_had_definition=seen.target.domain is not None,
         ),
         steps=described(STEPS),
-        warnings=checks.warnings(seen),
+        warnings=(*checks.warnings(seen), *also),
     )
