@@ -95,7 +95,10 @@ def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
         "sync_timeout_s": asked.sync_timeout,
         "hard": asked.hard,
         "is_off": asked.is_off,
+        "ignore_ipolicy": asked.ignore_ipolicy or None,
+        "iallocator": asked.iallocator,
     }
+    _one_way_to_choose(asked)
     options = FailoverOptions(**{key: value for key, value in chosen.items() if value is not None})
     if asked.dry_run:
         plan = cluster.check_failover(asked.instance, target=asked.to, options=options)
@@ -203,8 +206,14 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _one_way_to_choose(asked: argparse.Namespace) -> None:
+    if asked.to is not None and asked.iallocator is not None:
+        raise UsageError("Both --to and --iallocator name a target.", hint="Leave one of them out.")
+
+
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
-    """The configuration's defaults with what the command line says."""
+    """The configuration's defaults for this guest with what the command line says."""
+    _one_way_to_choose(asked)
     from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
     policy = None
@@ -235,8 +244,12 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "copy_timeout_s": asked.copy_timeout,
         "switch": Switch.FAST if asked.fast else None,
         "guard": False if asked.no_guard else None,
+        "allow_failover": asked.allow_failover or None,
+        "shutdown_timeout_s": asked.shutdown_timeout,
+        "ignore_ipolicy": asked.ignore_ipolicy or None,
+        "iallocator": asked.iallocator,
     }
-    return dataclasses.replace(cluster.config.defaults, **{k: v for k, v in chosen.items() if v is not None})
+    return dataclasses.replace(cluster.options(asked.instance), **{k: v for k, v in chosen.items() if v is not None})
 
 
 @contextmanager
@@ -323,7 +336,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     moving = _Parser(add_help=False)
     moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    moving.add_argument("--to", metavar="NODE", help="the target; default: the only other node")
+    moving.add_argument("--to", metavar="NODE", help="the target; default: the best that has the guest's disks")
+    _add_choice(moving)
+    moving.add_argument(
+        "--allow-failover",
+        action="store_true",
+        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
+    )
+    moving.add_argument(
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
+    )
     moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
     moving.add_argument(
         "--mode",
@@ -420,9 +442,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--iallocator", metavar="PROGRAM", help="have this program choose the target: a path, or `hail` (ganeti-htools)"
+    )
+    command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
+
+
 def _add_failover(command: argparse.ArgumentParser) -> None:
     command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    command.add_argument("--to", metavar="NODE", help="the target; default: the only other node that answers")
+    command.add_argument("--to", metavar="NODE", help="the target; default: the best that has the disks")
+    _add_choice(command)
     command.add_argument(
         "--shutdown-timeout", metavar="S", type=_positive(float), help="how long the guest may take to shut down (120)"
     )

@@ -26,6 +26,7 @@ from lvmigrate.report import Report
 from lvmigrate.survey import Sightings, Survey, find, survey
 from lvmigrate.takeover import STEPS as TAKEOVER
 from lvmigrate.takeover import Takeover
+from lvmigrate.target import chosen, policy
 from lvmigrate.tasklet import Context, described
 from lvmigrate.token import Errand
 
@@ -42,18 +43,35 @@ class FailoverOptions:
     sync_timeout_s: float = 3600.0
     #: The operator's word that this node, which does not answer, is off.
     is_off: str | None = None
+    #: Start it on a node whose policy does not take it.
+    ignore_ipolicy: bool = False
+    #: The program that chooses the target where none is named, and both nodes answer.
+    iallocator: str | None = None
 
 
 class FailoverInstance:
-    """Fail one guest over. ``target``: a node's name, or ``None`` for the only other one that answers."""
+    """Fail one guest over. ``target``: a node's name, or ``None`` for the best one that has its disks.
+
+    From a node that does not answer, ``None`` is the only other one that may take guests.  ``notes`` and ``because``
+    are the caller's words for the plan: its warnings, and why this target.
+    """
 
     def __init__(
-        self, context: Context, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
+        self,
+        context: Context,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: FailoverOptions | None = None,
+        notes: tuple[Finding, ...] = (),
+        because: str = "",
     ) -> None:
         self._context = context
         self._instance = instance
         self._target = target
         self._options = options or FailoverOptions()
+        self._notes = notes
+        self._because = because
         self._plan: Plan | None = None
         #: Whether the source does not answer.
         self._dead = False
@@ -78,7 +96,8 @@ class FailoverInstance:
             findings = (*findings, trouble)
         if findings:
             raise Refused(self._instance, findings)
-        self._plan = replace(plan, warnings=(*plan.warnings, *hooks.notes(self._context, occasion)))
+        warnings = (*self._notes, *plan.warnings, *hooks.notes(self._context, occasion))
+        self._plan = replace(plan, warnings=warnings, target_because=plan.target_because or self._because)
         return self._plan
 
     def exec(self) -> Report:
@@ -109,7 +128,8 @@ class FailoverInstance:
                 ).run()
 
         def hooked(record: Record) -> Report:
-            return hooks.around(self._context, record, occasion, lambda: act(record))
+            report = hooks.around(self._context, record, occasion, lambda: act(record))
+            return replace(report, target_because=plan.target_because)
 
         opening = Opening(
             tasklet="failover",
@@ -129,13 +149,18 @@ class FailoverInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        target = self._choose(domain.node, tuple(self._context.nodes))
+        choice = chosen(self._context, domain, self._target, self._options)
+        target = self._context.nodes[choice.node]
         # No guard: nothing is opened that one would have to close.
-        seen = survey(
-            self._context.hypervisor, self._context.storage, domain, self._context.nodes[target], Options(guard=False)
-        )
+        seen = survey(self._context.hypervisor, self._context.storage, domain, target, Options(guard=False))
+        bounds = policy(seen, target, ignored=self._options.ignore_ipolicy)
         self._sizes = sizes(seen.source.places, seen.source.resources)
-        return _planned(seen), (*checks.refusals(seen), *self._of_the_living(domain))
+        plan = _planned(seen)
+        plan = replace(plan, target_because=choice.why)
+        findings = (*checks.refusals(seen), *self._of_the_living(domain))
+        if self._options.ignore_ipolicy:
+            return replace(plan, warnings=(*plan.warnings, *bounds)), findings
+        return plan, (*findings, *bounds)
 
     def _of_the_living(self, domain: Domain) -> tuple[Finding, ...]:
         findings = []
@@ -170,7 +195,7 @@ class FailoverInstance:
 
     def _from_the_dead(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
         answering = tuple(node for node in self._context.nodes if node not in {s.node for s in sightings.silent})
-        target = self._choose("", answering)
+        target = self._choose(answering)
         silent = [error.node for error in sightings.silent]
         if len(silent) > 1:
             # It may run on any of them, and only one can be said to be off.
@@ -273,24 +298,31 @@ class FailoverInstance:
             shutdown_timeout_s=self._options.shutdown_timeout_s,
         )
 
-    def _choose(self, source: str, answering: tuple[str, ...]) -> str:
-        others = [node for node in answering if node != source]
-        if self._target is not None and self._target in others:
-            return self._target
-        if self._target is not None:
-            source_itself = self._target == source
+    def _choose(self, answering: tuple[str, ...]) -> str:
+        """The survivor. Policies are not asked: what has lost its node is to run again."""
+        open_ = [node for node in answering if self._context.nodes[node].closed is None]
+        if self._target is not None and self._target in answering:
+            closed = self._context.nodes[self._target].closed
+            if closed is None:
+                return self._target
             raise self._refused(
-                Code.TARGET_IS_SOURCE if source_itself else Code.NODE_UNREACHABLE,
-                f"{self._instance} is on {source} already." if source_itself else f"{self._target} does not answer.",
-                f"Choose another target: {', '.join(others) or 'there is none'}.",
+                Code.NODE_DRAINED,
+                f"{self._target} {closed}.",
+                f"Choose another target, or change [nodes.{self._target}].",
             )
-        if len(others) != 1:
+        if self._target is not None:
+            raise self._refused(
+                Code.NODE_UNREACHABLE,
+                f"{self._target} does not answer.",
+                f"Choose another target: {', '.join(open_) or 'there is none'}.",
+            )
+        if len(open_) != 1:
             raise self._refused(
                 Code.TARGET_AMBIGUOUS,
-                f"{self._instance} could go to {', '.join(others) or 'no other node'}.",
+                f"{self._instance} could go to {', '.join(open_) or 'no other node'}.",
                 "Name the target with --to.",
             )
-        return others[0]
+        return open_[0]
 
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
