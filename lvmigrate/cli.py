@@ -177,6 +177,10 @@ def _history(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
 
+    if asked.prune is not None:
+        gone = cluster.prune(asked.prune)
+        _print(json.dumps({"forgotten": gone}) if asked.json else f"{gone} errands forgotten")
+        return ExitCode.OK
     entries = cluster.history(asked.instance, most=asked.most)
     if asked.json:
         _print(json.dumps({"errands": jsonable(entries)}))
@@ -437,6 +441,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
         if act is _history:
             command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
+            command.add_argument(
+                "--prune",
+                metavar="DAYS",
+                type=_positive(float),
+                help="list nothing, forget for good what is older, of all guests ([journal] keep_days does it by itself)",
+            )
         if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser

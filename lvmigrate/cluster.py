@@ -70,7 +70,9 @@ class Cluster:
                 connect_timeout_s=limits.connect_s,
                 directories=configuration.shared_directories,
             ),
-            NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
+            NO_JOURNAL
+            if configuration.journal is None
+            else SqliteJournal(configuration.journal, keep_days=configuration.keep_days),
         )
 
     def options(self, instance: str) -> Options:
@@ -181,6 +183,10 @@ class Cluster:
     def history(self, instance: str | None = None, *, most: int = 50) -> tuple[Entry, ...]:
         """The newest errands that the journal knows, of all guests or of one, newest first."""
         return self._journal.history(instance=instance, most=most)
+
+    def prune(self, days: float) -> int:
+        """Have the journal forget what is older than so many days; how many errands that was."""
+        return self._journal.prune(days)
 
     def story(self, errand: str) -> Story:
         """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""

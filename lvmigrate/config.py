@@ -100,6 +100,8 @@ class Config:
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType(NAMED))
     #: The file of the journal; ``None``: none is kept.
     journal: Path | None = JOURNAL_PATH
+    #: Older errands are forgotten; ``None``: as many as there is room for.
+    keep_days: float | None = None
     #: Directories that are the same on every node, by the operator's word.
     shared_directories: tuple[str, ...] = ()
     #: The directory of the operator's hooks, and how long one of them may take, in seconds.
@@ -167,12 +169,13 @@ class _Reader:
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
             journal=self._journal(self._table(root, "journal")),
+            keep_days=self._numbers(root, "journal", {"keep_days": (float, int)}, also=("path",)).get("keep_days"),
             hooks=None if not directory else self._path.parent / Path(directory).expanduser(),
             hook_timeout_s=HOOK_TIMEOUT_S if timeout is None else timeout,
         )
 
     def _journal(self, table: Mapping[str, Any]) -> Path | None:
-        self._only(("journal",), table, ("path",))
+        self._only(("journal",), table, ("path", "keep_days"))
         path = self._value(("journal",), table, "path", (str,))
         if path is None:
             return JOURNAL_PATH

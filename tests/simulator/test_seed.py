@@ -1,11 +1,12 @@
 """The seed's defects by their numbers (docs/seed.md): each is shown not to be here.
 
-D4 (post-copy) has no test by this number; D8 (ballooning) is missing: there is none.
+D8 (ballooning) is missing here: see tests/simulator/test_balloon.py where there is one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from hv.statistics import progress_of
 from lvmigrate import cli
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.errors import Code, ExitCode, LvmigrateError, MoveFailed, Refused
+from lvmigrate.convergence import POST_COPY
+from lvmigrate.errors import Code, ExitCode, LvmigrateError, MoveFailed, OutcomeUnknown, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
 from lvmigrate.report import Report
@@ -21,6 +23,7 @@ from lvmigrate.simulator import Breach, Happening, Kind, Settings, Version, Worl
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.timeline import timeline
 from tests.unit.fakes import World as Small
+from tests.unit.test_steering import all_arrived, broken, in_post_copy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +72,46 @@ def test_d3_an_abort_that_cannot_end_the_target_does_not_run_both(phase: str, fa
         world.timeline.advance(100)
         assert Breach.TWO_RUNNING not in {violation.breach for violation in world.violations}
         assert len(world.running(guest)) <= 1
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_d4_an_error_of_a_post_copy_ends_neither_half_of_the_guest(*, mended: bool) -> None:
+    """Its status cannot be read, its call fails, somebody asks to stop: what runs on the target is the only guest."""
+    world = Small()
+    asked, cancel = threading.Event(), threading.Event()
+    asked.set()
+
+    def follow() -> None:
+        if mended:
+            world.ending = all_arrived
+        else:
+            world.looks = 10_000
+
+    def begin() -> None:
+        in_post_copy(world)
+        cancel.set()
+
+    world.progress = lambda _left: None  # as the hypervisor says that its status cannot be read
+    world.late_faults["start_post_copy", "node1"] = begin
+    world.ending = broken(world, target="post-copy failed")
+    world.late_faults["adopt", "node1"] = follow
+    options = Options(policy=POST_COPY, recovery_timeout_s=60)
+    tasklet = MigrateInstance(world.context(post_copy=asked, cancel=cancel), "web1", options=options)
+    tasklet.check_prereq()
+    if mended:
+        assert tasklet.exec().running
+        assert list(world.violations()) == []
+    else:
+        with pytest.raises(OutcomeUnknown):
+            tasklet.exec()
+        assert world.domains["node2"].state.active
+        assert world.domains["node1"].state.active
+    begun = world.calls.index(("start_post_copy", "node1"))
+    # (The guest that has arrived may be told to run at the target once more; its other half never.)
+    ends = {"discard", "abort_job", "power_off", "undefine"} if not mended else {"discard", "abort_job", "power_off"}
+    assert ends.isdisjoint(name for name, _ in world.calls[begun:])
+    assert ("resume", "node1") not in world.calls
+    assert not world.abort_asked
 
 
 def test_d5_the_copy_has_a_limit() -> None:

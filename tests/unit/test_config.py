@@ -99,6 +99,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
         ("nodes.a.ssh = 1\n", 1, "ssh must be text"),
         ("[nodes.a]\n[ssh]\nconfig = []\n", 3, "text in quotes"),
+        ("[nodes.a]\n[journal]\nkeep_days = 0\n", 3, "above 0"),
         ("[nodes.a]\n[hooks]\ndirectory = 1\n", 3, "text in quotes"),
         ("[nodes.a]\n[hooks]\ntimeout_s = 0\n", 3, "above 0"),
         ("[nodes.a]\n[hooks]\npre = 'x'\n", 3, "'pre' is not known in [hooks]"),
