@@ -445,7 +445,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--prune",
                 metavar="DAYS",
                 type=_positive(float),
-                help="list nothing, forget for good what is older, of all guests ([journal] keep_days does it by itself)",
+                help="list nothing, forget for good what is older, of all guests (by itself: [journal] keep_days)",
             )
         if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
