@@ -12,8 +12,8 @@ from typing import Any, Final
 import libvirt
 import structlog
 
-from hv.border import words
-from lvmigrate.errors import NodeUnreachable
+from hv.border import row_of, words
+from lvmigrate.errors import Code, NodeUnreachable
 from lvmigrate.node import Node
 
 #: Seconds between keepalive messages, and how many may be missed: a dead link ends every call after 5 * (3 + 1) s.
@@ -169,11 +169,14 @@ class Connections:
                 hint=f"Try `virsh -c '{node.libvirt_uri}' list`.",
             ) from None
         if isinstance(got, libvirt.libvirtError):
+            row = row_of(got)
+            known = "" if row is None or row.code is Code.NODE_UNREACHABLE else f"{row.hint.format(node=node.name)} "
             raise NodeUnreachable(
                 node.name,
                 "no libvirt connection could be opened",
-                hint=f"Try `virsh -c '{node.libvirt_uri}' list`. libvirt says: {words(got)}",
+                hint=f"{known}Try `virsh -c '{node.libvirt_uri}' list`. libvirt says: {words(got)}",
                 detail=words(got),
+                code=row.code if known and row is not None else None,
             ) from got
         self._prepare(node.name, got)
         _log.debug("libvirt_connected", node=node.name, uri=node.libvirt_uri)

@@ -10,8 +10,9 @@ from typing import Any, Final
 import libvirt
 import structlog
 
-from hv.border import words
+from hv.border import meaning, words
 from hv.job import Job
+from lvmigrate.errors import Code
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 
@@ -98,7 +99,12 @@ class LibvirtCopy:
             call()
             self._end = CopyEnd(ok=True)
         except libvirt.libvirtError as error:
-            self._end = CopyEnd(ok=False, detail=words(error))
+            code, hint = meaning(error, self._node)
+            if code in (Code.NODE_UNREACHABLE, Code.HYPERVISOR_FAILED):
+                # Which of the two nodes fell silent is not told, and both are looked at anyway.
+                self._end = CopyEnd(ok=False, detail=words(error))
+            else:
+                self._end = CopyEnd(ok=False, detail=words(error), code=code, hint=hint)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the waiting thread must hear that the call ended
             self._end = CopyEnd(ok=False, detail=f"{type(error).__name__}: {error}")
         finally:

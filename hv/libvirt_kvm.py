@@ -18,11 +18,13 @@ from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from hv.job import Job
 from hv.observed import job_of, observed
+from hv.offer import needed, offered
 from hv.ports import Ports
 from lvmigrate.domain import Activity, Domain, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
+from lvmigrate.premises import Needs, Offer
 
 _log = structlog.get_logger()
 
@@ -94,6 +96,16 @@ class LibvirtHypervisor:
             memory_kib=int(memory.get("total", 0)),
             cpus=cpus,
         )
+
+    @bounded("Reading what the guest needs")
+    def needs(self, node: str, uuid: str) -> Needs:
+        """What the running guest asks of the node that it is to run on."""
+        return needed(self._connections.to(node), self._lookup(node, uuid))
+
+    @bounded("Asking what the node has for the guest")
+    def offer(self, node: str, needs: Needs) -> Offer:
+        """What ``node``'s libvirt has of that. Its first answer for an emulator takes as long as that one's start."""
+        return offered(node, self._connections.to(node), needs)
 
     def activity(self, node: str, uuid: str, seconds: int) -> Activity:
         """What the running guest does to its memory, by libvirt's page sampling, which needs no KVM."""
@@ -213,6 +225,11 @@ class LibvirtHypervisor:
         domain = self._lookup(node, uuid)
         if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
             domain.resume()
+
+    @bounded("Changing the guest's memory")
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest how much memory it is to have: its balloon's driver does that when it gets to it."""
+        self._lookup(node, uuid).setMemoryFlags(kib, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     @bounded("Suspending the guest")
     def suspend(self, node: str, uuid: str) -> None:

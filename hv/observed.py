@@ -103,6 +103,8 @@ def observed(node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
     persistent = bool(domain.isPersistent())
     virt_type, vcpus, disks, nics, left_on = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
     state, reason = domain.state()
+    # Of a copy that comes in, libvirt would say so only after its end.
+    current_kib = None if job is JobKind.INCOMING else domain.info()[2]
     return Domain(
         node=node,
         name=domain.name(),
@@ -117,6 +119,7 @@ def observed(node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
         vcpus=vcpus,
         disks=disks,
         nics=nics,
+        current_kib=current_kib,
         left_on=left_on,
     )
 

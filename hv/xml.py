@@ -39,6 +39,7 @@ def _elsewhere(source: ET.Element) -> bool:
 def _disk(element: ET.Element) -> DomainDisk:
     source = element.find("source")
     target = element.find("target")
+    driver = element.find("driver")
     path = None if source is None else source.get("dev") or source.get("file")
     return DomainDisk(
         target="" if target is None else target.get("dev", ""),
@@ -47,6 +48,9 @@ def _disk(element: ET.Element) -> DomainDisk:
         device=element.get("device", "disk"),
         network=element.get("type") == "network" and source is not None and _elsewhere(source),
         read_only=element.find("readonly") is not None,
+        cache="" if driver is None else driver.get("cache", ""),
+        # libvirt.org/formatdomain.html: "requisite" may be missing where the guest arrives by a migration.
+        optional=source is not None and source.get("startupPolicy") in ("optional", "requisite"),
     )
 
 

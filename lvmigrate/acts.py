@@ -21,6 +21,7 @@ HYPERVISOR: Final = frozenset(
         "copy_memory",
         "abort_job",
         "resume",
+        "set_memory",
         "suspend",
         "discard",
         "undefine",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from lvmigrate import capabilities, certificates, environment
+from lvmigrate import capabilities, certificates, environment, fitness
 from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
@@ -24,7 +24,7 @@ def where(sightings: Sightings) -> Iterator[Finding]:
     name = sightings.instance
     for silent in sightings.silent:
         # It may run there too: that node's word is needed to know that there is one copy.
-        yield Finding(code=Code.NODE_UNREACHABLE, sentence=silent.sentence, hint=silent.hint)
+        yield Finding(code=silent.code, sentence=silent.sentence, hint=silent.hint)
     active = sightings.active
     moving = [d for d in active if d.job in (JobKind.INCOMING, JobKind.OUTGOING)]
     if moving:
@@ -97,6 +97,13 @@ def _unfinished(survey: Survey) -> Iterator[Finding]:
 
 
 def _taken_on_target(survey: Survey) -> Iterator[Finding]:
+    there = survey.target.domain
+    if there is not None and there.name != survey.domain.name:
+        yield Finding(
+            code=Code.INSTANCE_ON_TARGET,
+            sentence=f"{survey.target.node} has a guest {there.name} with the UUID of {survey.domain.name}.",
+            hint="Undefine or rename that one, if it is a copy: libvirt refuses two guests of one UUID.",
+        )
     for other in survey.target.others:
         if other.name == survey.domain.name:
             yield Finding(
@@ -333,17 +340,6 @@ def _openers(survey: Survey) -> Iterator[Finding]:
             )
 
 
-def _memory(survey: Survey) -> Iterator[Finding]:
-    free, needed = survey.target.host.free_memory_kib, survey.domain.memory_kib
-    if free < needed:
-        yield Finding(
-            code=Code.MEMORY_SHORT,
-            sentence=f"{survey.target.node} has {free // 1024} MiB of memory free,"
-            f" {survey.domain.name} may use {needed // 1024} MiB.",
-            hint="Free memory there, or choose another target.",
-        )
-
-
 def _tcg(survey: Survey) -> Iterator[Finding]:
     for side in (survey.source, survey.target):
         version = side.host.qemu_version
@@ -377,10 +373,10 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _roles,
     _two_primaries,
     _openers,
-    _memory,
+    *fitness.REFUSALS,
 )
 
-WARNINGS: Final[tuple[Check, ...]] = (_tcg, *environment.WARNINGS)
+WARNINGS: Final[tuple[Check, ...]] = (_tcg, *environment.WARNINGS, *fitness.WARNINGS)
 
 
 def refusals(survey: Survey) -> tuple[Finding, ...]:

@@ -16,6 +16,7 @@ import structlog
 
 from lvmigrate import acts, hooks, scene
 from lvmigrate.arrival import Arrival
+from lvmigrate.balloon import Balloon
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
 from lvmigrate.decision import closing as closing_of
 from lvmigrate.definitions import Definitions
@@ -510,6 +511,14 @@ class _Cleanup:
                 definitions.moved(autostart=errand.autostart)
             elif home == errand.source:
                 definitions.stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
+            if errand.memory_kib:
+                Balloon(
+                    hypervisor=self.context.hypervisor,
+                    instance=self.seen.name,
+                    uuid=self.seen.uuid,
+                    before_kib=errand.memory_kib,
+                    clock=self.context.clock,
+                ).back(home)
 
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""

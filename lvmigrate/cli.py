@@ -252,6 +252,9 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "shutdown_timeout_s": asked.shutdown_timeout,
         "ignore_ipolicy": asked.ignore_ipolicy or None,
         "iallocator": asked.iallocator,
+        "allow_runtime_changes": asked.allow_runtime_changes or None,
+        "minimum_memory_mib": asked.minimum_memory,
+        "ignore_hvversions": asked.ignore_hvversions or None,
     }
     return dataclasses.replace(cluster.options(asked.instance), **{k: v for k, v in chosen.items() if v is not None})
 
@@ -400,6 +403,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     moving.add_argument(
         "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
+    )
+    moving.add_argument(
+        "--allow-runtime-changes",
+        action="store_true",
+        help="let the guest give memory back where the target has too little; it gets it back afterwards",
+    )
+    moving.add_argument(
+        "--minimum-memory", metavar="MIB", type=_positive(int), help="but keep so much (half of what it has)"
+    )
+    moving.add_argument(
+        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
     )
     parser = _Parser(
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG

@@ -61,9 +61,13 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
         "shutdown_timeout_s": (float, int),
+        "minimum_memory_mib": (int,),
     }
 )
-_SWITCHES: Final = ("tls", "auto_converge", "ignore_hvversions", "allow_failover", "ignore_ipolicy")
+_SWITCHES: Final = (
+    *("tls", "auto_converge", "ignore_hvversions", "allow_runtime_changes"),
+    *("allow_failover", "ignore_ipolicy"),
+)
 _WORDS: Final[Mapping[str, type[Mode | Compression]]] = MappingProxyType({"mode": Mode, "compression": Compression})
 _RULE: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {

@@ -51,6 +51,10 @@ class DomainDisk:
     read_only: bool
     #: Whether QEMU itself reaches it over the network (Ceph RBD, iSCSI, NBD), from wherever it runs.
     network: bool = False
+    #: libvirt's ``cache`` attribute; empty: as QEMU does by default, which caches; ``None``: not told.
+    cache: str | None = None
+    #: Without its medium the guest goes on (libvirt's ``startupPolicy``).
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,8 @@ class Domain:
     vcpus: int
     disks: tuple[DomainDisk, ...]
     nics: tuple[Nic, ...] = ()
+    #: What it has now, in KiB: less, where its balloon is inflated; ``None``: not told.
+    current_kib: int | None = None
     #: The tombstone: the node that the guest was on when it was started here without that node's word.
     left_on: str | None = None
 

@@ -132,6 +132,54 @@ class Code(enum.StrEnum):
     DEVICE_HELD = "DEVICE_HELD"
     #: The target has too little free memory.
     MEMORY_SHORT = "MEMORY_SHORT"
+    #: The guest fits as it is, and would not if it took all the memory that it may use (a warning).
+    MEMORY_TIGHT = "MEMORY_TIGHT"
+    #: The guest gives memory back for the move, as was allowed (a warning).
+    MEMORY_SHRINKS = "MEMORY_SHRINKS"
+    #: The guest was asked to give memory back, and did not.
+    BALLOON_FAILED = "BALLOON_FAILED"
+    #: The target has too few free huge pages.
+    HUGEPAGES_SHORT = "HUGEPAGES_SHORT"
+    #: The guest is bound to NUMA nodes or CPUs that the target does not have.
+    TOPOLOGY_MISSING = "TOPOLOGY_MISSING"
+    #: The target's CPU, or what its QEMU makes of it, lacks something that the guest was started with.
+    CPU_LACKS = "CPU_LACKS"
+    #: The target's emulator does not know the guest's machine type.
+    MACHINE_UNKNOWN = "MACHINE_UNKNOWN"
+    #: The target has no such emulator, or it cannot run guests of this type (KVM).
+    EMULATOR_MISSING = "EMULATOR_MISSING"
+    #: The target's libvirt or QEMU is older than the source's.
+    VERSION_OLDER = "VERSION_OLDER"
+    #: A bridge, a network or an interface that the guest is connected to is not there on the target, or is off.
+    NETWORK_MISSING = "NETWORK_MISSING"
+    #: The host caches what the guest writes to a disk.
+    DISK_CACHED = "DISK_CACHED"
+    #: What lies in the guest's CD or floppy drive is not there on the target.
+    MEDIA_MISSING = "MEDIA_MISSING"
+    #: The guest has a device of the node's to itself.
+    PASSTHROUGH = "PASSTHROUGH"
+    #: The guest has a mediated device of the node's (a part of its GPU, say).
+    MEDIATED_DEVICE = "MEDIATED_DEVICE"
+    #: The guest's TPM cannot go with it.
+    TPM = "TPM"
+    #: The guest's firmware, or the file for its variables, is not there on the target.
+    NVRAM = "NVRAM"
+    #: The guest has snapshots, with which libvirt moves none.
+    SNAPSHOTS = "SNAPSHOTS"
+    #: The guest has checkpoints, which libvirt would lose without a word.
+    CHECKPOINTS = "CHECKPOINTS"
+    #: A saved image of the guest lies on a node.
+    SAVE_IMAGE = "SAVE_IMAGE"
+    #: The source's libvirt cannot connect to the target's.
+    PEER_UNREACHABLE = "PEER_UNREACHABLE"
+    #: Memory would not reach the target: nothing comes back from its address.
+    PORTS_UNREACHABLE = "PORTS_UNREACHABLE"
+    #: Every port for migrations is taken on the target, or the one that was chosen.
+    PORTS_TAKEN = "PORTS_TAKEN"
+    #: The target starts the guest at boot, and its libvirt is not ordered behind DRBD (a warning).
+    AUTOSTART_ORDER = "AUTOSTART_ORDER"
+    #: Something could not be checked (a warning).
+    NOT_CHECKED = "NOT_CHECKED"
     #: This QEMU is known to lose guest memory when it migrates without KVM (a warning).
     QEMU_TCG_LOSES_MEMORY = "QEMU_TCG_LOSES_MEMORY"
     #: Another move has the guest's token, or another command its lock.
@@ -152,6 +200,16 @@ class Code(enum.StrEnum):
     COMMAND_FAILED = "COMMAND_FAILED"
     #: libvirt refused or failed.
     HYPERVISOR_FAILED = "HYPERVISOR_FAILED"
+    #: libvirt on a node is busy with the guest, and did not get to what was asked in time.
+    HYPERVISOR_BUSY = "HYPERVISOR_BUSY"
+    #: A node's libvirt, or its ssh, does not let us in.
+    AUTH_FAILED = "AUTH_FAILED"
+    #: The key of a node is not among the known hosts of the one that connects.
+    HOST_KEY_UNKNOWN = "HOST_KEY_UNKNOWN"
+    #: An encrypted connection could not be made.
+    TLS_FAILED = "TLS_FAILED"
+    #: A node has no room on a file system.
+    NO_SPACE = "NO_SPACE"
     #: DRBD refused or failed.
     STORAGE_FAILED = "STORAGE_FAILED"
     #: Replication did not stay whole during the copy.
@@ -273,8 +331,8 @@ class NodeUnreachable(LvmigrateError):
     code = Code.NODE_UNREACHABLE
     exit_code = ExitCode.UNREACHABLE
 
-    def __init__(self, node: str, what: str, *, hint: str, detail: str = "") -> None:
-        super().__init__(f"{node} does not answer: {what}.", hint=hint, detail=detail)
+    def __init__(self, node: str, what: str, *, hint: str, detail: str = "", code: Code | None = None) -> None:
+        super().__init__(f"{node} does not answer: {what}.", hint=hint, detail=detail, code=code)
         self.node = node
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
@@ -47,6 +48,12 @@ class FailoverOptions:
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named, and both nodes answer.
     iallocator: str | None = None
+
+
+#: What is only against memory on its way: none is sent, the guest starts anew.
+_ON_ITS_WAY: Final = frozenset(
+    {Code.PEER_UNREACHABLE, Code.PORTS_UNREACHABLE, Code.PORTS_TAKEN, Code.VERSION_OLDER, Code.DISK_CACHED}
+)
 
 
 class FailoverInstance:
@@ -157,7 +164,8 @@ class FailoverInstance:
         self._sizes = sizes(seen.source.places, seen.source.resources)
         plan = _planned(seen)
         plan = replace(plan, target_because=choice.why)
-        findings = (*checks.refusals(seen), *self._of_the_living(domain))
+        against = (finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
+        findings = (*against, *self._of_the_living(domain))
         if self._options.ignore_ipolicy:
             return replace(plan, warnings=(*plan.warnings, *bounds)), findings
         return plan, (*findings, *bounds)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, checks, hooks
+from lvmigrate import acts, balloon, checks, hooks
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -181,11 +181,13 @@ def _occasion(seen: Survey) -> Occasion:
         target=seen.target.node,
         sizes_mib=sizes(seen.source.places, seen.source.resources),
         live=seen.options.mode is not Mode.NON_LIVE,
+        allow_runtime_changes=seen.options.allow_runtime_changes,
     )
 
 
 def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
     volumes: dict[str, set[int]] = {}
+    fit = balloon.planned(seen)
     for place in seen.source.places.values():
         volumes.setdefault(place.resource, set()).add(place.volume)
     return Plan(
@@ -209,7 +211,9 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
             ran=seen.domain.state is DomainState.RUNNING,
             autostart=seen.domain.autostart,
             target_had_definition=seen.target.domain is not None,
+            memory_kib=0 if fit.shrunk_kib is None else fit.current_kib,
         ),
+        shrunk_kib=fit.shrunk_kib,
         steps=described(STEPS),
         warnings=(*checks.warnings(seen), *also),
     )

@@ -17,6 +17,7 @@ import structlog
 
 from lvmigrate import checks, outcome
 from lvmigrate.arrival import Arrival
+from lvmigrate.balloon import Balloon
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
 from lvmigrate.definitions import Definitions
@@ -106,6 +107,13 @@ class Move:
         )
         self.definitions = Definitions(
             hypervisor=context.hypervisor, uuid=plan.domain.uuid, source=plan.source, target=plan.target
+        )
+        self.balloon = Balloon(
+            hypervisor=context.hypervisor,
+            instance=plan.instance,
+            uuid=plan.domain.uuid,
+            before_kib=plan.errand.memory_kib,
+            clock=context.clock,
         )
         self.phase = _Phase.AT_SOURCE
         self.disks: Disks
@@ -244,6 +252,7 @@ class Move:
                     hint="See why the resynchronisation is slow, or give it longer with --sync-timeout.",
                 )
         self._check_again()
+        self._shrink()
         self.disks.remember(self.context.clock.now())
 
     def guard(self) -> None:
@@ -334,8 +343,8 @@ class Move:
             raise reason
         raise MoveFailed(
             f"libvirt did not move {self.plan.instance}.",
-            code=Code.COPY_FAILED,
-            hint=f"libvirt says: {end.detail or 'nothing'}",
+            code=end.code,
+            hint=" ".join(filter(None, [end.hint, f"libvirt says: {end.detail or 'nothing'}"])),
             detail=end.detail,
         )
 
@@ -376,10 +385,33 @@ class Move:
         if self.plan.domain.persistent:
             self.lease.confirm()
             self.definitions.moved(autostart=self.plan.domain.autostart)
+        self._memory_back()
         together([partial(self._disarm, node) for node in self.nodes])
         self._drop_tokens()
 
     # What the steps are made of.
+
+    def _shrink(self) -> None:
+        """Let the guest give back what the target has no room for; nothing is open yet while that takes its time."""
+        if self.plan.shrunk_kib is None:
+            return
+        self.rollback.register(
+            Undo(
+                leftover=f"{self.plan.instance} has less memory on {self.plan.source} than before",
+                hint=f"`virsh setmem {self.plan.instance} {self.plan.errand.memory_kib} --live` there.",
+                act=partial(self.balloon.back, self.plan.source),
+            )
+        )
+        self.balloon.shrink(self.plan.source, self.plan.shrunk_kib, self.context.cancel)
+        self.chronicle.note(f"{self.plan.instance} has {self.plan.shrunk_kib // 1024} MiB of memory now")
+
+    def _memory_back(self) -> None:
+        """As far as the target has room; the guest is there and runs, whatever becomes of this."""
+        if self.plan.shrunk_kib is not None:
+            try:
+                self.balloon.back(self.plan.target)
+            except LvmigrateError as error:
+                self.chronicle.note(f"{self.plan.instance} was not given its memory back: {error}")
 
     def _following(self) -> Following:
         may_post_copy = self.options.may_post_copy and self.plan.domain.state is DomainState.RUNNING

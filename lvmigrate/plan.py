@@ -89,7 +89,7 @@ class Options:
     recovery_timeout_s: float = 600.0
     #: Measure the guest before, and tell how long the copy will take; so many seconds, 0: no forecast.
     forecast_s: int = 0
-    #: Move between hypervisor versions that are known not to fit.
+    #: Move to an older libvirt or QEMU.
     ignore_hvversions: bool = False
     #: Where the guest cannot move while it runs, shut it down and start it on the target, if that can be done.
     allow_failover: bool = False
@@ -101,6 +101,10 @@ class Options:
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named: a path, or its name among Ganeti's.
     iallocator: str | None = None
+    #: Let the guest give memory back where the target has too little for what it has now; it gets it back afterwards.
+    allow_runtime_changes: bool = False
+    #: What it keeps in any case; ``None``: half of what it has.
+    minimum_memory_mib: int | None = None
 
     @property
     def throttles(self) -> bool:
@@ -146,6 +150,8 @@ class Plan:
     errand: Errand
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
+    #: What the guest is to shrink to before the move; ``None``: it fits as it is.
+    shrunk_kib: int | None = None
     #: If one was asked for and could be had.
     forecast: Forecast | None = None
     #: Why this target, where it was not named; empty: it was, or there is no other.

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Activity, Domain, Host
+from lvmigrate.errors import Code
 from lvmigrate.plan import Options
+from lvmigrate.premises import Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
@@ -27,8 +29,10 @@ class CopyEnd:
     """How the call that copies memory ended. Neither outcome proves anything about where the guest runs (law 1)."""
 
     ok: bool
-    #: libvirt's own words when it was not.
+    #: libvirt's own words when it was not, and what they mean.
     detail: str = ""
+    code: Code = Code.COPY_FAILED
+    hint: str = ""
 
 
 class MemoryCopy(Protocol):
@@ -71,6 +75,12 @@ class Hypervisor(Protocol):
     def host(self, node: str) -> Host:
         """What the node itself offers now."""
 
+    def needs(self, node: str, uuid: str) -> Needs:
+        """What the guest that runs on ``node`` asks of any node that it is to run on."""
+
+    def offer(self, node: str, needs: Needs) -> Offer:
+        """What ``node`` has of that."""
+
     def activity(self, node: str, uuid: str, seconds: int) -> Activity:
         """What the running guest does to its memory, measured for so long."""
 
@@ -97,6 +107,12 @@ class Hypervisor(Protocol):
 
     def resume(self, node: str, uuid: str) -> None:
         """Let the guest's CPUs run. Guaranteed afterwards: libvirt said that they do."""
+
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest to have so much memory, within what it may have; its definition is not changed.
+
+        Guaranteed afterwards: nothing; `Domain.current_kib` tells what it has.
+        """
 
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs. Guaranteed afterwards: libvirt said that they stand."""
@@ -289,6 +305,13 @@ class Storage(Protocol):
 
     def certificates(self, node: str) -> Certificates:
         """What QEMU on ``node`` encrypts migrations with."""
+
+    def premises(self, node: str, wanted: Wanted) -> Premises:
+        """What is on ``node`` of that which is wanted there, and whether it reaches the peer.
+
+        The peer's libvirt is connected to, and the last port of libvirt's range for memory knocked at: libvirt takes
+        the first that is free.  Where the configuration names a range of its own no port is safe to be knocked at.
+        """
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

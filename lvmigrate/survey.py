@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
-from lvmigrate.errors import Finding, NodeUnreachable, Refused
+from lvmigrate.errors import Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
+from lvmigrate.premises import Needs, Offer, Premises, Wanted
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import (
     ConnectionOptions,
@@ -93,7 +94,14 @@ class Survey:
     target: Side
     #: What the target's certificate is to name.
     called: str
+    #: How the source's libvirt reaches the target's.
+    peer_uri: str
     options: Options
+    needs: Needs
+    #: What the target's libvirt has of that, and what was found on the two nodes beside.
+    offer: Offer
+    here: Premises
+    there: Premises
 
 
 def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sightings:
@@ -110,19 +118,62 @@ def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sight
 
 def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: Node, options: Options) -> Survey:
     """Observe both nodes of a move. Raises `Refused` when one of them gives no answer, or answers with an error."""
-    outcomes = outcomes_of(
-        [
-            lambda: _side(hypervisor, storage, domain, domain.node, target.name, options),
-            lambda: _side(hypervisor, storage, domain, target.name, domain.node, options),
-        ]
-    )
-    sides = [outcome for outcome in outcomes if isinstance(outcome, Side)]
-    errors = [outcome for outcome in outcomes if not isinstance(outcome, Side)]
-    if errors:
-        raise Refused(
-            domain.name, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in errors]
+    (needs,) = outcomes_of([partial(hypervisor.needs, domain.node, domain.uuid)])
+    if isinstance(needs, LvmigrateError):
+        raise _refused(domain, [needs])
+    media = frozenset(disk.source for disk in domain.disks if disk.source and disk.device in ("cdrom", "floppy"))
+    calls: list[Callable[[], Side | Premises | Offer]] = [
+        partial(_side, hypervisor, storage, domain, domain.node, target.name, options),
+        partial(_side, hypervisor, storage, domain, target.name, domain.node, options),
+        partial(storage.premises, domain.node, _wanted_here(domain, target)),
+        partial(storage.premises, target.name, _wanted_there(domain, needs, media)),
+        partial(hypervisor.offer, target.name, needs),
+    ]
+    source, there, premises_here, premises_there, offer = outcomes_of(calls)
+    if (
+        isinstance(source, Side)
+        and isinstance(there, Side)
+        and isinstance(premises_here, Premises)
+        and isinstance(premises_there, Premises)
+        and isinstance(offer, Offer)
+    ):
+        return Survey(
+            domain=domain,
+            source=source,
+            target=there,
+            called=target.certified_name,
+            peer_uri=target.peer_uri,
+            options=options,
+            needs=needs,
+            offer=offer,
+            here=premises_here,
+            there=premises_there,
         )
-    return Survey(domain=domain, source=sides[0], target=sides[1], called=target.certified_name, options=options)
+    outcomes = (source, there, premises_here, premises_there, offer)
+    raise _refused(domain, [outcome for outcome in outcomes if isinstance(outcome, LvmigrateError)])
+
+
+def _refused(domain: Domain, errors: Sequence[LvmigrateError]) -> Refused:
+    """Every reason once: a node that is silent is so to each that asks it."""
+    findings = [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in errors]
+    return Refused(domain.name, list(dict.fromkeys(findings)))
+
+
+def _wanted_here(domain: Domain, target: Node) -> Wanted:
+    return Wanted(instance=domain.name, peer=target.name, knock=True, autostart=False)
+
+
+def _wanted_there(domain: Domain, needs: Needs, media: frozenset[str]) -> Wanted:
+    firmware = frozenset(filter(None, [*needs.firmware, needs.nvram, needs.nvram_template]))
+    return Wanted(
+        instance=domain.name,
+        peer=domain.node,
+        knock=False,
+        autostart=domain.autostart,
+        paths=media | firmware,
+        interfaces=needs.interfaces,
+        programs=needs.programs,
+    )
 
 
 def _apart(resource: Resource, peer: str) -> bool:

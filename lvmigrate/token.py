@@ -26,6 +26,8 @@ class Errand:
     handed_over: bool = False
     #: It is no live move: the guest is shut down at the source and started on the target.
     failover: bool = False
+    #: What the guest had, in KiB, before it was made to give memory back; 0: it was not.
+    memory_kib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

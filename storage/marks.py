@@ -13,14 +13,16 @@ from typing import Final
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.premises import PORTS, Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
+from storage import around
 from storage.remote import TAKEN, Remote, uuid
 
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
 _YES_NO: Final[Mapping[bool, str]] = {True: "yes", False: "no"}
-_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?( failover)?")
+_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?")
 #: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
 _LINK: Final = re.compile(
     r"(?P<resource>\S+) (?P<peer>\S+) \d+ (?P<allow>yes|no) (?P<protocol>\S) (?P<auto>yes|no)(?: .*)?"
@@ -113,6 +115,23 @@ class Marks:
             signed="unsigned" not in facts,
         )
 
+    def premises(self, node: str, wanted: Wanted) -> Premises:
+        """What is on ``node`` of that which is wanted there, and whether it reaches the peer."""
+        peer = self._remote.node(wanted.peer)
+        knock = wanted.knock and peer.migration_ports is None
+        words = (
+            wanted.instance,
+            _YES_NO[wanted.autostart],
+            peer.peer_uri if wanted.knock else "",
+            peer.migration_address if knock else "",
+            str(PORTS[1]),
+            *(f"path:{path}" for path in sorted(wanted.paths)),
+            *(f"interface:{name}" for name in sorted(wanted.interfaces)),
+            *(f"program:{name}" for name in sorted(wanted.programs)),
+        )
+        out = self._remote.ask(node, "Looking around on the node", "premises", *words).out
+        return around.premises(node, out, self._remote.node(node).migration_ports)
+
     def close(self) -> None:
         """End every connection and process of the adapter."""
         self._remote.close()
@@ -156,7 +175,7 @@ def _written(token: Token) -> tuple[str, ...]:
 
 def _words_of(errand: Errand) -> str:
     flags = (errand.ran, errand.autostart, errand.target_had_definition, errand.handed_over)
-    tail = ("failover",) if errand.failover else ()
+    tail = (*((str(errand.memory_kib),) if errand.memory_kib else ()), *(("failover",) if errand.failover else ()))
     return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags), *tail))
 
 
@@ -197,7 +216,7 @@ def _errand(words: str) -> Errand | None:
     match = _ERRAND.fullmatch(words)
     if match is None:
         return None
-    source, target, ran, autostart, had, over, failover = match.groups()
+    source, target, ran, autostart, had, over, memory, failover = match.groups()
     return Errand(
         source=source,
         target=target,
@@ -206,6 +225,7 @@ def _errand(words: str) -> Errand | None:
         target_had_definition=had == "yes",
         handed_over=over == "yes",
         failover=failover is not None,
+        memory_kib=int(memory or 0),
     )
 
 

@@ -232,6 +232,43 @@ keepalive() {
         "$root/etc/libvirt/qemu.conf"
 }
 
+# premises GUEST AUTOSTART PEER_URI ADDRESS PORT [KIND:NAME]...: what a move depends on, a fact a line; see
+# Marks.premises.  An empty PEER_URI, ADDRESS or PORT is not tried; KIND is path, interface or program.
+premises() {
+    guest=$1 autostart=$2 uri=$3 address=$4 port=$5
+    shift 5
+    for thing in "$@"; do
+        name=${thing#*:}
+        case $thing in
+            path:*) [ -e "$root$name" ] ;;
+            interface:*) [ -e "$root/sys/class/net/$name" ] ;;
+            program:*) command -v -- "$name" >/dev/null ;;
+            *) false ;;
+        esac && say "has $thing"
+    done
+    image=$root/var/lib/libvirt/qemu/save/$guest.save
+    if [ -e "$image" ]; then say "saved $image"; fi
+    conf=$root/etc/libvirt/qemu.conf
+    say "ports $(setting migration_port_min "$conf") - $(setting migration_port_max "$conf")"
+    sed -n 's/^ *[0-9]*: [0-9A-F]*:\([0-9A-F]\{4\}\) [0-9A-F:]* 0A .*/listening \1/p' \
+        "$root/proc/net/tcp" "$root/proc/net/tcp6" 2>/dev/null
+    if [ "$autostart" = yes ] && command -v systemctl >/dev/null; then
+        systemctl show -p Id -p ActiveState -p UnitFileState -p After libvirtd.service virtqemud.service 2>/dev/null |
+            sed 's/^/unit /'
+    fi
+    if [ -n "$uri" ]; then
+        # As libvirtd would, which is root too and has no terminal either.
+        said=$(timeout 15 virsh -q -c "$uri" hostname 2>&1 </dev/null)
+        say "peer $? $(say "$said" | tr '\n' ' ')"
+    fi
+    if [ -n "$address" ] && command -v bash >/dev/null; then
+        # A port that is closed answers as well as one that is open.
+        # shellcheck disable=SC2016 # for bash
+        said=$(timeout 5 bash -c ': <>"/dev/tcp/$0/$1"' "$address" "$port" 2>&1 </dev/null)
+        say "memory $? $(say "$said" | tr '\n' ' ')"
+    fi
+}
+
 # certificates: what QEMU here encrypts migrations with, a fact a line; see Marks.certificates.
 certificates() {
     conf=$root/etc/libvirt/qemu.conf

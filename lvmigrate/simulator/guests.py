@@ -22,7 +22,9 @@ class Disk:
     @property
     def described(self) -> DomainDisk:
         """As libvirt describes it."""
-        return DomainDisk(target=self.target, source=self.path, kind="block", device="disk", read_only=False)
+        return DomainDisk(
+            target=self.target, source=self.path, kind="block", device="disk", read_only=False, cache="none"
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -41,6 +43,8 @@ class Guest:
     autostart: bool
     #: The nodes that had a definition in the beginning.
     defined_on: frozenset[str]
+    #: What its balloon leaves it; ``None``: all.
+    current_kib: int | None = None
     #: The newest acknowledged write to each disk.
     latest: dict[Disk, Record] = field(default_factory=dict)
     #: Somebody other than lvmigrate paused it.

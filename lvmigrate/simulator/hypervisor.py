@@ -10,6 +10,7 @@ from typing import Final, NoReturn, TypeVar
 from lvmigrate.domain import Activity, Domain, DomainState, Host, JobKind
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.plan import Options
+from lvmigrate.premises import Needs, Offer
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd, MemoryCopy
 from lvmigrate.simulator.calls import Kind
@@ -25,6 +26,8 @@ T = TypeVar("T")
 _CLIENT_S: Final = 15.0
 #: How often a job of somebody else's is looked at.
 _LOOK_S: Final = 0.5
+#: How long a guest takes to give memory back.
+_BALLOON_S: Final = 0.5
 _OPERATION_INVALID: Final = 55
 _NO_DOMAIN: Final = 42
 
@@ -62,6 +65,19 @@ class SimulatedHypervisor:
             return Host(node=node, free_memory_kib=free, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 2))
 
         return self._call("host", node, look, acts=False)
+
+    def needs(self, node: str, uuid: str) -> Needs:
+        """Nothing out of the ordinary."""
+
+        def look() -> Needs:
+            self._copy(node, uuid, "Reading what the guest needs")
+            return Needs(emulator="/usr/bin/qemu-system-x86_64", arch="x86_64", machine="pc", virt_type="kvm")
+
+        return self._call("needs", node, look, acts=False)
+
+    def offer(self, node: str, needs: Needs) -> Offer:  # noqa: ARG002 -- as the Protocol has it
+        """All of it, on every node."""
+        return self._call("offer", node, lambda: Offer(node=node), acts=False)
 
     def activity(self, node: str, uuid: str, seconds: int) -> Activity:
         """A guest that does little."""
@@ -112,6 +128,15 @@ class SimulatedHypervisor:
             self._world.resume(node, uuid)
 
         self._call("resume", node, act, acts=True)
+
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        """Tell the running guest to have so much memory: it obeys a moment later, wherever it runs then."""
+
+        def act() -> None:
+            copy = self._copy(node, uuid, "Changing the guest's memory")
+            self._world.timeline.after(_BALLOON_S, lambda: self._world.balloon(copy, kib))
+
+        self._call("set_memory", node, act, acts=True)
 
     def suspend(self, node: str, uuid: str) -> None:
         """Stop the guest's CPUs."""
@@ -238,6 +263,7 @@ class SimulatedHypervisor:
             virt_type="kvm",
             memory_kib=guest.memory_kib,
             vcpus=1,
+            current_kib=guest.memory_kib if guest.current_kib is None else guest.current_kib,
             disks=tuple(disk.described for disk in guest.disks),
             left_on=None if definition is None else definition.left_on,
         )

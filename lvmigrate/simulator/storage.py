@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
+from lvmigrate.premises import Match, Premises, Wanted
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
     ConnectionOptions,
@@ -344,6 +345,22 @@ class SimulatedStorage:
         return self._ask(
             "certificates", node, lambda: Certificates(node=node, folder="/etc/pki/qemu", names=frozenset({node}))
         )
+
+    def premises(self, node: str, wanted: Wanted) -> Premises:
+        """All that is wanted, and every node reaches every other."""
+
+        def look() -> Premises:
+            return Premises(
+                node=node,
+                paths=wanted.paths,
+                interfaces=wanted.interfaces,
+                programs=wanted.programs,
+                after_drbd={"libvirtd.service": True},
+                peer=Match.YES,
+                memory=Match.YES,
+            )
+
+        return self._ask("premises", node, look)
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

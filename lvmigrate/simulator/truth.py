@@ -416,6 +416,12 @@ class Truth:
         self.run(copy, "unpaused")
         self.emit(node, of, "resumed unpaused")
 
+    def balloon(self, copy: Copy, kib: int) -> None:
+        """Give the guest so much memory. Nothing if this copy of it does not run (any more)."""
+        if self.hosts[copy.node].copies.get(copy.guest.uuid) is copy and copy.runs:
+            copy.guest.current_kib = kib
+            self.tell(f"{copy.guest.name} on {copy.node} has {kib} KiB, by its balloon")
+
     def suspend(self, node: str, of: str) -> None:
         """Stop a copy's CPUs. Nothing if they stand. Raises `KeyError` if there is none."""
         copy = self.hosts[node].copies[of]

@@ -95,6 +95,8 @@ class Scenario:
     copy_s: float = 2.0
     #: As soon as the controller under test is stopped, another one cleans up; then the first one wakes.
     taken_over: bool = False
+    #: The target has room for less than the guest has, and the guest may give some back (if it runs).
+    cramped: bool = False
 
     @property
     def controller(self) -> str:
@@ -132,6 +134,13 @@ SCENARIOS: Final = (
         name="cleanup-reply-lost",
         given=(("finished#1", Happening.CONTROLLER_KILLED), ("finished#1", Happening.LIBVIRT_CUT_LONG)),
         cleanup_after_s=60.0,
+    ),
+    Scenario(name="migrate-shrinking", cramped=True),
+    Scenario(
+        name="cleanup-of-a-shrunk-guest",
+        given=(("c1.copy_memory@node1#1", Kind.KILLED_BEFORE),),
+        cleanup_after_s=1.0,
+        cramped=True,
     ),
     Scenario(name="migrate-long", copy_s=100.0),
     Scenario(name="migrate-taken-over", taken_over=True),

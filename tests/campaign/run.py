@@ -91,6 +91,8 @@ def run(case: Case) -> Outcome:
     outcome = Outcome(case=case)
     with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
         guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        if case.scenario.cramped and case.variant.running:
+            world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
         if case.scenario.taken_over:
             _take_over(case.scenario.controller, world, outcome)
         for place, what in (*case.scenario.given, *case.faults):
@@ -148,7 +150,9 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
     move: MigrateInstance | FailoverInstance = (
         FailoverInstance(context, _NAME)
         if case.scenario.failover
-        else MigrateInstance(context, _NAME, options=case.variant.options)
+        else MigrateInstance(
+            context, _NAME, options=replace(case.variant.options, allow_runtime_changes=case.scenario.cramped)
+        )
     )
 
     def migrate() -> Any:

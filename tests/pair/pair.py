@@ -12,11 +12,13 @@ the machine, even when the test is killed: the hosts end with the pipe that the 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -113,10 +115,19 @@ class Pair:
         """The one that ``host`` is not."""
         return self.two if host is self.one else self.one
 
-    def guest(self, name: str, *, on: Host, load: Load = guests.BUSY, persistent: bool = True) -> Guest:
-        """A guest that runs on this host and was heard there."""
+    def guest(
+        self,
+        name: str,
+        *,
+        on: Host,
+        load: Load = guests.BUSY,
+        persistent: bool = True,
+        change: Callable[[str], str] = lambda xml: xml,
+    ) -> Guest:
+        """A guest that runs on this host and was heard there; ``change`` makes its XML from the usual one."""
         ear = self.network.inside(lambda: Listener(WITNESS))
-        guest = guests.make(name, ear, self.folder, load, self.hosts)
+        made = guests.make(name, ear, self.folder, load, self.hosts)
+        guest = dataclasses.replace(made, xml=change(made.xml))
         self._guests.append(guest)
         file = self.folder / f"{name}.xml"
         file.write_text(guest.xml)

@@ -1,7 +1,4 @@
-"""The seed's defects by their numbers (docs/seed.md): each is shown not to be here.
-
-D8 (ballooning) is missing here: see tests/simulator/test_balloon.py where there is one.
-"""
+"""The seed's defects by their numbers (docs/seed.md): each is shown not to be here."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from lvmigrate.errors import Code, ExitCode, LvmigrateError, MoveFailed, Outcome
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
 from lvmigrate.report import Report
-from lvmigrate.simulator import Breach, Happening, Kind, Settings, Version, World, audit
+from lvmigrate.simulator import Breach, Guest, Happening, Kind, Settings, Version, World, audit
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.timeline import timeline
 from tests.unit.fakes import World as Small
@@ -143,6 +140,45 @@ def test_d6_progress_is_what_remains_and_never_passes_100() -> None:
 
 def test_d7_an_option_that_is_not_obeyed_is_not_accepted() -> None:
     assert cli.main(["failover", "web1", "--cleanup"]) == ExitCode.USAGE
+
+
+def cramped(world: World) -> Guest:
+    """A guest that fits on node2 only if it gives a third of its memory back."""
+    guest = world.add_guest("web1", "node1")
+    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
+    world.timeline.advance(1.0)
+    return guest
+
+
+def test_d8_the_balloon_is_awaited_and_given_back() -> None:
+    with World() as world:
+        guest = cramped(world)
+        during: list[int | None] = []
+        world.entered = lambda _job: during.append(guest.current_kib)
+        move(world, Options(allow_runtime_changes=True))
+        assert during[0] == guest.memory_kib * 2 // 3  # as the copy began
+        world.timeline.advance(5.0)
+        assert guest.current_kib in (None, guest.memory_kib)
+        assert (world.running(guest), world.violations, audit(world)) == (["node2"], [], ())
+
+
+def test_d8_the_balloons_value_is_read_anew_and_not_the_configurations() -> None:
+    with World() as world:
+        guest = cramped(world)
+        guest.current_kib = guest.memory_kib // 2  # somebody has made it smaller meanwhile: it fits as it is
+        move(world)
+        assert (world.running(guest), guest.current_kib) == (["node2"], guest.memory_kib // 2)
+
+
+def test_d8_a_move_that_fails_gives_it_back() -> None:
+    with World() as world:
+        guest = cramped(world)
+        world.faults.add("c1.copy_memory@node1#1", Kind.REFUSED_BEFORE)
+        with pytest.raises(MoveFailed):
+            move(world, Options(allow_runtime_changes=True))
+        world.timeline.advance(5.0)
+        assert guest.current_kib in (None, guest.memory_kib)
+        assert (world.running(guest), world.violations, audit(world)) == (["node1"], [], ())
 
 
 @pytest.mark.parametrize("running", [True, False])

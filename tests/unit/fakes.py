@@ -15,6 +15,7 @@ from lvmigrate.domain import Activity, Domain, DomainDisk, DomainState, Host, Jo
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, NodeUnreachable, TokenLost
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
+from lvmigrate.premises import Match, Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import (
@@ -38,6 +39,11 @@ from lvmigrate.tasklet import Context
 from lvmigrate.token import Guarded, GuardSeen, Held, Token, Traces
 
 NODES = ("node1", "node2")
+NEEDS = Needs(emulator="/usr/bin/qemu", arch="x86_64", machine="pc-i440fx-10.0", virt_type="kvm")
+OFFER = Offer(node="node2", numa_nodes=frozenset({0}), cpus=frozenset({0, 1}))
+PREMISES = {
+    node: Premises(node=node, peer=Match.YES, memory=Match.YES, after_drbd={"libvirtd.service": True}) for node in NODES
+}
 UUID = "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009"
 PATH = "/dev/drbd7"
 
@@ -77,6 +83,11 @@ class World:
     keepalive_s: float = 30.0
     certificates: dict[str, Certificates] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
+    needs: Needs = NEEDS
+    #: What the guest does not give back, whatever it is told.
+    keeps_kib: int = 0
+    offer: Offer = OFFER
+    premises: dict[str, Premises] = field(default_factory=lambda: dict(PREMISES))
     #: Grows with each write that a peer does not get.
     generation: int = 1
     lineages: dict[str, Lineage] = field(default_factory=lambda: dict.fromkeys(NODES, Lineage(current="A", earlier=())))
@@ -194,7 +205,7 @@ def node_of(name: str) -> Node:
 
 
 def guest(node: str, **changes: Any) -> Domain:
-    disk = DomainDisk(target="vda", source=PATH, kind="block", device="disk", read_only=False)
+    disk = DomainDisk(target="vda", source=PATH, kind="block", device="disk", read_only=False, cache="none")
     values: dict[str, Any] = {
         "node": node,
         "name": "web1",
@@ -279,6 +290,14 @@ class FakeHypervisor:
             usual = Host(node=node, free_memory_kib=1 << 20, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
             return self.world.hosts.get(node, usual)
 
+    def needs(self, node: str, uuid: str) -> Needs:
+        with self.world.call("needs", node):
+            return self.world.needs
+
+    def offer(self, node: str, needs: Needs) -> Offer:
+        with self.world.call("offer", node):
+            return self.world.offer
+
     def activity(self, node: str, uuid: str, seconds: int) -> Activity:
         with self.world.call("activity", node):
             return Activity(resident_bytes=100 << 20, dirty_rate=1 << 20)
@@ -304,6 +323,11 @@ class FakeHypervisor:
         with self.world.call("resume", node):
             assert self.world.domains[node].state in (DomainState.PAUSED, DomainState.RUNNING), "only what is there"
             self.world.set(node, state=DomainState.RUNNING, reason="unpaused")
+
+    def set_memory(self, node: str, uuid: str, kib: int) -> None:
+        with self.world.call("set_memory", node):
+            assert self.world.domains[node].state.active
+            self.world.set(node, current_kib=max(kib, self.world.keeps_kib))
 
     def suspend(self, node: str, uuid: str) -> None:
         with self.world.call("suspend", node):
@@ -578,6 +602,10 @@ class FakeStorage:
 
     def certificates(self, node: str) -> Certificates:
         return self.world.certificates.get(node) or Certificates(node=node, folder="/tls", names=frozenset({node}))
+
+    def premises(self, node: str, wanted: Wanted) -> Premises:
+        with self.world.call("premises", node):
+            return self.world.premises[node]
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):

@@ -22,6 +22,7 @@ from lvmigrate.iallocator import NodeView
 from lvmigrate.ipolicy import Bounds, InstancePolicy
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Mode, Options
+from lvmigrate.premises import Match
 from lvmigrate.replication import DiskState, Place, Resource, Role, Volume
 from lvmigrate.target import Candidate, choose
 from lvmigrate.tasklet import Context
@@ -319,6 +320,18 @@ def test_what_cannot_move_live_is_failed_over_if_that_was_allowed(*, allowed: bo
     report = tasklet.exec()
     assert (report.mode, report.target, world.running()) == ("failover", "node2", ["node2"])
     assert note in report.warnings
+
+
+def test_memory_that_would_not_arrive_is_no_reason_against_a_failover() -> None:
+    world = World()
+    world.premises["node1"] = dataclasses.replace(world.premises["node1"], memory=Match.NO)
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(world.context(), "web1").check_prereq()
+    assert caught.value.code is Code.PORTS_UNREACHABLE
+    plan = MigrateInstance(world.context(), "web1", options=Options(allow_failover=True)).check_prereq()
+    assert plan.mode is Mode.FAILOVER
+    assert "PORTS_UNREACHABLE" in plan.warnings[0].sentence
+    assert FailoverInstance(world.context(), "web1").check_prereq().mode is Mode.FAILOVER
 
 
 def test_a_mistake_of_the_callers_shuts_no_guest_down() -> None:

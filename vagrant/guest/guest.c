@@ -7,7 +7,7 @@
  * (records.py does).
  *
  * Machine: QEMU `pc` (i440fx) with 24 MiB or more, one or two virtio-blk disks on PCI bus 0 (transitional, as
- * `<target bus='virtio'/>` makes them), COM1. Started by `-kernel guest.elf -append "..."`:
+ * `<target bus='virtio'/>` makes them), COM1; a virtio balloon, if there is one. Started by `-kernel guest.elf -append "..."`:
  *
  *     name=NAME      the guest's name, up to 31 bytes; held in every record              (guest)
  *     record_ms=MS   a record each so many milliseconds, or as fast as the disks allow   (20)
@@ -469,6 +469,7 @@ static void interrupt_init(uint16_t lines)
 
 enum {
     VIRTIO_BLK = 0x10011af4,
+    VIRTIO_BALLOON = 0x10021af4,
     HOST_FEATURES = 0x00,
     GUEST_FEATURES = 0x04,
     QUEUE_PAGE = 0x08,
@@ -597,8 +598,16 @@ static int disk_answered(struct disk *disk)
     return answered;
 }
 
+static void balloon_found(uint16_t port);
+static void balloon_acknowledge(void);
+
 static void pci_found(uint32_t function, uint32_t id)
 {
+    if (id == VIRTIO_BALLOON) {
+        pci_write(function, PCI_COMMAND, pci_read(function, PCI_COMMAND) | PCI_IO_AND_MASTER);
+        disk_lines |= (uint16_t)(1 << (pci_read(function, PCI_LINE) & 15));
+        balloon_found(pci_read(function, PCI_BAR0) & 0xfffc);
+    }
     if (id == PIIX4_PM)
         pm_base = pci_read(function, PIIX4_PM_BASE) & 0xffc0;
     if (id != VIRTIO_BLK || disk_count == MAX_DISKS)
@@ -613,6 +622,7 @@ void on_interrupt(void)
 {
     for (uint32_t i = 0; i < disk_count; i++)
         inb(disks[i].port + DEVICE_ISR);
+    balloon_acknowledge();
     outb(PIC2, PIC_EOI);
     outb(PIC1, PIC_EOI);
 }
@@ -620,6 +630,114 @@ void on_interrupt(void)
 void on_exception(void)
 {
     panic("processor exception");
+}
+
+/* ---- virtio-balloon, the legacy interface too: memory given back to the host, and taken again ----
+ *
+ * One request at a time. The pages are those above the stamped area, which nothing else uses; the last one that was
+ * given is the first to be taken.
+ */
+
+enum { BALLOON_TARGET = 0x14, BALLOON_ACTUAL = 0x18, BALLOON_PAGES = 256, INFLATE = 0, DEFLATE = 1, BALLOON_QUEUES = 2 };
+
+struct queue {
+    uint8_t memory[QUEUE_BYTES] __attribute__((aligned(PAGE)));
+    uint16_t size, submitted;
+    struct descriptor *descriptors;
+    volatile struct available *available;
+    volatile struct used *used;
+};
+
+static struct {
+    uint16_t port;
+    struct queue queues[BALLOON_QUEUES];
+    uint32_t numbers[BALLOON_PAGES];
+    uint32_t first, pages;          /* what may be given: page numbers */
+    uint32_t given, asked;          /* pages given; those of the request under way */
+    int under_way;                  /* the queue of the request, or -1 */
+} balloon = { .under_way = -1 };
+
+static void balloon_found(uint16_t port)
+{
+    balloon.port = port;
+}
+
+static void balloon_acknowledge(void)
+{
+    if (balloon.port)
+        inb(balloon.port + DEVICE_ISR);
+}
+
+static void balloon_queue_init(uint16_t number)
+{
+    struct queue *queue = &balloon.queues[number];
+    outw(balloon.port + QUEUE_SELECT, number);
+    uint32_t size = inw(balloon.port + QUEUE_SIZE);
+    if (!size || size > MAX_QUEUE)
+        panic("the balloon's queue is of a size that does not fit");
+    queue->size = (uint16_t)size;
+    uint32_t end_of_available = size * sizeof(struct descriptor) + 2 * (3 + size);
+    queue->descriptors = (struct descriptor *)queue->memory;
+    queue->available = (volatile struct available *)(queue->memory + size * sizeof(struct descriptor));
+    queue->used = (volatile struct used *)(queue->memory + ((end_of_available + PAGE - 1) & ~(PAGE - 1u)));
+    outl(balloon.port + QUEUE_PAGE, (uint32_t)queue->memory / PAGE);
+}
+
+/* `first` to `end`: addresses of what nobody uses. */
+static void balloon_init(uint32_t first, uint32_t end)
+{
+    if (!balloon.port)
+        return;
+    balloon.first = (first + PAGE - 1) / PAGE;
+    balloon.pages = end / PAGE > balloon.first ? end / PAGE - balloon.first : 0;
+    outb(balloon.port + DEVICE_STATUS, 0);
+    outb(balloon.port + DEVICE_STATUS, STATUS_DRIVER);
+    outl(balloon.port + GUEST_FEATURES, 0);
+    balloon_queue_init(INFLATE);
+    balloon_queue_init(DEFLATE);
+    outb(balloon.port + DEVICE_STATUS, STATUS_DRIVER | STATUS_DRIVER_OK);
+}
+
+static void balloon_submit(uint16_t number, uint32_t from, uint32_t count)
+{
+    struct queue *queue = &balloon.queues[number];
+    for (uint32_t i = 0; i < count; i++)
+        balloon.numbers[i] = balloon.first + from + i;
+    balloon.asked = count;
+    balloon.under_way = number;
+    queue->descriptors[0] = (struct descriptor){ (uint32_t)balloon.numbers, count * 4, 0, 0 };
+    queue->available->ring[queue->submitted % queue->size] = 0;
+    memory_barrier();
+    queue->available->index = ++queue->submitted;
+    memory_barrier();
+    outw(balloon.port + QUEUE_NOTIFY, number);
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Goes on with what the host wants. */
+static void balloon_step(void)
+{
+    if (!balloon.port)
+        return;
+    if (balloon.under_way >= 0) {
+        struct queue *queue = &balloon.queues[balloon.under_way];
+        if (queue->used->index != queue->submitted)
+            return;
+        balloon.given += balloon.under_way == INFLATE ? balloon.asked : -balloon.asked;
+        balloon.under_way = -1;
+        outl(balloon.port + BALLOON_ACTUAL, balloon.given);
+    }
+    uint32_t target = least(inl(balloon.port + BALLOON_TARGET), balloon.pages);
+    if (target > balloon.given) {
+        balloon_submit(INFLATE, balloon.given, least(target - balloon.given, BALLOON_PAGES));
+    } else if (target < balloon.given) {
+        uint32_t count = least(balloon.given - target, BALLOON_PAGES);
+        balloon_submit(DEFLATE, balloon.given - count, count);
+    }
 }
 
 /* ---- command line ---- */
@@ -692,6 +810,7 @@ extern uint8_t image_end[];
 static struct {
     volatile uint32_t *area;
     uint32_t pages, next, pass;
+    uint32_t unused, end;               /* addresses: behind the area nothing is used, up to the firmware's tables */
     uint32_t credit, credited;          /* thousandths of a page that are due; the clock when that was reckoned */
     uint64_t verified, bad;
     uint32_t first_bad_page, first_bad_pass;
@@ -709,6 +828,8 @@ static void memory_init(uint32_t upper_kib)
     }
     memory.area = (volatile uint32_t *)start;
     memory.pages = options.mib * (1024 * 1024 / PAGE);
+    memory.unused = start + options.mib * 1024 * 1024;
+    memory.end = (upper_kib + 1024 - RESERVED_AT_TOP_KIB) * 1024;
 }
 
 static uint32_t stamp(uint32_t pass, uint32_t page, uint32_t word)
@@ -997,6 +1118,7 @@ static void prepare(uint32_t loaded_by, const struct multiboot *info)
         disk_init(&disks[i]);
     interrupt_init(disk_lines);
     run_init();
+    balloon_init(memory.unused, memory.end);
     power_init();
 }
 
@@ -1010,6 +1132,7 @@ _Noreturn void guest_main(uint32_t loaded_by, const struct multiboot *info)
         clock_update();
         int record_waits = record_step();
         int more_pages = memory_step();
+        balloon_step();
         serial_pump();
         if (between_requests() && power_button_pressed())
             shut_down();

@@ -15,7 +15,7 @@ from hv.bounded import within
 from hv.connections import Connections, event_words
 from hv.libvirt_kvm import LibvirtHypervisor
 from hv.statistics import progress_of
-from lvmigrate.errors import CommandFailed, NodeUnreachable
+from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.progress import MemoryProgress
 
@@ -132,7 +132,8 @@ def test_an_answer_that_is_no_is_a_command_that_failed() -> None:
         raise real_error()
     assert caught.value.status == libvirt.VIR_ERR_NO_DOMAIN
     assert "Looking for nosuch failed on node1." in str(caught.value)
-    assert caught.value.detail == words(real_error()) == "Domain not found (libvirt error 42)"
+    assert caught.value.detail == words(real_error()) == "Domain not found (libvirt error 42, domain 12)"
+    assert caught.value.code is Code.INSTANCE_UNKNOWN
 
 
 def node(name: str, uri: str) -> dict[str, Node]:

@@ -1,0 +1,129 @@
+"""What a guest needs of the node it is to run on, and what a node has of that, both as they were observed."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: libvirt's own range for migrations, where neither the configuration nor the node's qemu.conf names one.
+PORTS = (49152, 49215)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a running guest is made of, beside its disks."""
+
+    emulator: str
+    arch: str
+    #: As QEMU names it for good: ``pc-i440fx-10.0``.
+    machine: str
+    virt_type: str
+    #: libvirt's ``mode``: custom, host-model, host-passthrough, maximum; empty: it chose one by itself.
+    cpu_mode: str = ""
+    #: The CPU in libvirt's words, for the target to be compared with; empty: there is nothing to compare.
+    cpu: str = ""
+    #: Whether libvirt itself insists on it (``check``): where it does not, QEMU leaves out what is not there.
+    cpu_checked: bool = True
+    #: Names of host interfaces that its own sit on: bridges, and what macvtap uses.
+    interfaces: frozenset[str] = frozenset()
+    #: Names of libvirt networks.
+    networks: frozenset[str] = frozenset()
+    #: Devices of the node's that the guest has to itself, in words.
+    passthrough: tuple[str, ...] = ()
+    mediated: tuple[str, ...] = ()
+    #: libvirt's type of the TPM's backend: emulator, passthrough, external; ``None``: it has none.
+    tpm: str | None = None
+    #: Files that its firmware is started from, and the one that its variables are kept in.
+    firmware: frozenset[str] = frozenset()
+    nvram: str | None = None
+    nvram_template: str | None = None
+    #: Sizes of huge pages, in KiB; 0: the node's default one.
+    hugepages_kib: frozenset[int] = frozenset()
+    #: Whether it has a device by which it can give memory back.
+    balloon: bool = True
+    numa_nodes: frozenset[int] = frozenset()
+    #: CPUs of the node that it is bound to.
+    cpus: frozenset[int] = frozenset()
+    snapshots: int = 0
+    checkpoints: int = 0
+    #: A saved image of it lies beside the running one.
+    saved: bool = False
+    #: Disks with a block job, by their names in the guest.
+    block_jobs: tuple[str, ...] = ()
+    #: What could not be found out, a clause each.
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def programs(self) -> frozenset[str]:
+        """What must be installed on a node beside its emulator."""
+        return frozenset({"swtpm"} if self.tpm == "emulator" else ())
+
+
+class Match(enum.Enum):
+    """Whether a node has something, or reaches it."""
+
+    YES = "yes"
+    NO = "no"
+    #: It could not be told, or was not tried.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What one node's libvirt has for such a guest, the words being libvirt's where it says no."""
+
+    node: str
+    emulator: Match = Match.YES
+    machine: Match = Match.YES
+    cpu: Match = Match.YES
+    emulator_words: str = ""
+    machine_words: str = ""
+    cpu_words: str = ""
+    #: Those of the networks asked for that are there and active.
+    networks: frozenset[str] = frozenset()
+    #: By size in KiB, for the sizes asked for: KiB that are free in such pages.
+    hugepages_kib: Mapping[int, int] = field(default_factory=dict)
+    #: Its NUMA nodes and CPUs; empty: it does not tell.
+    numa_nodes: frozenset[int] = frozenset()
+    cpus: frozenset[int] = frozenset()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to look for on a node, and from it."""
+
+    instance: str
+    #: The other node of the move; from the source it is knocked at.
+    peer: str
+    knock: bool
+    #: Whether the node is to start the guest when it boots.
+    autostart: bool
+    paths: frozenset[str] = frozenset()
+    interfaces: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Premises:
+    """What was found on a node, and from it."""
+
+    node: str
+    #: What of that which was asked for is there.
+    paths: frozenset[str] = frozenset()
+    interfaces: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset()
+    #: The path of a saved image of the guest's name.
+    saved: str | None = None
+    #: By libvirt's services that are in use: whether they start after DRBD; empty where systemd does not say.
+    after_drbd: Mapping[str, bool] = field(default_factory=dict)
+    #: The ports for migrations, as the node's qemu.conf says, and those that something listens on.
+    ports: tuple[int, int] = PORTS
+    listening: frozenset[int] = frozenset()
+    #: Whether this node's root could connect to the peer's libvirt as libvirtd would, and what was said.
+    peer: Match = Match.UNKNOWN
+    peer_words: str = ""
+    #: Whether anything comes back from the peer's address for memory (a port that is closed answers, too).
+    memory: Match = Match.UNKNOWN
+    memory_words: str = ""
