@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lvmigrate import program
+from lvmigrate import balloon, program
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
 from lvmigrate.node import Node
@@ -89,7 +89,7 @@ def _spec(number: int) -> dict[str, int]:
 def _instance(guest: Domain) -> dict[str, Any]:
     return {
         "tags": [],
-        "memory": guest.memory_kib // 1024,
+        "memory": balloon.current(guest) // 1024,
         "spindle_use": 0,
         "vcpus": guest.vcpus,
         "os": "",
@@ -123,7 +123,7 @@ def _node(view: NodeView, *, source: str, fitting: Collection[str]) -> dict[str,
     }
     if offline or view.host is None:
         return known
-    used = sum(guest.memory_kib // 1024 for guest in view.guests)
+    used = sum(balloon.current(guest) // 1024 for guest in view.guests)
     free = view.host.free_memory_kib // 1024
     reserved = min(_RESERVED_MIB, max(0, view.host.memory_kib // 1024 - free - used))
     return known | {

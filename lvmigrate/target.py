@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from lvmigrate import checks, iallocator, occasion
+from lvmigrate import balloon, checks, iallocator, occasion
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
 from lvmigrate.ipolicy import InstancePolicy
@@ -120,7 +120,7 @@ def chosen(context: Context, domain: Domain, wanted: str | None, wishes: Wishes)
     if fitting and wishes.iallocator is not None:
         answer = iallocator.ask(wishes.iallocator, domain, landscape, fitting)
         return Choice(node=answer, why=f"{wishes.iallocator} chose it")
-    best = choose(candidates, domain.memory_kib)
+    best = choose(candidates, balloon.current(domain))
     if best is None:
         words = "; ".join(f"{candidate.node} {', '.join(candidate.out)}" for candidate in candidates)
         raise _refused(
@@ -237,7 +237,7 @@ def _candidate(
         for resource in look.resources.values()
         if not resource.in_step_with(domain.node)
     ][:1]
-    if look.host.free_memory_kib < domain.memory_kib:
+    if look.host.free_memory_kib < balloon.current(domain):
         doubts.append(f"has {look.host.free_memory_kib // 1024} MiB of memory free")
     return Candidate(
         node=node.name,

@@ -113,8 +113,9 @@ def test_a_migration_tells_its_hooks_what_the_seed_tells(tmp_path: Path) -> None
 
 def test_a_move_that_is_not_live_says_so(tmp_path: Path) -> None:
     hook(tmp_path, "instance-migrate-pre", "10-env", f"env >{tmp_path}/pre")
-    migrate(World(), tmp_path, Options(mode=Mode.NON_LIVE))
-    assert told(tmp_path / "pre")["GANETI_MIGRATE_LIVE"] == "False"
+    migrate(World(), tmp_path, Options(mode=Mode.NON_LIVE, allow_runtime_changes=True))
+    seen = told(tmp_path / "pre")
+    assert (seen["GANETI_MIGRATE_LIVE"], seen["ALLOW_RUNTIME_CHANGES"]) == ("False", "True")
 
 
 def test_a_failover_and_a_cleanup_tell_theirs(tmp_path: Path) -> None:

@@ -147,6 +147,16 @@ def test_the_best_of_those_that_have_the_disks(monkeypatch: pytest.MonkeyPatch) 
     assert "node4 has no copy of vda" in choice.why
 
 
+def test_what_the_guest_has_now_is_what_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = world_of(monkeypatch, {"node2": look(2), "node3": look(1)})()
+    domain = guest("node1", memory_kib=4 * GIB, current_kib=GIB * 3 // 2)
+    candidates, _ = target._looked(context, domain, [context.nodes["node2"], context.nodes["node3"]], Options())
+    doubts = {candidate.node: " ".join(candidate.doubts) for candidate in candidates}
+    assert "MiB of memory free" not in doubts["node2"]
+    assert "1024 MiB of memory free" in doubts["node3"]
+    assert target.chosen(context, domain, None, Options()).node == "node2"
+
+
 def test_closed_nodes_and_policies_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
     small = InstancePolicy(cpus=Bounds(least=2))
     context = world_of(
