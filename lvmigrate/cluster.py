@@ -222,6 +222,7 @@ class Cluster:
             journal=self._journal,
             fences=commands(self.config.nodes),
             hooks=self.config.hooks,
+            definitions=None if self.config.journal is None else self.config.journal.parent / "definitions",
             hook_timeout_s=self.config.hook_timeout_s,
         )
 

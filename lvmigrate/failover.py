@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, checks, fencing, hooks
+from lvmigrate import acts, checks, fencing, hooks, kept
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
@@ -136,6 +136,7 @@ class FailoverInstance:
 
         def hooked(record: Record) -> Report:
             report = hooks.around(self._context, record, occasion, lambda: act(record))
+            kept.keep(self._context, plan.target, plan.domain.uuid, plan.instance)
             return replace(report, target_because=plan.target_because)
 
         opening = Opening(
@@ -215,10 +216,12 @@ class FailoverInstance:
         dead = silent[0]
         domain = next((seen for seen in sightings.domains if seen.node == target), None)
         if domain is None or not domain.persistent:
+            copy = kept.last(self._context, self._instance)
             raise self._refused(
                 Code.DEFINITION_MISSING,
                 f"{target} has no definition of {self._instance}, and {dead} does not answer.",
-                f"`virsh define` it on {target} from a copy, without starting it; then again.",
+                f"`virsh define` it on {target} from a copy, without starting it; then again."
+                + ("" if copy is None else f" {copy} on this machine is as it was after its last move."),
             )
         try:
             return self._surveyed(domain, dead)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, balloon, checks, hooks
+from lvmigrate import acts, balloon, checks, hooks, kept
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -111,7 +111,9 @@ class MigrateInstance:
                 return replace(report, target_because=plan.target_because)
 
         def hooked(record: Record) -> Report:
-            return hooks.around(self._context, record, occasion, lambda: move(record))
+            report = hooks.around(self._context, record, occasion, lambda: move(record))
+            kept.keep(self._context, plan.target, plan.domain.uuid, plan.instance)
+            return report
 
         opening = Opening(
             tasklet="migrate",

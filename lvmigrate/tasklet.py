@@ -39,6 +39,8 @@ class Context:
     #: The directory of the operator's hooks (`lvmigrate.hooks`), and how long one of them may take, in seconds.
     hooks: Path | None = None
     hook_timeout_s: float = 60.0
+    #: Where the last definition of each guest that was moved is kept (`lvmigrate.kept`); ``None``: nowhere.
+    definitions: Path | None = None
 
 
 class Tasklet(Protocol):
