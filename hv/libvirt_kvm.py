@@ -87,11 +87,14 @@ class LibvirtHypervisor:
         """What the node itself offers now."""
         connection = self._connections.to(node)
         memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        cpus = connection.getInfo()[2]
         return Host(
             node=node,
             free_memory_kib=sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached")),
             libvirt_version=_version(connection.getLibVersion()),
             qemu_version=_version(connection.getVersion()),
+            memory_kib=int(memory.get("total", 0)),
+            cpus=cpus,
         )
 
     @bounded("Reading what the guest needs")

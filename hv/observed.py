@@ -8,7 +8,7 @@ from typing import Final
 import libvirt
 
 from hv import xml
-from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
+from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind, Nic
 
 _STATES: Final = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
@@ -101,7 +101,7 @@ def job_of(domain: libvirt.virDomain) -> JobKind:
 def observed(node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
     """The domain as it is now. Raises what libvirt raises."""
     persistent = bool(domain.isPersistent())
-    virt_type, vcpus, disks, left_on = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
+    virt_type, vcpus, disks, nics, left_on = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
     state, reason = domain.state()
     # Of a copy that comes in, libvirt would say so only after its end.
     current_kib = None if job is JobKind.INCOMING else domain.info()[2]
@@ -118,20 +118,22 @@ def observed(node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
         memory_kib=domain.maxMemory(),
         vcpus=vcpus,
         disks=disks,
+        nics=nics,
         current_kib=current_kib,
         left_on=left_on,
     )
 
 
-def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], str | None]:
+def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], str | None]:
     text = domain.XMLDesc()
-    return xml.virt_type(text), xml.vcpus(text), xml.disks(text), xml.left_on(text)
+    return xml.virt_type(text), xml.vcpus(text), xml.disks(text), xml.nics(text), xml.left_on(text)
 
 
-def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], None]:
+def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], None]:
     """As `_described`, for a copy that comes in: libvirt's XML would be had only after the copy's end, or never (30 s).
 
-    The statistics need no job of libvirt's own; they do not tell the type, nor whether a disk may be written.
+    The statistics need no job of libvirt's own; they do not tell the type, the interfaces, nor
+    whether a disk may be written.
     """
     wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_VCPU
     found = domain.connect().domainListGetStats([domain], wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
@@ -146,7 +148,7 @@ def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ..
         )
         for number in range(values.get("block.count", 0))
     )
-    return "", values.get("vcpu.maximum", 1), disks, None
+    return "", values.get("vcpu.maximum", 1), disks, (), None
 
 
 def _reason(state: int, reason: int) -> str:

@@ -1,4 +1,4 @@
-"""What the domain's XML says about its disks, and the tombstone in it."""
+"""What the domain's XML says about its disks and interfaces, and the tombstone in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
-from lvmigrate.domain import DomainDisk
+from lvmigrate.domain import DomainDisk, Nic
 
 
 def virt_type(text: str) -> str:
@@ -51,6 +51,20 @@ def _disk(element: ET.Element) -> DomainDisk:
         cache="" if driver is None else driver.get("cache", ""),
         # libvirt.org/formatdomain.html: "requisite" may be missing where the guest arrives by a migration.
         optional=source is not None and source.get("startupPolicy") in ("optional", "requisite"),
+    )
+
+
+def nics(text: str) -> tuple[Nic, ...]:
+    """Every ``<interface>`` in the order of the XML (libvirt.org/formatdomain.html#network-interfaces)."""
+    return tuple(_nic(element) for element in ET.fromstring(text).iterfind("./devices/interface"))  # noqa: S314 -- as above
+
+
+def _nic(element: ET.Element) -> Nic:
+    source, mac = element.find("source"), element.find("mac")
+    kind = element.get("type", "")
+    links = [] if source is None else [source.get(key, "") for key in (kind, "network", "bridge", "dev")]
+    return Nic(
+        mac="" if mac is None else mac.get("address", ""), kind=kind, link=next((link for link in links if link), "")
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, scene
+from lvmigrate import acts, hooks, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.balloon import Balloon
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
@@ -41,6 +41,7 @@ from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
 from lvmigrate.lineage import parted
+from lvmigrate.occasion import Occasion, Operation
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import CleanupReport
@@ -120,6 +121,9 @@ class CleanupInstance:
                 context = acts.recorded(self._context, record)
                 return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
 
+        def hooked(record: Record) -> CleanupReport:
+            return hooks.around(self._context, record, _occasion(seen), lambda: clean(record))
+
         plan = plan_of(seen, abort=self._abort)
         opening = Opening(
             tasklet="cleanup",
@@ -132,7 +136,21 @@ class CleanupInstance:
         )
         with structlog.contextvars.bound_contextvars(instance=seen.name):
             # What mends needs no memory: a full disk of the controller must not keep a guest from being mended.
-            return keep(self._context.journal, opening, clean, now=self._context.clock.now, needed=False)
+            return keep(self._context.journal, opening, hooked, now=self._context.clock.now, needed=False)
+
+
+def _occasion(seen: Scene) -> Occasion:
+    """For hooks a cleanup is a migration, as it is for Ganeti."""
+    known = [domain for node in seen.nodes if (domain := seen.domains.get(node)) is not None]
+    return Occasion(
+        operation=Operation.MIGRATE,
+        instance=seen.name,
+        uuid=seen.uuid,
+        domain=next((domain for domain in known if domain.state.active), next(iter(known), None)),
+        source=seen.source,
+        target=seen.target,
+        cleanup=True,
+    )
 
 
 def plan_of(seen: Scene, *, abort: bool) -> CleanupPlan:

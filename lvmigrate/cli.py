@@ -98,7 +98,10 @@ def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
         "sync_timeout_s": asked.sync_timeout,
         "hard": asked.hard,
         "is_off": asked.is_off,
+        "ignore_ipolicy": asked.ignore_ipolicy or None,
+        "iallocator": asked.iallocator,
     }
+    _one_way_to_choose(asked)
     options = FailoverOptions(**{key: value for key, value in chosen.items() if value is not None})
     if asked.dry_run:
         plan = cluster.check_failover(asked.instance, target=asked.to, options=options)
@@ -177,6 +180,10 @@ def _history(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
 
+    if asked.prune is not None:
+        gone = cluster.prune(asked.prune)
+        _print(json.dumps({"forgotten": gone}) if asked.json else f"{gone} errands forgotten")
+        return ExitCode.OK
     entries = cluster.history(asked.instance, most=asked.most)
     if asked.json:
         _print(json.dumps({"errands": jsonable(entries)}))
@@ -206,8 +213,14 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _one_way_to_choose(asked: argparse.Namespace) -> None:
+    if asked.to is not None and asked.iallocator is not None:
+        raise UsageError("Both --to and --iallocator name a target.", hint="Leave one of them out.")
+
+
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
-    """The configuration's defaults with what the command line says."""
+    """The configuration's defaults for this guest with what the command line says."""
+    _one_way_to_choose(asked)
     from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
     policy = None
@@ -238,11 +251,15 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "copy_timeout_s": asked.copy_timeout,
         "switch": Switch.FAST if asked.fast else None,
         "guard": False if asked.no_guard else None,
+        "allow_failover": asked.allow_failover or None,
+        "shutdown_timeout_s": asked.shutdown_timeout,
+        "ignore_ipolicy": asked.ignore_ipolicy or None,
+        "iallocator": asked.iallocator,
         "allow_runtime_changes": asked.allow_runtime_changes or None,
         "minimum_memory_mib": asked.minimum_memory,
         "ignore_hvversions": asked.ignore_hvversions or None,
     }
-    return dataclasses.replace(cluster.config.defaults, **{k: v for k, v in chosen.items() if v is not None})
+    return dataclasses.replace(cluster.options(asked.instance), **{k: v for k, v in chosen.items() if v is not None})
 
 
 @contextmanager
@@ -329,7 +346,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     moving = _Parser(add_help=False)
     moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    moving.add_argument("--to", metavar="NODE", help="the target; default: the only other node")
+    moving.add_argument("--to", metavar="NODE", help="the target; default: the best that has the guest's disks")
+    _add_choice(moving)
+    moving.add_argument(
+        "--allow-failover",
+        action="store_true",
+        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
+    )
+    moving.add_argument(
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
+    )
     moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
     moving.add_argument(
         "--mode",
@@ -432,14 +458,28 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
         if act is _history:
             command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
+            command.add_argument(
+                "--prune",
+                metavar="DAYS",
+                type=_positive(float),
+                help="list nothing, forget for good what is older, of all guests (by itself: [journal] keep_days)",
+            )
         if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
     return parser
 
 
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--iallocator", metavar="PROGRAM", help="have this program choose the target: a path, or `hail` (ganeti-htools)"
+    )
+    command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
+
+
 def _add_failover(command: argparse.ArgumentParser) -> None:
     command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    command.add_argument("--to", metavar="NODE", help="the target; default: the only other node that answers")
+    command.add_argument("--to", metavar="NODE", help="the target; default: the best that has the disks")
+    _add_choice(command)
     command.add_argument(
         "--shutdown-timeout", metavar="S", type=_positive(float), help="how long the guest may take to shut down (120)"
     )

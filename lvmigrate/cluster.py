@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -25,6 +26,7 @@ from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
+from lvmigrate.survey import find
 from lvmigrate.tasklet import Context
 from storage import DrbdStorage
 
@@ -68,13 +70,26 @@ class Cluster:
                 connect_timeout_s=limits.connect_s,
                 directories=configuration.shared_directories,
             ),
-            NO_JOURNAL if configuration.journal is None else SqliteJournal(configuration.journal),
+            NO_JOURNAL
+            if configuration.journal is None
+            else SqliteJournal(configuration.journal, keep_days=configuration.keep_days),
         )
+
+    def options(self, instance: str) -> Options:
+        """What holds for ``instance`` (a name or a UUID) where nothing else is said: the defaults, and its own."""
+        own = self.config.guests.get(instance)
+        if own is None and self.config.guests:  # by its other name, as its node knows it
+            seen = find(self._hypervisor, tuple(self.config.nodes), instance).domains
+            names = {name for domain in seen for name in (domain.name, domain.uuid)}
+            own = next((self.config.guests[name] for name in sorted(names) if name in self.config.guests), None)
+        return replace(self.config.defaults, **(own or {}))
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
         """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""
         context = self._context(threading.Event(), None)
-        return MigrateInstance(context, instance, target=target, options=options or self.config.defaults).check_prereq()
+        return MigrateInstance(
+            context, instance, target=target, options=options or self.options(instance)
+        ).check_prereq()
 
     def migrate(  # noqa: PLR0913 -- each by its name
         self,
@@ -87,7 +102,7 @@ class Cluster:
         cancel: threading.Event | None = None,
         post_copy: threading.Event | None = None,
     ) -> Report:
-        """Move a running guest to ``target`` (or to the only other node) and tell what happened.
+        """Move a running guest to ``target`` (or to the best node that has its disks) and tell what happened.
 
         Setting ``cancel``, or a ``KeyboardInterrupt`` in the calling thread, aborts: the guest goes on at the source,
         everything is undone, and `lvmigrate.errors.MoveAborted` is raised; past the point of no return the move is
@@ -98,7 +113,7 @@ class Cluster:
         """
         stop = cancel or threading.Event()
         context = self._context(stop, on_progress, post_copy)
-        tasklet = MigrateInstance(context, instance, target=target, options=options or self.config.defaults)
+        tasklet = MigrateInstance(context, instance, target=target, options=options or self.options(instance))
 
         return _moved(tasklet, on_plan, stop, name=f"move-{instance}")
 
@@ -169,6 +184,10 @@ class Cluster:
         """The newest errands that the journal knows, of all guests or of one, newest first."""
         return self._journal.history(instance=instance, most=most)
 
+    def prune(self, days: float) -> int:
+        """Have the journal forget what is older than so many days; how many errands that was."""
+        return self._journal.prune(days)
+
     def story(self, errand: str) -> Story:
         """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""
         return self._journal.story(errand)
@@ -202,6 +221,9 @@ class Cluster:
             lease_s=self.config.limits.lease_s,
             journal=self._journal,
             fences=commands(self.config.nodes),
+            hooks=self.config.hooks,
+            definitions=None if self.config.journal is None else self.config.journal.parent / "definitions",
+            hook_timeout_s=self.config.hook_timeout_s,
         )
 
 

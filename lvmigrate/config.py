@@ -7,13 +7,14 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeVar
 
 from lvmigrate.convergence import NAMED, Policy, Rule, Then
 from lvmigrate.errors import Code, ConfigurationError
+from lvmigrate.ipolicy import NO_POLICY, Bounds, InstancePolicy
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options
 from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL_PATH
@@ -34,6 +35,12 @@ _NODE_KEYS: Final = (
     "tls_name",
     "fence_command",
 )
+HOOK_TIMEOUT_S: Final = 60.0
+_TABLES: Final = (
+    *("nodes", "guests", "ipolicy", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks"),
+)
+#: What may be set for one guest.
+_GUEST_SWITCHES: Final = ("always_failover", "allow_failover")
 #: FIRST-LAST
 _PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
 _LAST_PORT: Final = 65535
@@ -53,10 +60,14 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "sync_stall_s": (float, int),
         "copy_timeout_s": (float, int),
         "poll_s": (float, int),
+        "shutdown_timeout_s": (float, int),
         "minimum_memory_mib": (int,),
     }
 )
-_SWITCHES: Final = ("tls", "auto_converge", "ignore_hvversions", "allow_runtime_changes")
+_SWITCHES: Final = (
+    *("tls", "auto_converge", "ignore_hvversions", "allow_runtime_changes"),
+    *("allow_failover", "ignore_ipolicy"),
+)
 _WORDS: Final[Mapping[str, type[Mode | Compression]]] = MappingProxyType({"mode": Mode, "compression": Compression})
 _RULE: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
@@ -93,8 +104,15 @@ class Config:
     policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType(NAMED))
     #: The file of the journal; ``None``: none is kept.
     journal: Path | None = JOURNAL_PATH
+    #: Older errands are forgotten; ``None``: as many as there is room for.
+    keep_days: float | None = None
     #: Directories that are the same on every node, by the operator's word.
     shared_directories: tuple[str, ...] = ()
+    #: The directory of the operator's hooks, and how long one of them may take, in seconds.
+    hooks: Path | None = None
+    hook_timeout_s: float = HOOK_TIMEOUT_S
+    #: By a guest's name or UUID: the `Options` that are its own.
+    guests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -135,26 +153,33 @@ class _Reader:
             what = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             self._fail(what, line=int(found[1]) if found else self._text.count("\n") + 1)
-        self._only((), root, ("nodes", "ssh", "storage", "defaults", "limits", "policies", "journal"))
+        self._only((), root, _TABLES)
         ssh = self._table(root, "ssh")
         self._only(("ssh",), ssh, ("config",))
         policies = self._policies(self._table(root, "policies"))
         ssh_config = self._value(("ssh",), ssh, "config", (str,))
+        hooks = self._table(root, "hooks")
+        directory = self._value(("hooks",), hooks, "directory", (str,))
+        timeout = self._numbers(root, "hooks", {"timeout_s": (float, int)}, also=("directory",)).get("timeout_s")
         storage = self._table(root, "storage")
         self._only(("storage",), storage, ("shared_directories",))
         return Config(
             path=self._path,
-            nodes=self._nodes(self._table(root, "nodes")),
+            nodes=self._with_policies(self._nodes(self._table(root, "nodes")), self._table(root, "ipolicy")),
+            guests=self._guests(self._table(root, "guests")),
             ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
             shared_directories=self._directories(storage),
             defaults=self._defaults(root, policies),
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
             journal=self._journal(self._table(root, "journal")),
+            keep_days=self._numbers(root, "journal", {"keep_days": (float, int)}, also=("path",)).get("keep_days"),
+            hooks=None if not directory else self._path.parent / Path(directory).expanduser(),
+            hook_timeout_s=HOOK_TIMEOUT_S if timeout is None else timeout,
         )
 
     def _journal(self, table: Mapping[str, Any]) -> Path | None:
-        self._only(("journal",), table, ("path",))
+        self._only(("journal",), table, ("path", "keep_days"))
         path = self._value(("journal",), table, "path", (str,))
         if path is None:
             return JOURNAL_PATH
@@ -176,7 +201,7 @@ class _Reader:
             if not _NODE_NAME.fullmatch(name):
                 self._fail(f"{name!r} is no host name", line=self._line(at))
             entry = self._table(table, name, under=("nodes",))
-            self._only(at, entry, (*_NODE_KEYS, "link_mib_s"))
+            self._only(at, entry, (*_NODE_KEYS, "link_mib_s", "drained", "offline", "group"))
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
                 if (
@@ -197,9 +222,77 @@ class _Reader:
                 listen_address=text["listen_address"],
                 migration_ports=self._ports(at, text["migration_ports"]),
                 link_mib_s=self._link(at, entry),
+                drained=self._reason(at, entry, "drained"),
+                offline=self._reason(at, entry, "offline"),
+                group=self._value(at, entry, "group", (str,)) or "default",
                 tls_name=text["tls_name"],
             )
         return MappingProxyType(nodes)
+
+    def _reason(self, at: tuple[str, ...], entry: Mapping[str, Any], key: str) -> str | None:
+        """Why something is so: ``true``, or the reason in words."""
+        value = entry.get(key, False)
+        if not isinstance(value, bool | str):
+            self._fail(f"{key} must be true, false, or the reason in quotes", line=self._line((*at, key)))
+        if isinstance(value, bool):
+            return "as the configuration says" if value else None
+        return value or None
+
+    def _with_policies(self, nodes: Mapping[str, Node], table: Mapping[str, Any]) -> Mapping[str, Node]:
+        """Each node with its bounds: its own, else its group's, else those of all."""
+        self._only(("ipolicy",), table, ("all", "groups", "nodes"))
+        general = self._bounds(("ipolicy", "all"), self._table(table, "all", under=("ipolicy",)))
+        own: dict[str, dict[str, InstancePolicy]] = {}
+        for kind, known in (("groups", {node.group for node in nodes.values()}), ("nodes", set(nodes))):
+            named = self._table(table, kind, under=("ipolicy",))
+            self._only(("ipolicy", kind), named, tuple(sorted(known)))
+            at = ("ipolicy", kind)
+            own[kind] = {name: self._bounds((*at, name), self._table(named, name, under=at)) for name in named}
+        return MappingProxyType(
+            {
+                name: replace(
+                    node,
+                    policy=own["nodes"]
+                    .get(name, NO_POLICY)
+                    .over(own["groups"].get(node.group, NO_POLICY).over(general)),
+                )
+                for name, node in nodes.items()
+            }
+        )
+
+    def _bounds(self, at: tuple[str, ...], table: Mapping[str, Any]) -> InstancePolicy:
+        self._only(at, table, InstancePolicy.__slots__)
+        found = {}
+        for key in table:
+            entry = self._table(table, key, under=at)
+            here = self._line((*at, key))
+            self._only((*at, key), entry, ("min", "max"), line=here)
+            least, most = (self._value((*at, key), entry, word, (int,)) for word in ("min", "max"))
+            if any(value is not None and not 0 <= value < _ABSURD for value in (least, most)):
+                self._fail(f"{key} must have numbers of 0 or more", line=here)
+            if least is not None and most is not None and least > most:
+                self._fail(f"{key} has a min above its max", line=here)
+            found[key] = Bounds(least=least, most=most)
+        return InstancePolicy(**found)
+
+    def _guests(self, table: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        guests = {}
+        for name in table:
+            at = ("guests", name)
+            entry = self._table(table, name, under=("guests",))
+            self._only(at, entry, ("mode", *_GUEST_SWITCHES))
+            own: dict[str, Any] = {}
+            for key in _GUEST_SWITCHES:
+                if key in entry:
+                    if not isinstance(entry[key], bool):
+                        self._fail(f"{key} must be true or false", line=self._line((*at, key)))
+                    own[key] = entry[key]
+            word = self._value(at, entry, "mode", (str,))
+            if word is not None:
+                modes = {mode.value: mode for mode in Mode if mode is not Mode.FAILOVER}
+                own["mode"] = self._one_of((*at, "mode"), word, modes)
+            guests[name] = MappingProxyType(own)
+        return MappingProxyType(guests)
 
     def _link(self, at: tuple[str, ...], entry: Mapping[str, Any]) -> int | None:
         value: int | None = self._value(at, entry, "link_mib_s", (int,))
@@ -218,7 +311,9 @@ class _Reader:
     def _defaults(self, root: Mapping[str, Any], policies: Mapping[str, Policy]) -> Options:
         table = self._table(root, "defaults")
         at = ("defaults",)
-        chosen: dict[str, Any] = self._numbers(root, "defaults", _DEFAULTS, also=(*_SWITCHES, *_WORDS, "policy"))
+        chosen: dict[str, Any] = self._numbers(
+            root, "defaults", _DEFAULTS, also=(*_SWITCHES, *_WORDS, "policy", "iallocator")
+        )
         for key in _SWITCHES:
             if key in table:
                 if not isinstance(table[key], bool):
@@ -230,6 +325,9 @@ class _Reader:
                 chosen[key] = self._one_of(
                     (*at, key), word, {item.value: item for item in kind if item is not Mode.FAILOVER}
                 )
+        iallocator = self._value(at, table, "iallocator", (str,))
+        if iallocator:
+            chosen["iallocator"] = iallocator
         policy = self._value(at, table, "policy", (str,))
         if policy is not None:
             chosen["policy"] = self._one_of((*at, "policy"), policy, policies)

@@ -227,6 +227,8 @@ def report_lines(report: Report) -> Iterator[str]:
         *(("rule", _firing_words(firing)) for firing in report.fired),
         ("steps", ", ".join(f"{step.name} {seconds(step.seconds)}" for step in report.steps)),
     )
+    if report.target_because:
+        yield f"  {'target':<13} {report.target}: {report.target_because}"
     for name, value in rows:
         yield f"  {name:<13} {value}"
     if report.forecast is not None:
@@ -271,6 +273,8 @@ def finding_lines(finding: Finding, *, mark: str = "") -> Iterator[str]:
 def plan_lines(plan: Plan) -> Iterator[str]:
     """What a move would do, for people."""
     yield f"{_title(plan)}: nothing stands against it"
+    if plan.target_because:
+        yield f"  target        {plan.target}: {plan.target_because}"
     yield f"  guest         {plan.domain.state.value}, {plan.domain.memory_kib // 1024} MiB, {plan.domain.vcpus} CPUs"
     for resource in plan.resources:
         volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)

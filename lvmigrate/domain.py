@@ -58,6 +58,17 @@ class DomainDisk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """One ``<interface>`` of the domain's XML."""
+
+    mac: str
+    #: libvirt's ``type`` attribute: bridge, network, direct, ...
+    kind: str
+    #: The bridge, the network or the device that it is connected to; empty: none of them.
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """An observation, never kept up to date."""
 
@@ -76,6 +87,7 @@ class Domain:
     memory_kib: int
     vcpus: int
     disks: tuple[DomainDisk, ...]
+    nics: tuple[Nic, ...] = ()
     #: What it has now, in KiB: less, where its balloon is inflated; ``None``: not told.
     current_kib: int | None = None
     #: The tombstone: the node that the guest was on when it was started here without that node's word.
@@ -103,3 +115,6 @@ class Host:
     libvirt_version: tuple[int, int, int]
     #: The emulator's version as libvirt reports it, (0, 0, 0) when it does not.
     qemu_version: tuple[int, int, int]
+    #: All of its memory, in KiB, and its CPUs; 0 where libvirt does not say.
+    memory_kib: int = 0
+    cpus: int = 0

@@ -258,6 +258,22 @@ class Code(enum.StrEnum):
     START_FAILED = "START_FAILED"
     #: No definition of the guest is at hand.
     DEFINITION_MISSING = "DEFINITION_MISSING"
+    #: A pre hook refused (or a post hook failed, a warning), or the hooks cannot be listed.
+    HOOK_FAILED = "HOOK_FAILED"
+    #: A file among the hooks is not executable (a warning).
+    HOOK_SKIPPED = "HOOK_SKIPPED"
+    #: The configuration says that no guest may come to the node.
+    NODE_DRAINED = "NODE_DRAINED"
+    #: The configuration says that the node is out of use.
+    NODE_OFFLINE = "NODE_OFFLINE"
+    #: No node can take the guest.
+    NO_TARGET = "NO_TARGET"
+    #: The guest does not keep the bounds that the target's policy sets.
+    IPOLICY = "IPOLICY"
+    #: The program that was to choose the target failed, found none, or chose one that cannot be.
+    ALLOCATOR_FAILED = "ALLOCATOR_FAILED"
+    #: The guest is shut down and started elsewhere, not moved while it runs (a warning).
+    FAILOVER_INSTEAD = "FAILOVER_INSTEAD"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

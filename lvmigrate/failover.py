@@ -6,24 +6,28 @@ of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
-from lvmigrate import acts, checks, fencing
+from lvmigrate import acts, checks, fencing, hooks, kept
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
+from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.replication import ConnectionOptions, DiskState
 from lvmigrate.report import Report
 from lvmigrate.survey import Sightings, Survey, find, survey
 from lvmigrate.takeover import STEPS as TAKEOVER
 from lvmigrate.takeover import Takeover
+from lvmigrate.target import chosen, policy
 from lvmigrate.tasklet import Context, described
 from lvmigrate.token import Errand
 
@@ -40,21 +44,46 @@ class FailoverOptions:
     sync_timeout_s: float = 3600.0
     #: The operator's word that this node, which does not answer, is off.
     is_off: str | None = None
+    #: Start it on a node whose policy does not take it.
+    ignore_ipolicy: bool = False
+    #: The program that chooses the target where none is named, and both nodes answer.
+    iallocator: str | None = None
+
+
+#: What is only against memory on its way: none is sent, the guest starts anew.
+_ON_ITS_WAY: Final = frozenset(
+    {Code.PEER_UNREACHABLE, Code.PORTS_UNREACHABLE, Code.PORTS_TAKEN, Code.VERSION_OLDER, Code.DISK_CACHED}
+)
 
 
 class FailoverInstance:
-    """Fail one guest over. ``target``: a node's name, or ``None`` for the only other one that answers."""
+    """Fail one guest over. ``target``: a node's name, or ``None`` for the best one that has its disks.
+
+    From a node that does not answer, ``None`` is the only other one that may take guests.  ``notes`` and ``because``
+    are the caller's words for the plan: its warnings, and why this target.
+    """
 
     def __init__(
-        self, context: Context, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
+        self,
+        context: Context,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: FailoverOptions | None = None,
+        notes: tuple[Finding, ...] = (),
+        because: str = "",
     ) -> None:
         self._context = context
         self._instance = instance
         self._target = target
         self._options = options or FailoverOptions()
+        self._notes = notes
+        self._because = because
         self._plan: Plan | None = None
         #: Whether the source does not answer.
         self._dead = False
+        #: By device path, in MiB.
+        self._sizes: Mapping[str, int] = {}
 
     def check_prereq(self) -> Plan:
         """Observe what answers; change nothing. Raises `Refused` with every reason not to start."""
@@ -68,12 +97,15 @@ class FailoverInstance:
         sightings = find(self._context.hypervisor, nodes, self._instance)
         self._dead = bool(sightings.silent) and not sightings.active
         plan, findings = self._from_the_dead(sightings) if self._dead else self._from_the_living(sightings)
+        occasion = self._occasion(plan)
+        findings = (*findings, *hooks.objections(self._context, occasion))
         if (trouble := self._context.journal.trouble()) is not None:
             findings = (*findings, trouble)
         if findings:
             raise Refused(self._instance, findings)
-        self._plan = plan
-        return plan
+        warnings = (*self._notes, *plan.warnings, *hooks.notes(self._context, occasion))
+        self._plan = replace(plan, warnings=warnings, target_because=plan.target_because or self._because)
+        return self._plan
 
     def exec(self) -> Report:
         """Do what `check_prereq` planned.
@@ -85,7 +117,7 @@ class FailoverInstance:
         """
         if self._plan is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        plan, options, dead = self._plan, self._options, self._dead
+        plan, options, dead, occasion = self._plan, self._options, self._dead, self._occasion(self._plan)
 
         def act(record: Record) -> Report:
             context = acts.recorded(self._context, record)
@@ -102,6 +134,11 @@ class FailoverInstance:
                     record=record,
                 ).run()
 
+        def hooked(record: Record) -> Report:
+            report = hooks.around(self._context, record, occasion, lambda: act(record))
+            kept.keep(self._context, plan.target, plan.domain.uuid, plan.instance)
+            return replace(report, target_because=plan.target_because)
+
         opening = Opening(
             tasklet="failover",
             instance=plan.instance,
@@ -112,7 +149,7 @@ class FailoverInstance:
             plan={**jsonable(plan), "options": jsonable(options)},
         )
         with structlog.contextvars.bound_contextvars(instance=plan.instance):
-            return keep(self._context.journal, opening, act, now=self._context.clock.now)
+            return keep(self._context.journal, opening, hooked, now=self._context.clock.now)
 
     # ---- both nodes answer
 
@@ -120,12 +157,19 @@ class FailoverInstance:
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
-        target = self._choose(domain.node, tuple(self._context.nodes))
+        choice = chosen(self._context, domain, self._target, self._options)
+        target = self._context.nodes[choice.node]
         # No guard: nothing is opened that one would have to close.
-        seen = survey(
-            self._context.hypervisor, self._context.storage, domain, self._context.nodes[target], Options(guard=False)
-        )
-        return _planned(seen), (*checks.refusals(seen), *self._of_the_living(domain))
+        seen = survey(self._context.hypervisor, self._context.storage, domain, target, Options(guard=False))
+        bounds = policy(seen, target, ignored=self._options.ignore_ipolicy)
+        self._sizes = sizes(seen.source.places, seen.source.resources)
+        plan = _planned(seen)
+        plan = replace(plan, target_because=choice.why)
+        against = (finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
+        findings = (*against, *self._of_the_living(domain))
+        if self._options.ignore_ipolicy:
+            return replace(plan, warnings=(*plan.warnings, *bounds)), findings
+        return plan, (*findings, *bounds)
 
     def _of_the_living(self, domain: Domain) -> tuple[Finding, ...]:
         findings = []
@@ -160,7 +204,7 @@ class FailoverInstance:
 
     def _from_the_dead(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
         answering = tuple(node for node in self._context.nodes if node not in {s.node for s in sightings.silent})
-        target = self._choose("", answering)
+        target = self._choose(answering)
         silent = [error.node for error in sightings.silent]
         if len(silent) > 1:
             # It may run on any of them, and only one can be said to be off.
@@ -172,10 +216,12 @@ class FailoverInstance:
         dead = silent[0]
         domain = next((seen for seen in sightings.domains if seen.node == target), None)
         if domain is None or not domain.persistent:
+            copy = kept.last(self._context, self._instance)
             raise self._refused(
                 Code.DEFINITION_MISSING,
                 f"{target} has no definition of {self._instance}, and {dead} does not answer.",
-                f"`virsh define` it on {target} from a copy, without starting it; then again.",
+                f"`virsh define` it on {target} from a copy, without starting it; then again."
+                + ("" if copy is None else f" {copy} on this machine is as it was after its last move."),
             )
         try:
             return self._surveyed(domain, dead)
@@ -191,6 +237,7 @@ class FailoverInstance:
         places = storage.locate(target, paths)
         names = tuple(sorted({place.resource for place in places.values()}))
         resources = storage.observe(target, names)
+        self._sizes = sizes(places, resources)
         signs = fencing.look(hypervisor, storage, dead, target, names)
         findings = [*fencing.objections(signs, has_command=dead in self._context.fences, typed=self._options.is_off)]
         findings += [
@@ -250,24 +297,43 @@ class FailoverInstance:
 
     # ---- both
 
-    def _choose(self, source: str, answering: tuple[str, ...]) -> str:
-        others = [node for node in answering if node != source]
-        if self._target is not None and self._target in others:
-            return self._target
-        if self._target is not None:
-            source_itself = self._target == source
+    def _occasion(self, plan: Plan) -> Occasion:
+        return Occasion(
+            operation=Operation.FAILOVER,
+            instance=plan.instance,
+            uuid=plan.domain.uuid,
+            domain=plan.domain,
+            source=plan.source,
+            target=plan.target,
+            sizes_mib=self._sizes,
+            shutdown_timeout_s=self._options.shutdown_timeout_s,
+        )
+
+    def _choose(self, answering: tuple[str, ...]) -> str:
+        """The survivor. Policies are not asked: what has lost its node is to run again."""
+        open_ = [node for node in answering if self._context.nodes[node].closed is None]
+        if self._target is not None and self._target in answering:
+            closed = self._context.nodes[self._target].closed
+            if closed is None:
+                return self._target
             raise self._refused(
-                Code.TARGET_IS_SOURCE if source_itself else Code.NODE_UNREACHABLE,
-                f"{self._instance} is on {source} already." if source_itself else f"{self._target} does not answer.",
-                f"Choose another target: {', '.join(others) or 'there is none'}.",
+                Code.NODE_DRAINED,
+                f"{self._target} {closed}.",
+                f"Choose another target, or change [nodes.{self._target}].",
             )
-        if len(others) != 1:
+        if self._target is not None:
+            raise self._refused(
+                Code.NODE_UNREACHABLE,
+                f"{self._target} does not answer.",
+                f"Choose another target: {', '.join(open_) or 'there is none'}.",
+            )
+        if len(open_) != 1:
             raise self._refused(
                 Code.TARGET_AMBIGUOUS,
-                f"{self._instance} could go to {', '.join(others) or 'no other node'}.",
+                f"{self._instance} could go to {', '.join(open_) or 'no other node'}.",
                 "Name the target with --to.",
             )
-        return others[0]
+        return open_[0]
 
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])

@@ -8,19 +8,21 @@ whatever still answers from there speaks against it.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from lvmigrate import program
 from lvmigrate.errors import Code, ExitCode, Finding, LvmigrateError, NodeUnreachable
 from lvmigrate.node import Node
+from lvmigrate.program import NotStarted
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import ConnectionState
 from lvmigrate.together import outcomes_of
 
 #: How long a fence command may take, in seconds: a power switch answers in a few, a slow one in some ten.
 _COMMAND_S: Final = 90.0
+_KEPT: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,24 +100,21 @@ def _command(node: str, command: str) -> Callable[[], None]:
     def fence() -> None:
         hint = f"Look at {node} and at its fence_command; nothing was started."
         try:
-            done = subprocess.run(  # noqa: S603 -- the configuration's own words
+            done = program.run(
                 ["/bin/sh", "-c", command],
                 env={**os.environ, "LVMIGRATE_NODE": node},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=_COMMAND_S,
-                check=False,
+                within_s=_COMMAND_S,
+                most_bytes=_KEPT,
             )
-        except subprocess.TimeoutExpired as error:
+        except NotStarted as error:
+            raise FenceFailed(error.sentence, hint=hint) from error
+        if done.overdue:
+            raise FenceFailed(f"The fence command of {node} did not end within {_COMMAND_S:.0f} s.", hint=hint)
+        if not done.ok:
             raise FenceFailed(
-                f"The fence command of {node} did not end within {_COMMAND_S:.0f} s.", hint=hint
-            ) from error
-        if done.returncode:
-            raise FenceFailed(
-                f"The fence command of {node} failed ({done.returncode}).",
+                f"The fence command of {node} failed ({done.status}).",
                 hint=hint,
-                detail=done.stdout.decode(errors="replace")[-2000:],
+                detail=(done.output + done.errors)[-2000:],
             )
 
     return fence

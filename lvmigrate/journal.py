@@ -143,6 +143,9 @@ class Journal(Protocol):
     def history(self, *, instance: str | None = None, most: int = 50) -> tuple[Entry, ...]:
         """The newest errands, of all guests or of one (by name or UUID), newest first. Raises `JournalUnusable`."""
 
+    def prune(self, days: float) -> int:
+        """Forget what is older than so many days, and tell how many errands that was. Raises `JournalUnusable`."""
+
     def story(self, wanted: str) -> Story:
         """One errand by its id, by the unique beginning of it, or the newest (``last``).
 
@@ -174,6 +177,10 @@ class NoJournal:
         return NO_RECORD
 
     def history(self, *, instance: str | None = None, most: int = 50) -> tuple[Entry, ...]:  # noqa: ARG002
+        """Raises: nothing was kept."""
+        raise self._none()
+
+    def prune(self, days: float) -> int:  # noqa: ARG002
         """Raises: nothing was kept."""
         raise self._none()
 

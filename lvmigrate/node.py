@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvmigrate.ipolicy import NO_POLICY, InstancePolicy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
@@ -31,6 +33,21 @@ class Node:
     link_mib_s: int | None = None
     #: The name in this host's certificate, where it is not ``migration_address``.
     tls_name: str | None = None
+    #: Nothing is moved here, and why; ``None``: guests may come.
+    drained: str | None = None
+    #: It is out of use, and not asked whether it has a guest that runs elsewhere; ``None``: it is in use.
+    offline: str | None = None
+    #: For programs that choose a target, and for policies.
+    group: str = "default"
+    #: What it takes.
+    policy: InstancePolicy = NO_POLICY
+
+    @property
+    def closed(self) -> str | None:
+        """Why no guest may come, as a clause."""
+        if self.offline is not None:
+            return f"is offline ({self.offline})"
+        return None if self.drained is None else f"is drained ({self.drained})"
 
     @property
     def certified_name(self) -> str:

@@ -12,7 +12,7 @@ from html import escape
 from typing import Final
 
 from lvmigrate.journal import OK, Entry, Story
-from lvmigrate.timeline import Lane, Line, Span, Tick, Timeline, timeline
+from lvmigrate.timeline import Lane, Line, Rule, Span, Tick, Timeline, timeline
 
 #: In the drawing's own units.
 _WIDTH: Final = 1080
@@ -43,8 +43,8 @@ svg text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink); } 
 svg text.on { fill: var(--page); } svg text.on-calm { fill: var(--ink); } svg text.on-warn { fill: #1b2430; }
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: 3px 12px 3px 0; vertical-align: top;
-  border-bottom: 1px solid var(--line); } td.n { text-align: right; font-variant-numeric: tabular-nums;
-  white-space: nowrap; }
+  border-bottom: 1px solid var(--line); } th.n { text-align: right; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 
 
@@ -61,6 +61,8 @@ def page(story: Story) -> str:
             f"<h1>{escape(title)}</h1>",
             *_head(story),
             picture(line),
+            *_forecast(line),
+            *_rules(line),
             *_steps(line),
             *_moments(line),
             "</body></html>\n",
@@ -75,6 +77,14 @@ def picture(line: Timeline) -> str:
     for name in dict.fromkeys(window.name for window in line.windows):
         kind = "bad" if name == "downtime" else "warn"
         drawing.bars(name, tuple(window for window in line.windows if window.name == name), kind)
+    told = line.told
+    if told is not None and told.end_s is not None and told.seconds is not None:
+        begin_s = told.end_s - told.seconds
+        drawing.bars("forecast", (Span(name="forecast", begin_s=begin_s, end_s=told.end_s),), "calm")
+        if told.took_s is not None:
+            drawing.bars("it took", (Span(name="it took", begin_s=begin_s, end_s=begin_s + told.took_s),), "a")
+    if line.rules:
+        drawing.rules(line.rules)
     for lines in (line.memory, line.rates, line.sync):
         if lines:
             drawing.panel(lines)
@@ -108,6 +118,38 @@ def _head(story: Story) -> Iterator[str]:
     yield f'<p class="dim">{escape(entry.id)}, begun {when(entry)} by {escape(entry.holder)}</p>'
 
 
+def _forecast(line: Timeline) -> Iterator[str]:
+    told = line.told
+    if told is None:
+        return
+
+    def cell(value: float | None, unit: str, *, digits: int = 2) -> str:
+        return f'<td class="n">{"" if value is None else f"{value:.{digits}f}{unit}"}</td>'
+
+    yield '<h2>Forecast against outcome</h2><table><tr><th></th><th class="n">Told</th><th class="n">Came</th></tr>'
+    if told.seconds is None:
+        yield f'<tr><td>copy</td><td class="n">no end without help</td>{cell(told.took_s, " s")}</tr>'
+    else:
+        yield f"<tr><td>copy, until it runs on the target</td>{cell(told.seconds, ' s')}{cell(told.took_s, ' s')}</tr>"
+    yield f"<tr><td>downtime</td>{cell(told.downtime_s, ' s')}{cell(told.stood_s, ' s')}</tr>"
+    yield f"<tr><td>passes</td>{cell(told.passes, '', digits=0)}{cell(told.passed, '', digits=0)}</tr>"
+    yield (
+        f'<tr><td>policy (advised, in force)</td><td class="n">{escape(told.advised)}</td>'
+        f'<td class="n">{escape(told.policy)}</td></tr></table>'
+    )
+    if told.error_percent is not None:
+        yield f'<p class="dim">The forecast was {told.error_percent:.0f} % off.</p>'
+
+
+def _rules(line: Timeline) -> Iterator[str]:
+    if not line.rules:
+        return
+    yield "<h2>Convergence rules that fired</h2><table><tr><th>At</th><th>Then</th><th>Why</th></tr>"
+    for rule in line.rules:
+        yield (f'<tr><td class="n">{rule.at_s:.3f} s</td><td>{escape(rule.name)}</td><td>{escape(rule.why)}</td></tr>')
+    yield "</table>"
+
+
 def _steps(line: Timeline) -> Iterator[str]:
     yield "<h2>Steps and windows</h2><table><tr><th>What</th><th>From</th><th>Lasted</th><th></th></tr>"
     for span in (*line.steps, *line.windows):
@@ -137,6 +179,9 @@ class _Drawing:
         self._seconds = max(seconds, 0.001)
         self._y = 0.0
         self._parts: list[str] = []
+        #: Where rules fired, and from where down that is shown.
+        self._poles: list[float] = []
+        self._top = 0.0
 
     def bars(self, name: str, spans: tuple[Span, ...], kind: str) -> None:
         """One row of bars."""
@@ -162,6 +207,21 @@ class _Drawing:
                 f'<rect x="{self._x(tick.at_s) - 1:.1f}" y="{self._y + 4:.1f}" width="2" height="{_ROW - 8}"'
                 f' fill="var(--{colour})"><title>{tick.at_s:.3f} s: {escape(tick.what)}</title></rect>'
             )
+        self._y += _ROW
+
+    def rules(self, rules: tuple[Rule, ...]) -> None:
+        """One row of flags, whose poles go down through everything that is drawn below."""
+        self._name("rules that fired")
+        places = [self._x(rule.at_s) for rule in rules]
+        for rule, x, after in zip(rules, places, [*places[1:], float(_WIDTH)], strict=True):
+            self._parts.append(
+                f'<circle cx="{x:.1f}" cy="{self._y + _ROW / 2:.1f}" r="4" fill="var(--warn)">'
+                f"<title>{rule.at_s:.3f} s: {escape(rule.name)}: {escape(rule.why)}</title></circle>"
+            )
+            if x + 14 + 6.6 * len(rule.name) < after:  # else the table below names it
+                self._parts.append(f'<text x="{x + 7:.1f}" y="{self._y + 15:.1f}">{escape(rule.name)}</text>')
+        self._poles += places
+        self._top = self._y + _ROW / 2
         self._y += _ROW
 
     def panel(self, lines: tuple[Line, ...]) -> None:
@@ -198,11 +258,17 @@ class _Drawing:
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{bottom:.1f}" stroke="var(--line)"/>'
                 f'<text class="dim" x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{at:g} s</text>'
             )
+        poles = [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{self._top:.1f}" y2="{bottom:.1f}" stroke="var(--warn)"'
+            ' stroke-dasharray="4 3"/>'
+            for x in self._poles
+        ]
         return (
             f'<svg viewBox="0 0 {_WIDTH} {bottom + 22:.0f}" role="img"'
             ' aria-label="What happened, on one time axis; the tables below tell the same.">'
             + "".join(axis)
             + "".join(self._parts)
+            + "".join(poles)
             + "</svg>"
         )
 

@@ -91,6 +91,16 @@ class Options:
     forecast_s: int = 0
     #: Move to an older libvirt or QEMU.
     ignore_hvversions: bool = False
+    #: Where the guest cannot move while it runs, shut it down and start it on the target, if that can be done.
+    allow_failover: bool = False
+    #: Do that in any case: this guest never moves while it runs.
+    always_failover: bool = False
+    #: How long it may take to shut down then.
+    shutdown_timeout_s: float = 120.0
+    #: Move it to a node whose policy does not take it.
+    ignore_ipolicy: bool = False
+    #: The program that chooses the target where none is named: a path, or its name among Ganeti's.
+    iallocator: str | None = None
     #: Let the guest give memory back where the target has too little for what it has now; it gets it back afterwards.
     allow_runtime_changes: bool = False
     #: What it keeps in any case; ``None``: half of what it has.
@@ -144,4 +154,6 @@ class Plan:
     shrunk_kib: int | None = None
     #: If one was asked for and could be had.
     forecast: Forecast | None = None
+    #: Why this target, where it was not named; empty: it was, or there is no other.
+    target_because: str = ""
     warnings: tuple[Finding, ...]

@@ -76,6 +76,8 @@ class Report:
     #: The name of the convergence policy, and every rule of it that fired.
     policy: str = ""
     fired: tuple[Firing, ...] = ()
+    #: Why this target, where it was not named.
+    target_because: str = ""
     running: bool
     steps: tuple[StepRecord, ...]
     timeline: tuple[Moment, ...]

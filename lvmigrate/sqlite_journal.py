@@ -60,6 +60,9 @@ _END_S: Final = 10.0
 #: How many errands are kept, and how many of the older ones are forgotten at once.
 _KEPT: Final = 5000
 _FORGOTTEN_AT_ONCE: Final = 20
+_DAY_S: Final = 86_400.0
+#: An errand without an end that is older than this is not under way any more.
+_ENDLESS_DAYS: Final = 30.0
 
 _AWAY: Final = "Move it away (with its -wal and -shm), or name another one: [journal] path in the configuration."
 _ROOM_HINT: Final = "Make room there, or name another file: [journal] path in the configuration."
@@ -68,8 +71,10 @@ _ROOM_HINT: Final = "Make room there, or name another file: [journal] path in th
 class SqliteJournal:
     """Fulfils `lvmigrate.journal.Journal` with the file ``path``, made with its directory when it is first written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep_days: float | None = None) -> None:
         self._path = path
+        #: Older errands are forgotten by and by, as new ones begin; ``None``: only those beyond the most that is kept.
+        self._keep_days = keep_days
 
     def trouble(self) -> Finding | None:
         """Why no errand can be begun now."""
@@ -104,10 +109,25 @@ class SqliteJournal:
                     file.execute("BEGIN IMMEDIATE")
                     file.execute("DELETE FROM row WHERE errand = ? AND number = -1", (errand,))
                     _forget_the_oldest(file)
+                    if self._keep_days is not None:
+                        _forget(file, self._keep_days, most=_FORGOTTEN_AT_ONCE)
             except BaseException:
                 file.close()
                 raise
         return _SqliteRecord(file, errand, began, now)
+
+    def prune(self, days: float) -> int:
+        """Forget what is older, and give the room back to the disk where nobody else is writing; how many errands."""
+        if not self._path.exists():
+            return 0
+        with self._trouble_told("cannot be written"), closing(self._writable()) as file:
+            with file:
+                file.execute("BEGIN IMMEDIATE")
+                gone = _forget(file, days, most=-1)
+            if gone:
+                with contextlib.suppress(sqlite3.OperationalError):
+                    file.execute("VACUUM")
+        return gone
 
     def history(self, *, instance: str | None = None, most: int = 50) -> tuple[Entry, ...]:
         """The newest errands, newest first."""
@@ -357,10 +377,25 @@ def _make(file: sqlite3.Connection) -> None:
             file.execute(f"PRAGMA user_version = {_VERSION}")
 
 
+def _forget(file: sqlite3.Connection, days: float, *, most: int) -> int:
+    """Forget what began before so many days. What has no end may still be written to, unless it is very old."""
+    now = time.time()
+    old = file.execute(
+        "SELECT id FROM errand WHERE began < ?1 AND (outcome IS NOT NULL OR began < ?2) ORDER BY began LIMIT ?3",
+        (now - days * _DAY_S, now - max(days, _ENDLESS_DAYS) * _DAY_S, most),
+    ).fetchall()
+    _delete(file, old)
+    return len(old)
+
+
 def _forget_the_oldest(file: sqlite3.Connection) -> None:
     old = file.execute(
         "SELECT id FROM errand ORDER BY began DESC LIMIT ? OFFSET ?", (_FORGOTTEN_AT_ONCE, _KEPT)
     ).fetchall()
+    _delete(file, old)
+
+
+def _delete(file: sqlite3.Connection, old: list[tuple[str]]) -> None:
     for table, column in (("row", "errand"), ("errand", "id")):
         file.executemany(f"DELETE FROM {table} WHERE {column} = ?", old)  # noqa: S608 -- the names are constants
 

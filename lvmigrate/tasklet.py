@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from lvmigrate.clock import Clock
@@ -35,6 +36,11 @@ class Context:
     journal: Journal = NO_JOURNAL
     #: By node: what switches it off, and raises `lvmigrate.errors.LvmigrateError` unless it said that it is off.
     fences: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+    #: The directory of the operator's hooks (`lvmigrate.hooks`), and how long one of them may take, in seconds.
+    hooks: Path | None = None
+    hook_timeout_s: float = 60.0
+    #: Where the last definition of each guest that was moved is kept (`lvmigrate.kept`); ``None``: nowhere.
+    definitions: Path | None = None
 
 
 class Tasklet(Protocol):

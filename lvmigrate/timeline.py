@@ -5,10 +5,12 @@ All times are seconds since the errand began.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lvmigrate.convergence import Then
 from lvmigrate.journal import Kind, Row, Story
 
 #: The windows that two marks bound, and how people call them.
@@ -20,6 +22,8 @@ _WINDOWS: Final = (
 #: ended and did not arrive was no downtime.
 _MAY_STAND: Final = frozenset({None, "OUTCOME_UNKNOWN", "GUEST_LOST", "TOKEN_LOST"})
 _MIB: Final = 1024 * 1024
+#: As `lvmigrate.steering` notes a rule that fires.
+_NOTED: Final = re.compile(r"policy (?P<policy>.+), rule (?P<rule>\d+): (?P<then>[a-z-]+)\b.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,42 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule of the convergence policy that fired."""
+
+    at_s: float
+    #: What it did, in a word or two.
+    name: str
+    #: Which rule, and why.
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What was told before the move, against what came. Times in seconds; ``None``: not told, or not known."""
+
+    #: From the beginning of the copy until the guest ran on the target.
+    seconds: float | None
+    downtime_s: float | None
+    passes: int | None
+    took_s: float | None
+    stood_s: float | None
+    passed: int | None
+    #: Where the forecast's end lies on the axis.
+    end_s: float | None
+    #: The policy that was advised, and the one that was in force.
+    advised: str
+    policy: str
+
+    @property
+    def error_percent(self) -> float | None:
+        """By how many percent of the outcome the time was wrong."""
+        if self.seconds is None or not self.took_s:
+            return None
+        return 100.0 * abs(self.seconds - self.took_s) / self.took_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """The whole errand."""
 
@@ -80,6 +120,9 @@ class Timeline:
     sync: tuple[Line, ...]
     lanes: tuple[Lane, ...]
     ticks: tuple[Tick, ...]
+    rules: tuple[Rule, ...] = ()
+    #: ``None``: no forecast was asked for, or none could be had.
+    told: Told | None = None
 
 
 def timeline(story: Story) -> Timeline:
@@ -88,8 +131,11 @@ def timeline(story: Story) -> Timeline:
     end = last if story.entry.seconds is None else max(story.entry.seconds, last)
     disks = [row for row in story.rows if row.kind is Kind.DISK]
     memory = [row for row in story.rows if row.kind is Kind.MEMORY]
+    marks = _marks(story)
+    told = _told(story, marks)
     return Timeline(
-        seconds=end,
+        # A forecast that told more than came is shown as far as it went, within reason.
+        seconds=max(end, min(told.end_s, 2 * end)) if told is not None and told.end_s is not None else end,
         steps=tuple(_steps(story.rows, end)),
         windows=tuple(sorted((*_windows(story, end), *_dual(disks, end)), key=lambda span: span.begin_s)),
         memory=_lines(memory, (("memory left", "MiB", "remaining", _MIB),)),
@@ -99,7 +145,48 @@ def timeline(story: Story) -> Timeline:
         ),
         lanes=tuple(_lanes(disks, end)),
         ticks=tuple(_ticks(story.rows)),
+        rules=tuple(_rules(story)),
+        told=told,
     )
+
+
+def _marks(story: Story) -> dict[str, float]:
+    return {row.name: row.at_s for row in story.rows if row.kind is Kind.MARK}
+
+
+def _told(story: Story, marks: Mapping[str, float]) -> Told | None:
+    result = story.result or {}
+    forecast = story.plan.get("forecast")
+    if not forecast:
+        return None
+    began, arrived = marks.get("copy began"), marks.get("target runs")
+    seconds = forecast.get("seconds")
+    took_s = None if began is None or arrived is None else result.get("copy_s") or arrived - began
+    return Told(
+        seconds=seconds,
+        downtime_s=forecast.get("downtime_s"),
+        passes=forecast.get("passes"),
+        took_s=took_s,
+        stood_s=None if took_s is None else result.get("downtime_s"),
+        passed=result.get("iterations"),
+        end_s=None if began is None or seconds is None else began + seconds,
+        advised=str(forecast.get("advised", "")),
+        policy=str(result.get("policy", "")),
+    )
+
+
+def _rules(story: Story) -> Iterator[Rule]:
+    """As they were noted when they fired, by this axis; the report tells what they set."""
+    noted = [
+        (row, found)
+        for row in story.rows
+        if row.kind is Kind.MOMENT and (found := _NOTED.fullmatch(row.name)) is not None
+    ]
+    fired = (story.result or {}).get("fired", ())
+    limits = [one.get("downtime_limit_s") for one in fired] if len(fired) == len(noted) else [None] * len(noted)
+    for (row, found), limit in zip(noted, limits, strict=True):
+        raised = limit is not None and found["then"] == Then.RAISE_DOWNTIME.value
+        yield Rule(at_s=row.at_s, name=f"{found['then']} to {limit:.3g} s" if raised else found["then"], why=row.name)
 
 
 def _steps(rows: Iterable[Row], end: float) -> Iterator[Span]:
@@ -115,7 +202,7 @@ def _steps(rows: Iterable[Row], end: float) -> Iterator[Span]:
 
 
 def _windows(story: Story, end: float) -> Iterator[Span]:
-    marks = {row.name: row.at_s for row in story.rows if row.kind is Kind.MARK}
+    marks = _marks(story)
     for name, begin, close in _WINDOWS:
         if name == "downtime" and close not in marks and story.entry.outcome not in _MAY_STAND:
             continue

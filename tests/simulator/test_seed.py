@@ -1,11 +1,9 @@
-"""The seed's defects by their numbers (docs/seed.md): each is shown not to be here.
-
-D4 (post-copy) has no test by this number; D8 (ballooning) is missing: there is none.
-"""
+"""The seed's defects by their numbers (docs/seed.md): each is shown not to be here."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,16 @@ import pytest
 from hv.statistics import progress_of
 from lvmigrate import cli
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.errors import Code, ExitCode, LvmigrateError, MoveFailed, Refused
+from lvmigrate.convergence import POST_COPY
+from lvmigrate.errors import Code, ExitCode, LvmigrateError, MoveFailed, OutcomeUnknown, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
 from lvmigrate.report import Report
-from lvmigrate.simulator import Breach, Happening, Kind, Settings, Version, World, audit
+from lvmigrate.simulator import Breach, Guest, Happening, Kind, Settings, Version, World, audit
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.timeline import timeline
 from tests.unit.fakes import World as Small
+from tests.unit.test_steering import all_arrived, broken, in_post_copy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +71,46 @@ def test_d3_an_abort_that_cannot_end_the_target_does_not_run_both(phase: str, fa
         assert len(world.running(guest)) <= 1
 
 
+@pytest.mark.parametrize("mended", [True, False])
+def test_d4_an_error_of_a_post_copy_ends_neither_half_of_the_guest(*, mended: bool) -> None:
+    """Its status cannot be read, its call fails, somebody asks to stop: what runs on the target is the only guest."""
+    world = Small()
+    asked, cancel = threading.Event(), threading.Event()
+    asked.set()
+
+    def follow() -> None:
+        if mended:
+            world.ending = all_arrived
+        else:
+            world.looks = 10_000
+
+    def begin() -> None:
+        in_post_copy(world)
+        cancel.set()
+
+    world.progress = lambda _left: None  # as the hypervisor says that its status cannot be read
+    world.late_faults["start_post_copy", "node1"] = begin
+    world.ending = broken(world, target="post-copy failed")
+    world.late_faults["adopt", "node1"] = follow
+    options = Options(policy=POST_COPY, recovery_timeout_s=60)
+    tasklet = MigrateInstance(world.context(post_copy=asked, cancel=cancel), "web1", options=options)
+    tasklet.check_prereq()
+    if mended:
+        assert tasklet.exec().running
+        assert list(world.violations()) == []
+    else:
+        with pytest.raises(OutcomeUnknown):
+            tasklet.exec()
+        assert world.domains["node2"].state.active
+        assert world.domains["node1"].state.active
+    begun = world.calls.index(("start_post_copy", "node1"))
+    # (The guest that has arrived may be told to run at the target once more; its other half never.)
+    ends = {"discard", "abort_job", "power_off", "undefine"} if not mended else {"discard", "abort_job", "power_off"}
+    assert ends.isdisjoint(name for name, _ in world.calls[begun:])
+    assert ("resume", "node1") not in world.calls
+    assert not world.abort_asked
+
+
 def test_d5_the_copy_has_a_limit() -> None:
     with World(settings=Settings(copy_s=10_000.0)) as world:
         guest = world.add_guest("web1", "node1")
@@ -100,6 +140,45 @@ def test_d6_progress_is_what_remains_and_never_passes_100() -> None:
 
 def test_d7_an_option_that_is_not_obeyed_is_not_accepted() -> None:
     assert cli.main(["failover", "web1", "--cleanup"]) == ExitCode.USAGE
+
+
+def cramped(world: World) -> Guest:
+    """A guest that fits on node2 only if it gives a third of its memory back."""
+    guest = world.add_guest("web1", "node1")
+    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
+    world.timeline.advance(1.0)
+    return guest
+
+
+def test_d8_the_balloon_is_awaited_and_given_back() -> None:
+    with World() as world:
+        guest = cramped(world)
+        during: list[int | None] = []
+        world.entered = lambda _job: during.append(guest.current_kib)
+        move(world, Options(allow_runtime_changes=True))
+        assert during[0] == guest.memory_kib * 2 // 3  # as the copy began
+        world.timeline.advance(5.0)
+        assert guest.current_kib in (None, guest.memory_kib)
+        assert (world.running(guest), world.violations, audit(world)) == (["node2"], [], ())
+
+
+def test_d8_the_balloons_value_is_read_anew_and_not_the_configurations() -> None:
+    with World() as world:
+        guest = cramped(world)
+        guest.current_kib = guest.memory_kib // 2  # somebody has made it smaller meanwhile: it fits as it is
+        move(world)
+        assert (world.running(guest), guest.current_kib) == (["node2"], guest.memory_kib // 2)
+
+
+def test_d8_a_move_that_fails_gives_it_back() -> None:
+    with World() as world:
+        guest = cramped(world)
+        world.faults.add("c1.copy_memory@node1#1", Kind.REFUSED_BEFORE)
+        with pytest.raises(MoveFailed):
+            move(world, Options(allow_runtime_changes=True))
+        world.timeline.advance(5.0)
+        assert guest.current_kib in (None, guest.memory_kib)
+        assert (world.running(guest), world.violations, audit(world)) == (["node1"], [], ())
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -108,6 +108,49 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+def aged(journal: SqliteJournal, days: float, *, ended: bool = True) -> str:
+    """An errand that began so long ago."""
+    record = begin(journal)
+    record.add(Kind.MARK, "source stopped", wait=True)
+    if ended:
+        record.end(OK, "", {})
+    with closing(sqlite3.connect(journal._path)) as file, file:
+        file.execute("UPDATE errand SET began = began - ? WHERE id = ?", (days * 86_400, record.id))
+    return record.id
+
+
+def rows(journal: SqliteJournal) -> set[str]:
+    with closing(sqlite3.connect(journal._path)) as file:
+        return {errand for (errand,) in file.execute("SELECT DISTINCT errand FROM row")}
+
+
+def test_old_errands_are_forgotten_when_that_is_asked_for(journal: SqliteJournal) -> None:
+    assert journal.prune(1) == 0
+    gone = [aged(journal, 8), aged(journal, 400, ended=False)]
+    kept = [aged(journal, 6), aged(journal, 8, ended=False)]  # the second may still be under way
+    assert journal.prune(7) == len(gone)
+    assert {entry.id for entry in journal.history()} == rows(journal) == set(kept)
+    assert journal.prune(7) == 0
+
+
+def test_a_writer_goes_on_while_the_old_ones_are_forgotten(journal: SqliteJournal) -> None:
+    record = begin(journal)
+    aged(journal, 8)
+    assert journal.prune(7) == 1
+    record.add(Kind.MARK, "target runs", wait=True)
+    record.end(OK, "", {})
+    assert [row.name for row in journal.story(record.id).rows] == ["target runs"]
+
+
+def test_old_errands_are_forgotten_by_themselves_as_the_configuration_says(journal: SqliteJournal) -> None:
+    old = aged(journal, 8)
+    begin(journal).end(OK, "", {})
+    assert old in rows(journal)
+    begin(SqliteJournal(journal._path, keep_days=7)).end(OK, "", {})
+    assert old not in rows(journal)
+    assert len(journal.history()) == 2
+
+
 def writer(journal: SqliteJournal, errands: int, rows: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(journal._path), str(errands), str(rows)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

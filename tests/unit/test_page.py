@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from lvmigrate import cli, cluster
+from lvmigrate import cli, cluster, convergence
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits, load
-from lvmigrate.errors import ExitCode, LvmigrateError
+from lvmigrate.convergence import Policy
+from lvmigrate.errors import ExitCode, LvmigrateError, MoveFailed
 from lvmigrate.journal import Entry, Kind, Row, Story
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.page import page, picture
@@ -23,7 +26,9 @@ from lvmigrate.plan import Options
 from lvmigrate.simulator import Happening, World
 from lvmigrate.sqlite_journal import DEFAULT_PATH, SqliteJournal
 from lvmigrate.timeline import timeline
+from tests.unit.fakes import NODES, node_of
 from tests.unit.fakes import World as Small
+from tests.unit.test_steering import stuck
 
 
 def simulated(journal: SqliteJournal, fault: tuple[str, Happening] | None = None) -> Story:
@@ -151,6 +156,78 @@ def test_the_page_stands_alone(journal: SqliteJournal, fault: tuple[str, Happeni
         assert name in words
 
 
+def unsettled(journal: SqliteJournal, policy: Policy) -> Story:
+    """A move whose copy makes no progress, with what was told before it."""
+    world = Small()
+    stuck(world)
+    nodes = {name: dataclasses.replace(node_of(name), link_mib_s=100) for name in NODES}
+    context = dataclasses.replace(world.context(journal=journal), nodes=nodes)
+    move = MigrateInstance(context, "web1", options=Options(policy=policy, forecast_s=1))
+    move.check_prereq()
+    with contextlib.suppress(MoveFailed):
+        move.exec()
+    return journal.story("last")
+
+
+@pytest.mark.parametrize("policy", [convergence.FORCE, convergence.GENTLE], ids=["arrived", "given up"])
+def test_the_rules_that_fired_and_when(journal: SqliteJournal, policy: Policy) -> None:
+    story = unsettled(journal, policy)
+    line = timeline(story)
+    names = [rule.name.split(" to ")[0] for rule in line.rules]
+    assert names == ["raise-downtime"] * 3 + ["pause" if policy is convergence.FORCE else "abort"]
+    assert [rule.at_s for rule in line.rules] == sorted(rule.at_s for rule in line.rules)
+    assert all(f"policy {policy.name}, rule " in rule.why for rule in line.rules)
+    text, drawn = page(story), picture(line)
+    assert "Convergence rules that fired" in text
+    for rule in line.rules:
+        assert rule.why in unescape(text)
+    ET.fromstring(drawn)
+    assert drawn.count("<circle") == len(line.rules)
+    assert "rules that fired" in drawn
+
+
+def test_the_forecast_against_the_outcome(journal: SqliteJournal) -> None:
+    story = unsettled(journal, convergence.FORCE)
+    assert story.result is not None
+    told = timeline(story).told
+    assert told is not None
+    forecast = story.plan["forecast"]
+    assert (told.seconds, told.downtime_s, told.passes) == (
+        forecast["seconds"],
+        forecast["downtime_s"],
+        forecast["passes"],
+    )
+    assert (told.took_s, told.policy) == (story.result["copy_s"], "force")
+    assert told.seconds is not None
+    assert told.took_s is not None
+    assert told.error_percent == pytest.approx(100 * abs(told.seconds - told.took_s) / told.took_s)
+    text = page(story)
+    assert "Forecast against outcome" in text
+    assert f"{told.seconds:.2f} s" in text
+    assert f"{told.took_s:.2f} s" in text
+    assert f"{told.error_percent:.0f} % off" in text
+
+
+def test_a_forecast_of_a_move_that_did_not_arrive_has_no_outcome(journal: SqliteJournal) -> None:
+    told = timeline(unsettled(journal, convergence.GENTLE)).told
+    assert told is not None
+    assert told.seconds is not None
+    assert (told.took_s, told.stood_s, told.error_percent) == (None, None, None)
+
+
+def test_a_forecast_that_told_no_end() -> None:
+    told = {"seconds": None, "downtime_s": None, "passes": None, "advised": "force"}
+    story = Story(entry=entry(), plan={"forecast": told}, result=None, rows=())
+    assert "no end without help" in page(story)
+    ET.fromstring(picture(timeline(story)))
+
+
+def test_nothing_is_said_of_a_forecast_that_was_not_asked_for(journal: SqliteJournal) -> None:
+    story = simulated(journal)
+    assert "Forecast" not in page(story)
+    assert "rules that fired" not in page(story)
+
+
 def test_an_errand_without_rows_is_drawn() -> None:
     story = Story(entry=entry(), plan={}, result=None, rows=())
     assert "no end was written" in page(story)
@@ -182,6 +259,17 @@ def test_history(kept: SqliteJournal, capsys: pytest.CaptureFixture[str]) -> Non
     assert "LEFT_BEHIND" in out
     assert cli.main(["history", "web1", "--most", "1", "--json"]) == ExitCode.OK
     assert [found["id"] for found in json.loads(capsys.readouterr().out)["errands"]] == [second.entry.id]
+
+
+def test_pruning_the_history(kept: SqliteJournal, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated(kept)
+    capsys.readouterr()
+    assert cli.main(["history", "--prune", "1"]) == ExitCode.OK
+    assert capsys.readouterr().out == "0 errands forgotten\n"
+    assert cli.main(["history", "--prune", "0.0000001", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out) == {"forgotten": 1}
+    assert kept.history() == ()
+    assert cli.main(["history", "--prune", "0"]) == ExitCode.USAGE
 
 
 def test_report(kept: SqliteJournal, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -213,3 +213,18 @@ def test_a_block_device_is_no_network_disk() -> None:
     text = '<domain><devices><disk type="block"><source dev="/dev/drbd0"/><target dev="vda"/></disk></devices></domain>'
     (disk,) = xml.disks(text)
     assert (disk.source, disk.network) == ("/dev/drbd0", False)
+
+
+def test_interfaces_of_a_domain() -> None:
+    text = """<domain><devices>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/></interface>
+    <interface type='network'><source network='default' bridge='virbr0'/></interface>
+    <interface type='direct'><source dev='eth0' mode='bridge'/></interface>
+    <interface type='user'/>
+    </devices></domain>"""
+    assert [(nic.mac, nic.kind, nic.link) for nic in xml.nics(text)] == [
+        ("52:54:00:00:00:01", "bridge", "br0"),
+        ("", "network", "default"),
+        ("", "direct", "eth0"),
+        ("", "user", ""),
+    ]
