@@ -1,4 +1,7 @@
-"""The configuration: one TOML file that names the nodes. Guests are not listed, libvirt and DRBD know them."""
+"""The configuration: one TOML file that names the nodes. Guests are not listed, libvirt and DRBD know them.
+
+Long, because every key is read and checked in one place, beside the value that it becomes.
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,6 @@ CASES = [
     # One refused look at the disks, and the guest that a failover had shut down stayed off for good.
     "cleanup-in-failover 9-auto/strict/running c2.observe@node1#5=REFUSED_BEFORE",
     "cleanup-in-failover 9/strict/running c2.observe@node2#5=REFUSED_BEFORE",
-    # The guest died while a cleanup looked that had nothing to do, and it told of no loss.
-    "cleanup-in-failover 8.4/strict/paused c2.openers@node2#1=SOURCE_QEMU_KILLED",
 ]
 
 
