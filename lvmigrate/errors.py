@@ -17,8 +17,6 @@
 
 Adapters raise only these.  A foreign exception (``libvirtError``, ``sh.ErrorReturnCode``) is turned into one of them in
 a single place per adapter, with the foreign words kept in ``detail``.
-
-Long, because every code stands here once, beside the errors that carry them.
 """
 
 from __future__ import annotations
