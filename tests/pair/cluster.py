@@ -11,6 +11,7 @@ from typing import Final
 from hv import LibvirtHypervisor
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
+from lvmigrate.ipolicy import NO_POLICY
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from storage import SharedStorage
@@ -58,7 +59,8 @@ class Description:
         """The inverse of `written`."""
         said = json.loads(text)
         return cls(
-            nodes={name: Node(**node) for name, node in said["nodes"].items()},
+            # A host of the pair has no policy of its own.
+            nodes={name: Node(**{**node, "policy": NO_POLICY}) for name, node in said["nodes"].items()},
             inside=said["inside"],
             lease_s=said["lease_s"],
             call_timeout_s=said["call_timeout_s"],
