@@ -43,16 +43,16 @@ test-simulator: venv ## two nodes in memory, every call of a move x every fault:
 	$(BIN)/pytest tests/simulator
 
 .PHONY: campaign
-campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): a quarter of an hour
+campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): hours
 	$(BIN)/python -m tests.campaign --others 4 --pairs 10
 	LVMIGRATE_MACHINE_EXAMPLES=2000 $(BIN)/pytest tests/simulator/test_machine.py
 
 .PHONY: campaign-mutants
-campaign-mutants: venv ## take one line away that keeps a law, and see that it is noticed; then the next: some ten minutes
+campaign-mutants: venv ## take one line away that keeps a law, and see that it is noticed; then the next
 	$(BIN)/python -m tests.mutants
 
 .PHONY: campaign-all
-campaign-all: venv ## the same in every variant of the world, and more pairs: an hour
+campaign-all: venv ## the same in every variant of the world, and more pairs
 	$(BIN)/python -m tests.campaign --pairs 200
 
 .PHONY: test-pair
