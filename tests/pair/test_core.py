@@ -413,8 +413,9 @@ much_memory = pytest.mark.parametrize("load", [Load(mib=20, rate=4000)], ids=["2
 def post_copy_under_way(controlled: Controlled, options: Options) -> Future[Report]:
     """A move whose guest runs on the target already, with much of its memory still at the source."""
     move = controlled.start(options)
+    both = {"node1": "paused (post-copy)", "node2": "running (post-copy)"}
     wait_until(
-        lambda: move.done() or controlled.pair.states(controlled.guest)["node1"] == "paused (post-copy)",
+        lambda: move.done() or controlled.pair.states(controlled.guest) == both,
         lambda: f"it is in post-copy: {controlled.pair.states(controlled.guest)}",
     )
     if move.done():
