@@ -14,7 +14,7 @@ from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import DomainState, JobKind
 from lvmigrate.errors import Code, GuestLost, LeftBehind, MoveAborted, OutcomeUnknown, Refused, TokenLost, UsageError
 from lvmigrate.protocols import CopyEnd
-from lvmigrate.replication import ConnectionOptions, Reach, Role
+from lvmigrate.replication import ConnectionOptions, DiskState, Reach, ReplicationState, Role
 from lvmigrate.report import CleanupReport
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Errand, Guarded, Token
@@ -517,4 +517,24 @@ def test_one_that_does_not_start_is_lost_and_its_token_stays_as_the_record() -> 
     with pytest.raises(GuestLost) as caught:
         clean(world)
     assert "`lvmigrate cleanup web1` goes on from there" in caught.value.hint
+    assert set(world.tokens) == set(NODES)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"connected": False},
+        {
+            "replication": ReplicationState.SYNC_SOURCE,
+            "disks": {"node1": DiskState.UP_TO_DATE, "node2": DiskState.INCONSISTENT},
+        },
+        {"disks": {"node1": DiskState.OUTDATED, "node2": DiskState.UP_TO_DATE}},
+    ],
+    ids=["not connected", "behind there", "behind here"],
+)
+def test_one_whose_disks_are_not_in_step_is_not_started(changes: dict[str, Any]) -> None:
+    world = shut_down(**changes)
+    with pytest.raises(LeftBehind):
+        clean(world)
+    assert "start" not in methods(world)
     assert set(world.tokens) == set(NODES)
