@@ -33,7 +33,7 @@ CORE: Final = (
     *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "failover", "seed")),
 )
 SCRIPTS: Final = tuple(
-    f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script")
+    f"tests/unit/storage/test_{name}.py" for name in ("node_script", "session", "drbd", "marks", "guard_script")
 )
 #: By module: the tests that are most about it, where they do not have its name.
 _TESTED_BY: Final = {"cleanup": "mending"}

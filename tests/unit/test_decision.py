@@ -88,6 +88,13 @@ def test_no_answer_is_no_proof_and_two_running_copies_are_suspended() -> None:
             assert ruling.action is A.HOLD
 
 
+@pytest.mark.parametrize("passing", [S.LEAVING, S.HANDING_OVER, S.ARRIVING, S.POST_COPY, S.HALF, S.BUSY, S.UNKNOWN])
+def test_what_time_may_change_is_asked_again_before_it_is_held(passing: Sight) -> None:
+    for pair in ((passing, S.HELD), (S.HELD, passing)):
+        assert ruled(*pair, ran=True, last=False).action is A.ASK_AGAIN
+        assert ruled(*pair, ran=True, last=True).action is A.HOLD
+
+
 def test_a_job_is_followed_from_wherever_it_comes() -> None:
     for source, target in itertools.product((S.LEAVING, S.HANDING_OVER), (S.GONE, S.ARRIVING, S.WAITS)):
         assert ruled(source, target, ran=None, last=False).action is A.FOLLOW

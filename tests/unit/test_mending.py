@@ -450,9 +450,11 @@ def test_what_does_not_stay_connected_is_not_connected_for_ever() -> None:
         world.connected = False
 
     waits_for(world, "observe", part)
+    begin = world.time
     with pytest.raises(LeftBehind) as caught:
         clean(world)
     assert "StandAlone" in str(caught.value.leftovers)
+    assert world.time - begin < 30, "nothing is waited for that does not come by itself"
     assert world.calls.count(("reconnect", "node1")) == 2
 
 
@@ -487,6 +489,24 @@ def test_a_guest_without_a_definition_needs_none() -> None:
     del world.domains["node1"]
     world.set("node2", persistent=False)
     assert clean(world).node == "node2"
+
+
+# Memory.
+
+
+def test_a_guest_that_gave_memory_back_for_its_move_gets_it_again_wherever_it_is() -> None:
+    small = dataclasses.replace(DEAD, errand=dataclasses.replace(ERRAND, memory_kib=1024))
+    for home, world in (
+        ("node1", opened(tokens=dict.fromkeys(NODES, small))),
+        ("node2", arrived(tokens=dict.fromkeys(NODES, small))),
+    ):
+        world.set(home, current_kib=512)
+        clean(world)
+        assert world.domains[home].current_kib == 1024
+    # One that gave none back is not touched.
+    world = opened()
+    clean(world)
+    assert "set_memory" not in methods(world)
 
 
 # A guest that was shut down for a failover.
