@@ -138,6 +138,7 @@ _SYSTEMD_RUN = """#!/bin/sh
 here={root}
 [ ! -e "$here/refuse" ] || {{ echo 'no bus here' >&2; exit 1; }}
 echo "$*" >>"$here/services"
+[ ! -e "$here/dead" ] || exit 0
 for word; do before=${{last-}}; last=$word; done
 setsid "$before" "$last" >>"$here/journal" 2>&1 9>&- </dev/null &
 echo $! >"$here/pid"
@@ -510,6 +511,20 @@ def test_a_guard_that_was_killed_is_lost_and_said(host: Host, storage: DrbdStora
     storage.renew_token("node1", TOKEN)
     assert storage.traces("node1").guards[0].alive
     storage.disarm_guard("node1", TOKEN)
+
+
+def test_a_guard_that_systemd_only_says_to_have_started_is_not_believed(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    host.put("dead", "")
+    with pytest.raises(CommandFailed) as caught:
+        storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    assert caught.value.code is Code.GUARD_LOST
+    (host.root / "dead").unlink()
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    storage.disarm_guard("node1", TOKEN)
+    assert storage.traces("node1").guards == ()
 
 
 def test_a_guard_that_does_not_stop_is_not_forgotten(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
