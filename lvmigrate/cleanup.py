@@ -32,7 +32,6 @@ from lvmigrate.errors import (
     LvmigrateError,
     MoveAborted,
     MoveFailed,
-    OutcomeUnknown,
     Refused,
     TokenLost,
     UsageError,
@@ -315,10 +314,12 @@ class _Cleanup:
         return self.seen.target
 
     def _start_again(self) -> str:
-        """Start the guest at the source, from which a failover was to take it: both disks are the same."""
+        """Start the guest at the source, from which a failover was to take it.
+
+        What is closed is in step, by both kernels' word: the disk there is the newest.
+        """
         home, away = self.seen.source, self.seen.target
         self._close(home, away)
-        self._same_disks()
         upstart = Upstart(
             hypervisor=self.context.hypervisor,
             storage=self.context.storage,
@@ -334,20 +335,6 @@ class _Cleanup:
         upstart.start()
         self.notes.add(f"started {self.seen.name} on {home} again")
         return home
-
-    def _same_disks(self) -> None:
-        """Both kernels say that the copies are the same; after the handshake no earlier break is a doubt any more."""
-        self.disks.watch.forgive()
-        deadline = self.context.clock.now() + _WAIT_S
-        while doubts := self.disks.doubts_now():
-            if self.context.clock.now() > deadline:
-                raise OutcomeUnknown(
-                    f"{self.seen.name} was shut down on {self.seen.source} for a failover, and it is not known whether"
-                    " the disk there is the newest; it was not started.",
-                    known=doubts,
-                    hint=f"When both nodes answer and their copies are in step: `lvmigrate cleanup {self.seen.name}`.",
-                )
-            self.context.clock.sleep(_LOOK_S)
 
     def _join(self, name: str) -> None:
         """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final, Self
 
 from tests.mutants.inside import MOST_S as MOST_OF_A_CASE_S
@@ -24,7 +25,7 @@ from tests.mutants.warm import FAILED, PASSED
 
 _UNITS: Final = (
     *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
-    *("mending", "cleanup", "migrate", "steering", "lineage"),
+    *("mending", "cleanup", "migrate", "balloon", "steering", "lineage"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
@@ -32,8 +33,10 @@ CORE: Final = (
     *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "failover", "seed")),
 )
 SCRIPTS: Final = tuple(
-    f"tests/unit/storage/test_{name}.py" for name in ("node_script", "drbd", "marks", "guard_script")
+    f"tests/unit/storage/test_{name}.py" for name in ("node_script", "session", "drbd", "marks", "guard_script")
 )
+#: By module: the tests that are most about it, where they do not have its name.
+_TESTED_BY: Final = {"cleanup": "mending"}
 #: How long one test may take, in seconds: of the core's, and of the scripts', which sleep.
 _MOST_S: Final = 60
 _MOST_OF_SCRIPTS_S: Final = 180
@@ -212,5 +215,7 @@ class _Warm:
 def _tests_of(mutant: Mutant) -> tuple[str, ...]:
     """The files of tests that may catch it, the likeliest first."""
     if mutant.file.endswith(".py"):
-        return CORE
+        stem = Path(mutant.file).stem
+        own = f"test_{_TESTED_BY.get(stem, stem)}.py"
+        return tuple(sorted(CORE, key=lambda file: not file.endswith(f"/{own}")))
     return SCRIPTS[-1:] if mutant.file.endswith("/guard.sh") else SCRIPTS

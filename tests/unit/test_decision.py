@@ -21,11 +21,15 @@ from lvmigrate.decision import (
     Sight,
     closing,
     decide,
+    handed_over,
     may_act,
+    primary,
     sight_of,
 )
 from lvmigrate.domain import Domain, DomainState, JobKind
+from lvmigrate.replication import Role
 from lvmigrate.token import Held
+from tests.unit.fakes import NODES, FakeStorage, World
 
 S, A = Sight, Action
 EVERY = list(itertools.product(Sight, Sight, [None, False, True], [False, True]))
@@ -86,6 +90,13 @@ def test_no_answer_is_no_proof_and_two_running_copies_are_suspended() -> None:
             assert ruling.action is not A.ASK_AGAIN
         if source in MAY_RUN - {S.RUNS, S.LEAVING} and target is S.RUNS and last:
             assert ruling.action is A.HOLD
+
+
+@pytest.mark.parametrize("passing", [S.LEAVING, S.HANDING_OVER, S.ARRIVING, S.POST_COPY, S.HALF, S.BUSY, S.UNKNOWN])
+def test_what_time_may_change_is_asked_again_before_it_is_held(passing: Sight) -> None:
+    for pair in ((passing, S.HELD), (S.HELD, passing)):
+        assert ruled(*pair, ran=True, last=False).action is A.ASK_AGAIN
+        assert ruled(*pair, ran=True, last=True).action is A.HOLD
 
 
 def test_a_job_is_followed_from_wherever_it_comes() -> None:
@@ -152,6 +163,23 @@ def test_half_a_guest_is_never_ended_nor_let_run() -> None:
     for source, target, ran, last in EVERY:
         if {source, target} & {S.POST_COPY, S.HALF}:
             assert ruled(source, target, ran=ran, last=last).action in {A.FOLLOW, A.ASK_AGAIN, A.HOLD}
+    # And a person is told what it is.
+    for half in (S.POST_COPY, S.HALF):
+        assert "post-copy broke" in ruled(S.GONE, half, ran=True, last=True).why
+
+
+@pytest.mark.parametrize(
+    ("there", "word"),
+    [
+        (None, None),
+        (domain(reason="migrated"), None),
+        (domain(state=DomainState.PAUSED, reason="migration"), None),
+        (domain(state=DomainState.OFF, reason="migrated"), True),
+        (domain(state=DomainState.OFF, reason="crashed"), False),
+    ],
+)
+def test_only_a_copy_that_has_ended_tells_whether_it_was_handed_over(there: Domain | None, word: bool | None) -> None:  # noqa: FBT001
+    assert handed_over(there) is word
 
 
 def test_a_node_that_knows_no_such_guest_has_none() -> None:
@@ -191,11 +219,20 @@ def test_the_disks_invariants_hold_for_every_combination() -> None:
                 assert disk.home_held or not disk.home_primary
             case Closing.WAIT:
                 assert disk.link in (Link.CUT, Link.BEHIND)
+                assert ("two primaries" in row.when) is disk.two_primaries
             case Closing.HOLD:
+                assert disk.away_primary
                 assert disk.away_held
             case Closing.RECONNECT:
                 assert disk.link is Link.PARTED
                 assert not disk.away_primary
+
+
+@pytest.mark.parametrize(("role", "word"), [(Role.PRIMARY, True), (Role.SECONDARY, False), (Role.UNKNOWN, None)])
+def test_a_role_that_nobody_tells_is_none(role: Role, word: bool | None) -> None:  # noqa: FBT001
+    world = World(roles=dict.fromkeys(NODES, role))
+    assert primary(FakeStorage(world).seen("node1")) is word
+    assert primary(None) is None
 
 
 def test_every_row_of_the_disks_can_be_reached() -> None:

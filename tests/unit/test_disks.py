@@ -54,6 +54,14 @@ def test_without_a_gap_the_events_tell() -> None:
     assert str(seen.standing()) == "replication left Established (after 3 s: r0 is not connected)"
 
 
+def test_what_broke_before_it_was_remembered_is_no_break() -> None:
+    world = World(broke=["r0 was Connecting, and is in step again"])
+    seen, _ = disks(world)
+    seen.remember()
+    assert seen.standing().verdict is Unbroken.YES
+    assert seen.doubts_now() == []
+
+
 def test_over_a_gap_only_the_generations_of_both_nodes_prove_it() -> None:
     world = World()
     seen, watch = disks(world)

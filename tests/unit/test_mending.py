@@ -14,7 +14,7 @@ from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import DomainState, JobKind
 from lvmigrate.errors import Code, GuestLost, LeftBehind, MoveAborted, OutcomeUnknown, Refused, TokenLost, UsageError
 from lvmigrate.protocols import CopyEnd
-from lvmigrate.replication import ConnectionOptions, Reach, Role
+from lvmigrate.replication import ConnectionOptions, DiskState, Reach, ReplicationState, Role
 from lvmigrate.report import CleanupReport
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Errand, Guarded, Token
@@ -67,6 +67,14 @@ def clean(world: World, context: Context | None = None, *, abort: bool = False) 
 
 def methods(world: World) -> set[str]:
     return {method for method, _ in world.calls}
+
+
+def waits_for(world: World, method: str, happens: Callable[[], None]) -> None:
+    def look() -> None:
+        assert world.calls.count((method, "node1")) < ENDLESS
+        happens()
+
+    world.faults[method, "node1"] = look
 
 
 def test_exec_needs_the_checks() -> None:
@@ -349,6 +357,63 @@ def test_a_guest_that_dies_while_it_is_closed_around_leaves_nothing_open() -> No
     assert (world.two_primaries, world.tokens, world.guards) == (False, {}, {})
 
 
+def test_a_guest_that_dies_while_its_definition_is_moved_leaves_no_primary() -> None:
+    world = arrived(DomainState.RUNNING)
+
+    def die() -> None:
+        world.set("node2", state=DomainState.OFF)
+        world.openers["node2"] = 0
+
+    world.late_faults["undefine", "node1"] = die
+    with pytest.raises(GuestLost):
+        clean(world)
+    assert set(world.roles.values()) == {Role.SECONDARY}
+
+
+def test_a_guest_that_waits_behind_a_connection_that_is_given_up_runs_once_it_is_back() -> None:
+    for source in (Role.PRIMARY, Role.SECONDARY):
+        world = arrived(
+            roles={"node1": source, "node2": Role.PRIMARY},
+            connected=False,
+            standalone=True,
+            broke=["r0 is StandAlone"],
+        )
+        assert clean(world).node == "node2"
+        assert world.calls.index(("reconnect", "node2")) < world.calls.index(("resume", "node2"))
+        assert list(world.violations()) == []
+
+
+def test_a_guest_that_waits_for_its_connection_is_let_run_when_it_is_back_and_not_before() -> None:
+    for back_after_s in (50.0, float("inf")):
+        world = arrived(connected=False, broke=["r0 is Connecting"])
+        begin = world.time
+
+        def look(world: World = world, begin: float = begin, back_after_s: float = back_after_s) -> None:
+            world.connected = world.time >= begin + back_after_s
+
+        waits_for(world, "observe", look)
+        if back_after_s < 60:
+            clean(world)
+            assert list(world.violations()) == []
+        else:
+            with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
+                clean(world)
+            assert world.running() == []
+
+
+def test_a_guest_that_waits_is_not_let_run_if_its_connection_does_not_last() -> None:
+    world = arrived(connected=False, standalone=True)
+
+    def part() -> None:
+        world.connected = False
+
+    waits_for(world, "observe", part)
+    with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
+        clean(world)
+    assert world.calls.count(("reconnect", "node1")) == 2
+    assert world.running() == []
+
+
 def test_a_guest_that_dies_at_the_very_end_is_not_said_to_run() -> None:
     world = arrived(DomainState.RUNNING)
     world.late_faults["drop_token", "node2"] = lambda: world.set("node2", state=DomainState.OFF)
@@ -357,14 +422,6 @@ def test_a_guest_that_dies_at_the_very_end_is_not_said_to_run() -> None:
 
 
 # Disks.
-
-
-def waits_for(world: World, method: str, happens: Callable[[], None]) -> None:
-    def look() -> None:
-        assert world.calls.count((method, "node1")) < ENDLESS
-        happens()
-
-    world.faults[method, "node1"] = look
 
 
 def test_a_connection_is_waited_for_but_not_for_ever() -> None:
@@ -393,9 +450,11 @@ def test_what_does_not_stay_connected_is_not_connected_for_ever() -> None:
         world.connected = False
 
     waits_for(world, "observe", part)
+    begin = world.time
     with pytest.raises(LeftBehind) as caught:
         clean(world)
     assert "StandAlone" in str(caught.value.leftovers)
+    assert world.time - begin < 30, "nothing is waited for that does not come by itself"
     assert world.calls.count(("reconnect", "node1")) == 2
 
 
@@ -432,15 +491,70 @@ def test_a_guest_without_a_definition_needs_none() -> None:
     assert clean(world).node == "node2"
 
 
-def test_a_guest_that_was_shut_down_for_a_failover_is_said_to_be_started_again() -> None:
+# Memory.
+
+
+def test_a_guest_that_gave_memory_back_for_its_move_gets_it_again_wherever_it_is() -> None:
+    small = dataclasses.replace(DEAD, errand=dataclasses.replace(ERRAND, memory_kib=1024))
+    for home, world in (
+        ("node1", opened(tokens=dict.fromkeys(NODES, small))),
+        ("node2", arrived(tokens=dict.fromkeys(NODES, small))),
+    ):
+        world.set(home, current_kib=512)
+        clean(world)
+        assert world.domains[home].current_kib == 1024
+    # One that gave none back is not touched.
+    world = opened()
+    clean(world)
+    assert "set_memory" not in methods(world)
+
+
+# A guest that was shut down for a failover.
+
+
+def shut_down(**changes: Any) -> World:
     token = dataclasses.replace(DEAD, errand=dataclasses.replace(ERRAND, failover=True))
-    world = still(
-        domains={"node1": guest("node1", state=DomainState.OFF)},
-        roles=dict.fromkeys(NODES, Role.SECONDARY),
-        openers=dict.fromkeys(NODES, 0),
-        tokens=dict.fromkeys(NODES, token),
-    )
+    values: dict[str, Any] = {
+        "domains": {"node1": guest("node1", state=DomainState.OFF)},
+        "roles": dict.fromkeys(NODES, Role.SECONDARY),
+        "openers": dict.fromkeys(NODES, 0),
+        "tokens": dict.fromkeys(NODES, token),
+    }
+    return still(**values | changes)
+
+
+def test_a_guest_that_was_shut_down_for_a_failover_is_said_to_be_started_again() -> None:
+    world = shut_down()
     plan = CleanupInstance(world.context(), "web1").check_prereq()
     assert plan.acts[0].startswith("start it on node1 again")
     assert clean(world).running
     assert world.running() == ["node1"]
+
+
+def test_one_that_does_not_start_is_lost_and_its_token_stays_as_the_record() -> None:
+    world = shut_down()
+    world.faults["start", "node1"] = refusing("node1")
+    with pytest.raises(GuestLost) as caught:
+        clean(world)
+    assert "`lvmigrate cleanup web1` goes on from there" in caught.value.hint
+    assert set(world.tokens) == set(NODES)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"connected": False},
+        {
+            "replication": ReplicationState.SYNC_SOURCE,
+            "disks": {"node1": DiskState.UP_TO_DATE, "node2": DiskState.INCONSISTENT},
+        },
+        {"disks": {"node1": DiskState.OUTDATED, "node2": DiskState.UP_TO_DATE}},
+    ],
+    ids=["not connected", "behind there", "behind here"],
+)
+def test_one_whose_disks_are_not_in_step_is_not_started(changes: dict[str, Any]) -> None:
+    world = shut_down(**changes)
+    with pytest.raises(LeftBehind):
+        clean(world)
+    assert "start" not in methods(world)
+    assert set(world.tokens) == set(NODES)

@@ -6,6 +6,7 @@ locks and the processes are real.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
@@ -138,6 +139,7 @@ _SYSTEMD_RUN = """#!/bin/sh
 here={root}
 [ ! -e "$here/refuse" ] || {{ echo 'no bus here' >&2; exit 1; }}
 echo "$*" >>"$here/services"
+[ ! -e "$here/dead" ] || exit 0
 for word; do before=${{last-}}; last=$word; done
 setsid "$before" "$last" >>"$here/journal" 2>&1 9>&- </dev/null &
 echo $! >"$here/pid"
@@ -405,6 +407,17 @@ def test_while_libvirt_is_busy_or_silent_it_waits(
     assert host.told == host.closed
 
 
+def test_a_libvirt_that_is_silent_keeps_nobody_waiting_for_the_lock(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", SHORT) is None
+    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    host.put("silent", "")
+    with (host.tokens / f"{TOKEN.uuid}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert eventually(lambda: "no clear answer" in says(storage)), says(storage)
+
+
 def test_a_guest_that_arrived_and_waits_is_resumed_on_proof(
     host: Host, storage: DrbdStorage, guarded: list[Guarded]
 ) -> None:
@@ -512,6 +525,20 @@ def test_a_guard_that_was_killed_is_lost_and_said(host: Host, storage: DrbdStora
     storage.disarm_guard("node1", TOKEN)
 
 
+def test_a_guard_that_systemd_only_says_to_have_started_is_not_believed(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    host.put("dead", "")
+    with pytest.raises(CommandFailed) as caught:
+        storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    assert caught.value.code is Code.GUARD_LOST
+    (host.root / "dead").unlink()
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    storage.disarm_guard("node1", TOKEN)
+    assert storage.traces("node1").guards == ()
+
+
 def test_a_guard_that_does_not_stop_is_not_forgotten(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)
@@ -589,6 +616,20 @@ def test_a_guard_that_is_killed_while_it_removes_its_files_removes_them_when_it_
     # As systemd does it.
     subprocess.run(["sh", str(script)], check=True, timeout=60)
     assert host.left == [f"{TOKEN.uuid}.token"]
+
+
+def test_a_guard_that_was_armed_before_the_last_one_had_gone_keeps_its_files(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    before = [name for name in host.left if not name.endswith(".lock")]
+    # The last one had seen no orders, and comes to its end only now.
+    script = f"root={host.root}\npatience=1\n{SCRIPT}\nnames {TOKEN.uuid}\norders=$tokens/$uuid.guard\n"
+    subprocess.run(["sh", "-c", f"{script}locked $uuid leave\n"], check=True, timeout=60)
+    assert host.left == before
+    assert storage.traces("node1").guards[0].alive
+    storage.disarm_guard("node1", TOKEN)
 
 
 def test_only_the_holder_arms_and_disarms(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
