@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -253,18 +252,6 @@ def test_the_stream_ends_with_the_child(shell: Shell, node: Node) -> None:
 
 
 # ---- openers
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Path]:
-    """A block device nobody uses."""
-    if os.geteuid() != 0 or shutil.which("losetup") is None:
-        pytest.fail("these tests need root and losetup")
-    image = tmp_path / "image"
-    image.write_bytes(bytes(8 << 20))
-    made = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=True)
-    yield Path(made.stdout.strip())
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
 
 
 @pytest.fixture
