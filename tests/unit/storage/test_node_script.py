@@ -97,8 +97,9 @@ def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> No
     assert not seen.alive
     assert -10 < seen.left_s < 0
     # Nobody took it, so it is still ours.
-    storage.renew_token("node1", token("a", 0.3))
+    storage.renew_token("node1", token("a"))
     assert holder(storage) == "a on host pid 1"
+    storage.renew_token("node1", token("a", 0.3))
     time.sleep(0.5)
     assert storage.take_token("node1", token("b")) is None
     with pytest.raises(TokenLost, match="not ours any more") as caught:
