@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,3 +124,15 @@ def storage(tmp_path: Path) -> Iterator[DrbdStorage]:
     made = DrbdStorage({name: here(name) for name in ("node1", "node2")}, command_timeout_s=20, root=str(tmp_path))
     yield made
     made.close()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """A block device nobody uses."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None:
+        pytest.fail("these tests need root and losetup")
+    image = tmp_path / "image"
+    image.write_bytes(bytes(8 << 20))
+    made = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=True)
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)

@@ -25,7 +25,7 @@ from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, Token
 from storage import remote
 from storage.drbd import DrbdStorage
-from tests.unit.storage.conftest import FakeNode
+from tests.unit.storage.conftest import FakeNode, here
 
 SCRIPT = "".join(Path(remote.__file__).with_name(name).read_text() for name in ("node.sh", "guard.sh"))
 TOKEN = Token(
@@ -125,6 +125,7 @@ def test_it_decides_as_the_function_does(shell: list[str]) -> None:
 _VIRSH = """#!/bin/sh
 here={root}
 [ ! -e "$here/silent" ] || exit 1
+[ ! -e "$here/silent.about.ends" ] || case "$*" in *'--all'*) exit 1 ;; esac
 [ ! -e "$here/slow" ] || /bin/sleep 4
 case "$*" in
     *'list --uuid'*) cat "$here/active" ;;
@@ -380,15 +381,15 @@ def test_a_device_that_is_held_is_not_demoted(host: Host, storage: DrbdStorage, 
     assert eventually(lambda: host.left == []), says(storage)
 
 
-@pytest.mark.parametrize("trouble", ["silent", "arriving", "outgoing", "no state"])
+@pytest.mark.parametrize("trouble", ["silent", "silent.about.ends", "arriving", "outgoing", "no state"])
 def test_while_libvirt_is_busy_or_silent_it_waits(
     host: Host, storage: DrbdStorage, guarded: list[Guarded], trouble: str
 ) -> None:
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=True)
     host.opened()
-    if trouble == "silent":
-        host.put("silent", "")
+    if trouble.startswith("silent"):
+        host.put(trouble, "")
     else:
         host.guest("no state" if trouble == "no state" else "paused (migration)")
         if trouble == "arriving":
@@ -401,7 +402,7 @@ def test_while_libvirt_is_busy_or_silent_it_waits(
     assert eventually(lambda: wanted in says(storage)), says(storage)
     time.sleep(1)
     assert host.told == []
-    (host.root / "silent").unlink(missing_ok=True)
+    (host.root / trouble).unlink(missing_ok=True)
     host.put("active", "")
     assert eventually(lambda: host.left == []), says(storage)
     assert host.told == host.closed
@@ -442,6 +443,42 @@ def test_a_guest_that_arrived_and_waits_is_resumed_on_proof(
     assert len(host.told) == 1
 
 
+def test_around_a_guest_that_runs_and_holds_its_device_there_is_nothing_to_guard(
+    host: Host, guarded: list[Guarded], device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = device.stat().st_rdev
+    # DRBD's major is written into the script; here it is the loop device's.
+    text = remote._SCRIPT.replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
+    monkeypatch.setattr(remote, "_SCRIPT", text)
+    host.change("dump", " minor:0 " if host.name == "r0" else " minor:10 ", f" minor:{os.minor(number)} ")
+    storage = DrbdStorage({"node1": here("node1")}, command_timeout_s=20, root=str(tmp_path))
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.change("dump", f"resource name:{host.name} role:Secondary", f"resource name:{host.name} role:Primary")
+    host.guest("running (booted)")
+    storage.drop_token("node1", TOKEN)
+    assert eventually(lambda: says(storage).startswith("waits:")), says(storage)
+    with device.open("rb"):
+        assert eventually(lambda: host.left == []), says(storage)
+    assert host.told == []
+    storage.close()
+
+
+def test_beside_a_primary_a_primary_restores_nothing(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    host.opened()
+    host.change("dump", "connection:Connected role:Secondary", "connection:Connected role:Primary")
+    orders = (host.tokens / f"{TOKEN.uuid}.guard").read_text().splitlines()
+    (link,) = (order.removeprefix("link ") for order in orders if order.startswith("link "))
+    # It had decided so a moment ago.
+    script = f"root={host.root}\npatience=1\n{SCRIPT}\nrestore {link}\n"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, host.told) == (96, [])
+    assert "neither end" in done.stderr
+    storage.disarm_guard("node1", TOKEN)
+
+
 @pytest.mark.parametrize("end", ["migrated", "crashed"])
 def test_the_source_s_guard_gives_its_word_only_for_a_copy_that_was_handed_over(
     host: Host, storage: DrbdStorage, guarded: list[Guarded], end: str
@@ -473,6 +510,9 @@ def test_one_with_other_data_or_no_order_or_a_reason_of_its_own_is_not(
         (True, "paused (user)", "dump", "replication:Established", "replication:SyncTarget"),
         (True, "paused (user)", "dump", "suspended:no", "suspended:user"),
         (True, "paused (user)", "dump", " disk:UpToDate", " disk:Inconsistent"),
+        (True, "paused (user)", "dump", "volume:0 replication", "volume:9 replication"),
+        # DRBD 8.4 knows no quorum.
+        *([(True, "paused (user)", "dump", "quorum:yes", "quorum:no")] if host.name == "r1" else []),
         (True, "paused (I/O error)", "gi", "0000", "0000"),
         (True, "paused (migration)", "gi", "0000", "0000"),
         (False, "paused (user)", "gi", "0000", "0000"),

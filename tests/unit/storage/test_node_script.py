@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -98,8 +97,9 @@ def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> No
     assert not seen.alive
     assert -10 < seen.left_s < 0
     # Nobody took it, so it is still ours.
-    storage.renew_token("node1", token("a", 0.3))
+    storage.renew_token("node1", token("a"))
     assert holder(storage) == "a on host pid 1"
+    storage.renew_token("node1", token("a", 0.3))
     time.sleep(0.5)
     assert storage.take_token("node1", token("b")) is None
     with pytest.raises(TokenLost, match="not ours any more") as caught:
@@ -253,18 +253,6 @@ def test_the_stream_ends_with_the_child(shell: Shell, node: Node) -> None:
 
 
 # ---- openers
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Path]:
-    """A block device nobody uses."""
-    if os.geteuid() != 0 or shutil.which("losetup") is None:
-        pytest.fail("these tests need root and losetup")
-    image = tmp_path / "image"
-    image.write_bytes(bytes(8 << 20))
-    made = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=True)
-    yield Path(made.stdout.strip())
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
 
 
 @pytest.fixture
