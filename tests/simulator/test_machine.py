@@ -134,7 +134,6 @@ TestMachine.settings = settings(
     stateful_step_count=10,
     derandomize=not _LONG,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lvmigrate import balloon, checks
@@ -256,7 +256,6 @@ def test_a_node_that_does_not_say_is_a_reason(call: str, node: str) -> None:
         assert [finding.code for finding in refusals(world)] == [Code.NODE_UNREACHABLE]
 
 
-@settings(deadline=None)
 @given(
     current=st.integers(1, 4096),
     free=st.integers(0, 8192),
