@@ -194,6 +194,17 @@ def test_a_device_that_the_kernel_calls_held(fake: Make, storage: DrbdStorage) -
     assert len(node.told) > 1
 
 
+def test_where_nobody_can_look_who_has_it_open_nothing_is_demoted(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
+    assert storage.take_token("node1", TOKEN) is None
+    node.put("bin/find", "#!/bin/sh\nexit 1\n")
+    (node.root / "bin/find").chmod(0o755)
+    with pytest.raises(CommandFailed, match="Demoting r1 failed"):
+        storage.demote("node1", "r1", TOKEN)
+    assert node.told == []
+
+
 def test_a_demotion_that_is_refused_for_another_reason_is_not_tried_again(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
     node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
