@@ -340,7 +340,8 @@ class _Cleanup:
         """Have a resource connected again: DRBD's handshake tells whether the disk where it waits has everything.
 
         It refuses, and discards nothing, if the other copy is the newer: the one that waits holds its node Primary.  So
-        once both are in step, whatever broke before is no doubt any more.
+        once both are in step, whatever broke before is no doubt any more.  Copies that have both changed are left
+        apart: an after-sb policy of the operator's could give up what the guest's memory goes on from.
         """
         home, away = self.seen.target, self.seen.source
         deadline = self.context.clock.now() + _WAIT_S
@@ -352,6 +353,8 @@ class _Cleanup:
                 self.context.storage.demote(away, name, self.lease.token)
                 self.notes.add(f"{name}: made {away} Secondary")
             elif disk.link is Link.PARTED and closing is Closing.RECONNECT and reconnects_left:
+                if parted(self.context.storage, name, self.seen.nodes) is not None:
+                    return
                 reconnects_left -= 1
                 self._reconnect(name)
             elif disk.link in (Link.PARTED, Link.UNKNOWN) or self.context.clock.now() > deadline:

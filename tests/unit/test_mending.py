@@ -14,7 +14,7 @@ from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import DomainState, JobKind
 from lvmigrate.errors import Code, GuestLost, LeftBehind, MoveAborted, OutcomeUnknown, Refused, TokenLost, UsageError
 from lvmigrate.protocols import CopyEnd
-from lvmigrate.replication import ConnectionOptions, DiskState, Reach, ReplicationState, Role
+from lvmigrate.replication import ConnectionOptions, DiskState, Lineage, Reach, ReplicationState, Role
 from lvmigrate.report import CleanupReport
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Errand, Guarded, Token
@@ -411,6 +411,16 @@ def test_a_guest_that_waits_is_not_let_run_if_its_connection_does_not_last() -> 
     with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
         clean(world)
     assert world.calls.count(("reconnect", "node1")) == 2
+    assert world.running() == []
+
+
+def test_a_guest_that_waits_is_not_connected_to_a_copy_that_has_changed_as_well() -> None:
+    """What DRBD does when they meet is the operator's to configure, and may be to discard."""
+    apart = {node: Lineage(current=node, earlier=("A",)) for node in NODES}
+    world = arrived(connected=False, standalone=True, lineages=apart)
+    with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
+        clean(world)
+    assert "reconnect" not in methods(world)
     assert world.running() == []
 
 
