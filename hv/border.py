@@ -42,6 +42,12 @@ def _set(*numbers: int) -> frozenset[int]:
 
 _TRANSPORT: Final = _set(libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_SSH, libvirt.VIR_FROM_LIBSSH)
 
+# What libvirt says in more ways than one has one next step.
+_ANOTHER_CPU: Final = (
+    "Give the guest a CPU model that both nodes have (`virsh hypervisor-cpu-baseline`), and start it anew."
+)
+_WHICH_IS_TWICE: Final = "`virsh list --all --uuid --name` on both nodes shows which name or UUID is there twice."
+
 #: The first row that holds counts; what none holds for is `Code.HYPERVISOR_FAILED`.
 TABLE: Final[tuple[Row, ...]] = (
     # Between this machine and the daemon, or between two daemons.
@@ -96,17 +102,17 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         code=Code.CPU_LACKS,
         numbers=_set(libvirt.VIR_ERR_CPU_INCOMPATIBLE),
-        hint="Give the guest a CPU model that both nodes have (`virsh hypervisor-cpu-baseline`), and start it anew.",
+        hint=_ANOTHER_CPU,
     ),
     Row(
         code=Code.CPU_LACKS,
         domains=_set(libvirt.VIR_FROM_CPU),
-        hint="Give the guest a CPU model that both nodes have (`virsh hypervisor-cpu-baseline`), and start it anew.",
+        hint=_ANOTHER_CPU,
     ),
     Row(
         code=Code.CPU_LACKS,
         said=r"guest cpu (doesn't|does not) match|host doesn't support requested features|missing features:",
-        hint="Give the guest a CPU model that both nodes have (`virsh hypervisor-cpu-baseline`), and start it anew.",
+        hint=_ANOTHER_CPU,
     ),
     Row(
         code=Code.MACHINE_UNKNOWN,
@@ -168,12 +174,12 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         code=Code.INSTANCE_ON_TARGET,
         numbers=_set(libvirt.VIR_ERR_DOM_EXIST),
-        hint="`virsh list --all --uuid --name` on both nodes shows which name or UUID is there twice.",
+        hint=_WHICH_IS_TWICE,
     ),
     Row(
         code=Code.INSTANCE_ON_TARGET,
         said=r"domain '?\S+'? (already exists|is already (defined|active))",
-        hint="`virsh list --all --uuid --name` on both nodes shows which name or UUID is there twice.",
+        hint=_WHICH_IS_TWICE,
     ),
     # What the guest is doing.
     Row(

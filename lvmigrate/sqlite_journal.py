@@ -89,10 +89,12 @@ class SqliteJournal:
     def begin(self, opening: Opening, *, now: Callable[[], float]) -> Record:
         """Write that an errand begins."""
         began = now()
-        errand = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        # The wall clock, because people ask when it was; nothing is waited for or decided by it.
+        when = time.time()
+        errand = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(when))}-{uuid.uuid4().hex[:6]}"
         values = (
             *(errand, opening.tasklet, opening.instance, opening.uuid, opening.source, opening.target, opening.holder),
-            *(time.time(), json.dumps(opening.plan)),
+            *(when, json.dumps(opening.plan)),
         )
         with self._trouble_told("cannot be written"):
             file = self._writable()
@@ -379,7 +381,7 @@ def _make(file: sqlite3.Connection) -> None:
 
 def _forget(file: sqlite3.Connection, days: float, *, most: int) -> int:
     """Forget what began before so many days. What has no end may still be written to, unless it is very old."""
-    now = time.time()
+    now = time.time()  # the wall clock, by which the beginnings were written
     old = file.execute(
         "SELECT id FROM errand WHERE began < ?1 AND (outcome IS NOT NULL OR began < ?2) ORDER BY began LIMIT ?3",
         (now - days * _DAY_S, now - max(days, _ENDLESS_DAYS) * _DAY_S, most),
