@@ -499,13 +499,17 @@ class _Cleanup:
         if (came_back := self.seen.came_back) is not None and came_back[1] == home:
             back = self.seen.domains[came_back[0]]
             definitions = Definitions(
-                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=back.node, target=home
+                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=back.node, target=home, keep=False
             )
             definitions.moved(autostart=back.autostart or self.seen.domains[home].autostart)
             self.notes.add(f"forgot the definition on {back.node}")
         elif errand is not None:
             definitions = Definitions(
-                hypervisor=self.context.hypervisor, uuid=self.seen.uuid, source=errand.source, target=errand.target
+                hypervisor=self.context.hypervisor,
+                uuid=self.seen.uuid,
+                source=errand.source,
+                target=errand.target,
+                keep=errand.keep_definition,
             )
             self.lease.confirm()
             if home == errand.target and self.seen.persistent:

@@ -98,11 +98,13 @@ def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
         "sync_timeout_s": asked.sync_timeout,
         "hard": asked.hard,
         "is_off": asked.is_off,
+        "keep_definition": asked.keep_definition or None,
         "ignore_ipolicy": asked.ignore_ipolicy or None,
         "iallocator": asked.iallocator,
     }
     _one_way_to_choose(asked)
-    options = FailoverOptions(**{key: value for key, value in chosen.items() if value is not None})
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    options = dataclasses.replace(FailoverOptions.of(cluster.options(asked.instance)), **chosen)
     if asked.dry_run:
         plan = cluster.check_failover(asked.instance, target=asked.to, options=options)
         _show(plan, display.plan_lines, as_json=asked.json)
@@ -253,6 +255,7 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "guard": False if asked.no_guard else None,
         "allow_failover": asked.allow_failover or None,
         "shutdown_timeout_s": asked.shutdown_timeout,
+        "keep_definition": asked.keep_definition or None,
         "ignore_ipolicy": asked.ignore_ipolicy or None,
         "iallocator": asked.iallocator,
         "allow_runtime_changes": asked.allow_runtime_changes or None,
@@ -474,6 +477,11 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         "--iallocator", metavar="PROGRAM", help="have this program choose the target: a path, or `hail` (ganeti-htools)"
     )
     command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
+    command.add_argument(
+        "--keep-definition",
+        action="store_true",
+        help="the node that it leaves keeps its definition, for a failover when the other one is dead",
+    )
 
 
 def _add_failover(command: argparse.ArgumentParser) -> None:

@@ -122,7 +122,8 @@ class Cluster:
     ) -> Plan:
         """What `failover` would do. Changes nothing; raises `Refused` with every reason not to start."""
         context = self._context(threading.Event(), None)
-        return FailoverInstance(context, instance, target=target, options=options).check_prereq()
+        chosen = options or FailoverOptions.of(self.options(instance))
+        return FailoverInstance(context, instance, target=target, options=chosen).check_prereq()
 
     def failover(
         self,
@@ -140,7 +141,8 @@ class Cluster:
         raises, and `Refused` before anything was changed.
         """
         stop = cancel or threading.Event()
-        tasklet = FailoverInstance(self._context(stop, on_progress), instance, target=target, options=options)
+        chosen = options or FailoverOptions.of(self.options(instance))
+        tasklet = FailoverInstance(self._context(stop, on_progress), instance, target=target, options=chosen)
 
         return _moved(tasklet, on_plan, stop, name=f"failover-{instance}")
 

@@ -43,7 +43,7 @@ _TABLES: Final = (
     *("nodes", "guests", "ipolicy", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks"),
 )
 #: What may be set for one guest.
-_GUEST_SWITCHES: Final = ("always_failover", "allow_failover")
+_GUEST_SWITCHES: Final = ("always_failover", "allow_failover", "keep_definition")
 #: FIRST-LAST
 _PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
 _LAST_PORT: Final = 65535
@@ -69,7 +69,7 @@ _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
 )
 _SWITCHES: Final = (
     *("tls", "auto_converge", "ignore_hvversions", "allow_runtime_changes"),
-    *("allow_failover", "ignore_ipolicy"),
+    *("allow_failover", "ignore_ipolicy", "keep_definition"),
 )
 _WORDS: Final[Mapping[str, type[Mode | Compression]]] = MappingProxyType({"mode": Mode, "compression": Compression})
 _RULE: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(

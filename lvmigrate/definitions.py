@@ -16,12 +16,14 @@ class Definitions:
     uuid: str
     source: str
     target: str
+    #: The node that the guest leaves keeps its definition, for a failover when the other one is dead.
+    keep: bool
 
     def moved(self, *, autostart: bool) -> None:
         """The guest is on the target: forget the source's definition, and only then start it there after a reboot.
 
-        Guaranteed afterwards: the target has a definition, the source none.  Raises `MoveFailed` when the target has
-        none (nothing is forgotten then), or what the adapter raises.
+        Guaranteed afterwards: the target has a definition, the source none, or one without autostart if it is to keep
+        it.  Raises `MoveFailed` when the target has none (nothing is forgotten then), or what the adapter raises.
         """
         arrived = self.hypervisor.domain(self.target, self.uuid)
         if arrived is None or not arrived.persistent:
@@ -30,7 +32,12 @@ class Definitions:
                 code=Code.LEFT_BEHIND,
                 hint=f"`virsh dumpxml {self.uuid}` on {self.target}; the definition on {self.source} was kept.",
             )
-        self.hypervisor.undefine(self.source, self.uuid)
+        if self.keep:
+            left = self.hypervisor.domain(self.source, self.uuid)
+            if left is not None and left.autostart:
+                self.hypervisor.set_autostart(self.source, self.uuid, on=False)
+        else:
+            self.hypervisor.undefine(self.source, self.uuid)
         self.hypervisor.set_autostart(self.target, self.uuid, on=autostart)
 
     def stayed(self, *, autostart: bool, target_had_definition: bool) -> None:

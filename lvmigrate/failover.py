@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
@@ -44,10 +44,23 @@ class FailoverOptions:
     sync_timeout_s: float = 3600.0
     #: The operator's word that this node, which does not answer, is off.
     is_off: str | None = None
+    #: Leave its definition, without autostart, on the node that it leaves, if that one answers.
+    keep_definition: bool = False
     #: Start it on a node whose policy does not take it.
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named, and both nodes answer.
     iallocator: str | None = None
+
+    @classmethod
+    def of(cls, options: Options) -> Self:
+        """What a move's options say of a failover."""
+        return cls(
+            shutdown_timeout_s=options.shutdown_timeout_s,
+            sync_timeout_s=options.sync_timeout_s,
+            keep_definition=options.keep_definition,
+            ignore_ipolicy=options.ignore_ipolicy,
+            iallocator=options.iallocator,
+        )
 
 
 #: What is only against memory on its way: none is sent, the guest starts anew.
@@ -163,7 +176,7 @@ class FailoverInstance:
         seen = survey(self._context.hypervisor, self._context.storage, domain, target, Options(guard=False))
         bounds = policy(seen, target, ignored=self._options.ignore_ipolicy)
         self._sizes = sizes(seen.source.places, seen.source.resources)
-        plan = _planned(seen)
+        plan = _planned(seen, keep_definition=self._options.keep_definition)
         plan = replace(plan, target_because=choice.why)
         against = (finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
         findings = (*against, *self._of_the_living(domain))
@@ -339,7 +352,7 @@ class FailoverInstance:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
 
 
-def _planned(seen: Survey) -> Plan:
+def _planned(seen: Survey, *, keep_definition: bool) -> Plan:
     volumes: dict[str, set[int]] = {}
     for place in seen.source.places.values():
         volumes.setdefault(place.resource, set()).add(place.volume)
@@ -369,6 +382,7 @@ def _planned(seen: Survey) -> Plan:
             autostart=seen.domain.autostart,
             target_had_definition=had,
             failover=True,
+            keep_definition=keep_definition,
         ),
         steps=described(STEPS),
         warnings=checks.warnings(seen),

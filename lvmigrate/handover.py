@@ -276,6 +276,7 @@ class Handover:
             uuid=self.plan.domain.uuid,
             source=self.plan.source,
             target=self.plan.target,
+            keep=self.plan.errand.keep_definition,
         ).moved(autostart=self.plan.domain.autostart)
         self._drop_token()
 

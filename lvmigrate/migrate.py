@@ -146,16 +146,11 @@ class MigrateInstance:
             hint="It is down meanwhile; to be refused instead, leave out --allow-failover, and take allow_failover and"
             f" always_failover out of the configuration ([defaults], [guests.{domain.name}]).",
         )
-        options = self._options
         tasklet = FailoverInstance(
             self._context,
             domain.uuid,
             target=choice.node,
-            options=FailoverOptions(
-                shutdown_timeout_s=options.shutdown_timeout_s,
-                sync_timeout_s=options.sync_timeout_s,
-                ignore_ipolicy=options.ignore_ipolicy,
-            ),
+            options=FailoverOptions.of(self._options),
             notes=(note,),
             because=choice.why,
         )
@@ -214,6 +209,7 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
             autostart=seen.domain.autostart,
             target_had_definition=seen.target.domain is not None,
             memory_kib=0 if fit.shrunk_kib is None else fit.current_kib,
+            keep_definition=seen.options.keep_definition,
         ),
         shrunk_kib=fit.shrunk_kib,
         steps=described(STEPS),

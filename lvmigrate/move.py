@@ -108,7 +108,11 @@ class Move:
             clock=context.clock,
         )
         self.definitions = Definitions(
-            hypervisor=context.hypervisor, uuid=plan.domain.uuid, source=plan.source, target=plan.target
+            hypervisor=context.hypervisor,
+            uuid=plan.domain.uuid,
+            source=plan.source,
+            target=plan.target,
+            keep=plan.errand.keep_definition,
         )
         self.balloon = Balloon(
             hypervisor=context.hypervisor,

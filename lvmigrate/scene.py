@@ -154,7 +154,9 @@ class Scene:
             return []
         at_source, at_target = self.domains.get(errand.source), self.domains.get(errand.target)
         if action in _AT_TARGET and at_source is not None and at_target is not None and at_target.persistent:
-            return [f"forget the definition on {errand.source}"]
+            if not errand.keep_definition:
+                return [f"forget the definition on {errand.source}"]
+            return [f"keep {errand.source} from starting it when it boots"] if at_source.autostart else []
         if action in _AT_SOURCE and action is not Action.NOWHERE and at_target and not errand.target_had_definition:
             return [f"forget the definition on {errand.target}"]
         return []

@@ -28,6 +28,8 @@ class Errand:
     failover: bool = False
     #: What the guest had, in KiB, before it was made to give memory back; 0: it was not.
     memory_kib: int = 0
+    #: The node that it leaves keeps its definition, without autostart.
+    keep_definition: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,8 @@ def _definitions(world: Truth, guest: Guest, home: str | None) -> Iterator[Findi
             yield Finding(wrong=Wrong.AUTOSTART, words=f"{guest.name} on {' and '.join(started)}")
         return
     expected = set(guest.defined_on) if home == guest.home else ({home} if guest.persistent else set())
+    if guest.keeps_definition and home != guest.home:
+        expected |= guest.defined_on
     if set(there) != expected:
         found = ", ".join(sorted(there)) or "no node"
         words = f"{guest.name} is defined on {found}, belongs on {', '.join(sorted(expected)) or 'no node'}"

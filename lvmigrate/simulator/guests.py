@@ -43,6 +43,8 @@ class Guest:
     autostart: bool
     #: The nodes that had a definition in the beginning.
     defined_on: frozenset[str]
+    #: Whether a move of it leaves a definition where it comes from.
+    keeps_definition: bool = False
     #: What its balloon leaves it; ``None``: all.
     current_kib: int | None = None
     #: The newest acknowledged write to each disk.

@@ -97,6 +97,8 @@ class Scenario:
     taken_over: bool = False
     #: The target has room for less than the guest has, and the guest may give some back (if it runs).
     cramped: bool = False
+    #: The node that the guest leaves keeps its definition.
+    keeps_definition: bool = False
 
     @property
     def controller(self) -> str:
@@ -142,6 +144,14 @@ SCENARIOS: Final = (
         cleanup_after_s=1.0,
         cramped=True,
     ),
+    Scenario(name="migrate-keeping-definition", keeps_definition=True),
+    Scenario(
+        name="cleanup-keeping-definition",
+        given=(("ended#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=1.0,
+        keeps_definition=True,
+    ),
+    Scenario(name="failover-keeping-definition", failover=True, keeps_definition=True),
     Scenario(name="migrate-long", copy_s=100.0),
     Scenario(name="migrate-taken-over", taken_over=True),
     Scenario(

@@ -18,7 +18,7 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     TokenLost,
 )
-from lvmigrate.failover import FailoverInstance
+from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
@@ -91,6 +91,7 @@ def run(case: Case) -> Outcome:
     outcome = Outcome(case=case)
     with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
         guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        guest.keeps_definition = case.scenario.keeps_definition
         if case.scenario.cramped and case.variant.running:
             world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
         if case.scenario.taken_over:
@@ -147,12 +148,15 @@ def _tokens(world: World) -> frozenset[str]:
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
     context = world.controller("c1")
+    options = replace(
+        case.variant.options,
+        allow_runtime_changes=case.scenario.cramped,
+        keep_definition=case.scenario.keeps_definition,
+    )
     move: MigrateInstance | FailoverInstance = (
-        FailoverInstance(context, _NAME)
+        FailoverInstance(context, _NAME, options=FailoverOptions.of(options))
         if case.scenario.failover
-        else MigrateInstance(
-            context, _NAME, options=replace(case.variant.options, allow_runtime_changes=case.scenario.cramped)
-        )
+        else MigrateInstance(context, _NAME, options=options)
     )
 
     def migrate() -> Any:

@@ -35,9 +35,23 @@ def definition(host: Host, name: str) -> tuple[str, bool]:
     return text, autostart
 
 
+VARIABLES = "/run/fw/web1.vars"
+_FIRMWARE = (
+    f"<loader readonly='yes' type='pflash'>/run/fw/code</loader><nvram template='/run/fw/template'>{VARIABLES}</nvram>"
+)
+
+
+def firmware(host: Host, letter: str) -> None:
+    """A firmware, and a template of its variables that is full of ``letter``."""
+    template = f"head -c 128K /dev/zero | tr '\\0' {letter} >/run/fw/template"
+    host.run(f"mkdir -p /run/fw && cp /usr/share/seabios/bios-256k.bin /run/fw/code && {template}")
+
+
 def test_the_definition_is_the_same_before_and_after(pair: Pair, cluster: Cluster) -> None:
-    guest = pair.guest("web1", on=pair.one, load=CALM)
     one, two = pair.hosts
+    firmware(one, "A")
+    firmware(two, "B")
+    guest = pair.guest("web1", on=one, load=CALM, change=lambda xml: xml.replace("</type>", f"</type>{_FIRMWARE}"))
     one.virsh("autostart", guest.name)
     one.virsh("desc", guest.name, "--config", "--live", "--title", "the web's first")
     one.virsh("desc", guest.name, "--config", "--live", "what it is for")
@@ -49,12 +63,34 @@ def test_the_definition_is_the_same_before_and_after(pair: Pair, cluster: Cluste
     assert "49152" in before[0]
     cluster.migrate(guest.name, target="node2")
     assert definition(two, guest.name) == before
+    assert set(two.run(f"cat {VARIABLES}")) == {"A"}, "the firmware's variables did not come along"
     pair.whole(guest, on=two)
     assert pair.states(guest)["node1"] == "-"
     cluster.migrate(guest.name, target="node1")
     assert definition(one, guest.name) == before
     assert pair.states(guest)["node2"] == "-"
     pair.whole(guest, on=one)
+
+
+def test_a_definition_that_is_kept_starts_nothing(pair: Pair, cluster: Cluster) -> None:
+    guest = pair.guest("web1", on=pair.one, load=CALM)
+    one, two = pair.hosts
+    one.virsh("autostart", guest.name)
+    text, _ = definition(one, guest.name)
+    keeping = Options(keep_definition=True)
+    cluster.migrate(guest.name, target="node2", options=keeping)
+    assert pair.states(guest)["node1"] == "shut off (migrated)"
+    assert definition(one, guest.name) == (text, False)
+    assert definition(two, guest.name) == (text, True)
+    two.virsh("desc", guest.name, "--config", "--title", "changed meanwhile")
+    changed, _ = definition(two, guest.name)
+    cluster.migrate(guest.name, target="node1", options=keeping)
+    assert pair.states(guest)["node2"] == "shut off (migrated)"
+    assert definition(one, guest.name) == (changed, True)
+    assert definition(two, guest.name) == (changed, False)
+    cluster.migrate(guest.name, target="node2")
+    assert pair.states(guest)["node1"] == "-"
+    pair.whole(guest, on=two)
 
 
 def test_twenty_guests_at_once_there_and_back(pair: Pair, cluster: Cluster) -> None:

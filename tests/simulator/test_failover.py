@@ -20,6 +20,8 @@ from lvmigrate.errors import (
 )
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fencing import FenceFailed
+from lvmigrate.migrate import MigrateInstance
+from lvmigrate.plan import Options
 from lvmigrate.report import Report
 from lvmigrate.simulator import DRBD, ControllerKilled, Guest, Happening, Kind, Settings, Version, World, Wrong, audit
 
@@ -275,6 +277,23 @@ def test_a_node_that_comes_back_while_it_is_fenced_is_seen_right_before_promotin
         assert caught.value.code in (Code.NODE_ALIVE, Code.TOKEN_LOST)
         world.timeline.advance(60)
         assert world.running(guest) in (["node1"], [])
+        assert not world.violations
+
+
+def test_a_definition_that_a_move_has_kept_serves_when_the_other_node_dies() -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        guest.keeps_definition = True
+        world.timeline.advance(1.0)
+        move = MigrateInstance(world.controller("c1"), "web1", options=Options(keep_definition=True))
+        move.check_prereq()
+        move.exec()
+        whole(world, guest, "node2")
+        assert not world.hosts["node1"].definitions[guest.uuid].autostart
+        world.power_cut("node2")
+        world.timeline.advance(60.0)
+        fail_over(world, FailoverOptions(is_off="node2"))
+        assert world.running(guest) == ["node1"]
         assert not world.violations
 
 

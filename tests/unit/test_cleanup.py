@@ -244,6 +244,22 @@ def test_a_dry_run_says_the_row_and_changes_nothing() -> None:
     }  # fmt: skip
 
 
+def test_a_definition_that_is_to_be_kept_is_not_forgotten() -> None:
+    world = wreck(**arrived())
+    world.tokens = {
+        node: dataclasses.replace(token, errand=dataclasses.replace(token.errand, keep_definition=True, autostart=True))
+        for node, token in world.tokens.items()
+        if token.errand is not None
+    }
+    world.domains["node1"] = dataclasses.replace(world.domains["node1"], autostart=True)
+    acts = planned(world).acts
+    assert "keep node1 from starting it when it boots" in acts
+    assert not any("forget" in act for act in acts)
+    clean(world)
+    assert world.domains["node1"].persistent
+    assert (world.domains["node1"].autostart, world.domains["node2"].autostart) == (False, True)
+
+
 def test_an_unknown_guest() -> None:
     with pytest.raises(Refused) as caught:
         CleanupInstance(World().context(), "web9").check_prereq()

@@ -266,8 +266,11 @@ memory_mib = { max = 1024 }
 [guests.web1]
 mode = "non-live"
 always_failover = true
+keep_definition = false
 [defaults]
 allow_failover = true
+keep_definition = true
+shutdown_timeout_s = 30
 iallocator = "hail"
 """
     )
@@ -283,8 +286,11 @@ iallocator = "hail"
         "is offline (as the configuration says)",
         None,
     ]
-    assert read.guests == {"web1": {"mode": Mode.NON_LIVE, "always_failover": True}}
+    assert read.guests == {"web1": {"mode": Mode.NON_LIVE, "always_failover": True, "keep_definition": False}}
     assert (read.defaults.allow_failover, read.defaults.iallocator) == (True, "hail")
+    assert FailoverOptions.of(read.defaults) == FailoverOptions(
+        shutdown_timeout_s=30, keep_definition=True, iallocator="hail"
+    )
 
 
 @pytest.mark.parametrize(
