@@ -387,7 +387,8 @@ class Truth:
         guest = self._guest_of(resource)
         if guest is not None and self.resources[resource].ends[node].role is Role.PRIMARY:
             job = self.job_of(guest)
-            if job is not None and node in (job.source, job.target):
+            # Where its QEMU has died, the target's libvirt knows of no job any more, and nothing can arrive.
+            if job is not None and (node == job.source or guest.uuid in self.hosts[node].copies):
                 self.breach(Breach.LAW, guest.name, f"{node} was demoted while libvirt had a job of {guest.name}'s")
         self.resources[resource].demote(node)
         self.tell(f"{resource} is Secondary on {node}, by {self.actor}")
