@@ -229,7 +229,7 @@ class _Cleanup:
             running=Sight.RUNS in last.sights.values(),
             seconds=self.context.clock.now() - self.began,
             acts=tuple(self.notes.lines),
-            warnings=last.warnings(),
+            warnings=last.warnings(ran=self.seen.ran),
         )
 
     def _not_finished(self, error: MoveFailed) -> LvmigrateError:

@@ -161,17 +161,24 @@ class Scene:
             return [f"forget the definition on {errand.target}"]
         return []
 
-    def warnings(self) -> tuple[Finding, ...]:
-        """What the operator should know after everything was done."""
-        return tuple(self._warnings())
+    def warnings(self, *, ran: bool | None) -> tuple[Finding, ...]:
+        """What the operator should know after everything was done. ``ran``: as `ran`, before the token was removed."""
+        return tuple(self._warnings(ran=ran))
 
-    def _warnings(self) -> Iterator[Finding]:
+    def _warnings(self, *, ran: bool | None) -> Iterator[Finding]:
         for node, sight in self.sights.items():
-            if sight is Sight.WAITS and self.ran is None:
+            if sight is Sight.WAITS and ran is None:
                 yield Finding(
                     code=Code.INSTANCE_STATE,
                     sentence=f"{self.name} waits paused on {node}; nothing says that a move has paused it.",
                     hint=f"If it is to run: `virsh resume {self.name}` on {node}; no other node has a copy.",
+                )
+            elif sight is Sight.WAITS and ran:
+                yield Finding(
+                    code=Code.INSTANCE_STATE,
+                    sentence=f"{self.name} waits paused on {node}; it ran when its move began, and was paused since.",
+                    hint=f"By whom it was: then `virsh resume {self.name}` on {node}, no other node has a copy. By a"
+                    " cleanup that saw two copies run: its disk may have the writes of both; check it, or start anew.",
                 )
 
 

@@ -22,6 +22,7 @@ from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
+from lvmigrate.report import CleanupReport
 from lvmigrate.simulator import (
     Breach,
     Call,
@@ -259,6 +260,9 @@ def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) ->
         world.timeline.advance(_AGAIN_S)
     world.timeline.advance(_AGAIN_S)
     wrong = list(audit(world))
+    if _two_ran(world) and isinstance(end, CleanupReport) and any(w.code is Code.INSTANCE_STATE for w in end.warnings):
+        outcome.held = "two copies have run; the one that is left was suspended"
+        wrong = [finding for finding in wrong if finding.wrong is not Wrong.STATE]
     if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
         outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
     outcome.violations += [f"after the cleanup: {finding}" for finding in wrong if finding.wrong not in outcome.told]
@@ -282,11 +286,13 @@ def _person(world: World, guest: Guest) -> str | None:
         source = world.hosts[sent_from].definitions.get(guest.uuid)
         if copy.node != sent_from and source is not None and source.off != "migrated":
             return f"nobody can say that the source's copy was handed over before it ended ({source.off})"
-    if len(copies) > 1 and not any(copy.runs for copy in copies):
-        ran = {v.by for v in world.violations if v.breach is Breach.TWO_RUNNING}
-        if ran or guest.paused_by_operator:
-            return "two copies stand, and both may have run"
+    if len(copies) > 1 and not any(copy.runs for copy in copies) and (_two_ran(world) or guest.paused_by_operator):
+        return "two copies stand, and both may have run"
     return None
+
+
+def _two_ran(world: World) -> bool:
+    return any(violation.breach is Breach.TWO_RUNNING for violation in world.violations)
 
 
 def _mended(world: World, guest: Guest, why: str) -> bool:

@@ -59,10 +59,13 @@ class Running:
     def whole_on(self, node: str) -> None:
         """Every audit and every record holds, with the guest on ``node``."""
         # With words of their own: pytest explains the assertions of tests and of conftest.py only.
-        heard = self.witness.memory_verified()
-        assert heard.bad == 0, heard
-        faults = self.witness.faults()
+        faults = self.heard_faults()
         # One at a time: the audit looks for processes that were left behind, and another one's would be some.
         with _AUDIT:
             faults += audit.violations(self.lab, self.guest, node, self.before)
         assert not faults, "; ".join(faults)
+
+    def heard_faults(self) -> list[str]:
+        """What the guest's memory, looked at once more, and its records on both nodes say against it."""
+        heard = self.witness.memory_verified()
+        return [*([f"bad pages: {heard}"] if heard.bad else []), *self.witness.faults()]

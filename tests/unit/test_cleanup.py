@@ -233,6 +233,24 @@ def test_without_a_token_a_guest_that_waits_is_not_judged() -> None:
     assert not world.two_primaries
 
 
+def test_a_guest_that_somebody_paused_in_mid_move_is_left_so_and_told_of() -> None:
+    world = wreck(domains={"node1": guest("node1", state=DomainState.PAUSED, reason="user")})
+    report = clean(world)
+    assert (report.node, report.running) == ("node1", False)
+    assert [warning.code for warning in report.warnings] == [Code.INSTANCE_STATE]
+    assert "was paused since" in report.warnings[0].sentence
+
+
+def test_a_guest_that_was_paused_before_its_move_is_as_it_was() -> None:
+    world = wreck(domains={"node1": guest("node1", state=DomainState.PAUSED, reason="user")})
+    world.tokens = {
+        node: dataclasses.replace(token, errand=dataclasses.replace(token.errand, ran=False))
+        for node, token in world.tokens.items()
+        if token.errand is not None
+    }
+    assert clean(world).warnings == ()
+
+
 def test_a_dry_run_says_the_row_and_changes_nothing() -> None:
     world = wreck(**arrived())
     plan = planned(world)

@@ -56,6 +56,12 @@ class Witness:
         """What the records on ``node``'s disks say."""
         return self._verdict(node, self.alive())
 
+    def last_words(self, node: str) -> records.Verdict:
+        """What the disks of ``node`` say of a guest that has ended. Raises `TimeoutError` if none was heard of it."""
+        if (heard := self.listener.last) is None:
+            raise TimeoutError(f"{self._guest.name} was never heard")
+        return self._verdict(node, heard)
+
     def _verdict(self, node: str, heard: records.Heard) -> records.Verdict:
         images = [self._image(node, number, heard.n) for number in range(len(self._guest.backing))]
         return records.check(images, name=self._guest.name, run=heard.run, at_least=heard.n, running=True)
