@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 LAB := vagrant/lab
 # The lab's address is reached from its own network namespace, where it has one.
 IN_LAB := $(LAB) exec
+# Tests that need no node run in a process for each processor.
+AT_ONCE := -n auto
 
 .PHONY: help
 help: ## this list
@@ -22,28 +24,28 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 
 .PHONY: test
 test: ready ## every layer of the tests; of the pair's and the lab's what is not marked as long
-	$(BIN)/pytest tests/unit
-	$(BIN)/pytest tests/simulator
+	$(BIN)/pytest tests/unit $(AT_ONCE)
+	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/pair -m "not long"
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
 
 .PHONY: test-all
 test-all: ready ## every test there is: an hour and more
-	$(BIN)/pytest tests/unit
-	$(BIN)/pytest tests/simulator
+	$(BIN)/pytest tests/unit $(AT_ONCE)
+	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit $(AT_ONCE)
 
 .PHONY: test-simulator
 test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two
-	$(BIN)/pytest tests/simulator
+	$(BIN)/pytest tests/simulator $(AT_ONCE)
 
 .PHONY: campaign
-campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): hours
+campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): an hour
 	$(BIN)/python -m tests.campaign --others 4 --pairs 10
 	LVMIGRATE_MACHINE_EXAMPLES=2000 $(BIN)/pytest tests/simulator/test_machine.py
 
@@ -54,6 +56,10 @@ campaign-mutants: venv ## take one line away that keeps a law, and see that it i
 .PHONY: campaign-all
 campaign-all: venv ## the same in every variant of the world, and more pairs
 	$(BIN)/python -m tests.campaign --pairs 200
+
+.PHONY: campaign-lab
+campaign-lab: ready ## kills, cuts and power cuts at every step of real moves between the two nodes: as many as 25 minutes hold
+	@$(IN_LAB) $(BIN)/python -m tests.lab.campaign
 
 .PHONY: test-pair
 test-pair: venv ## two real libvirt daemons on this machine, faults and all: a minute or two

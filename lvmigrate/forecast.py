@@ -21,6 +21,9 @@ _SETUP_S: Final = 0.5
 #: Above this share of the link the passes shrink so slowly that noise decides.
 _DOUBTFUL: Final = 0.8
 _MOST_PASSES: Final = 200
+#: Of what is dirtied during the first pass, which goes through all memory in order, only what lies behind it has to be
+#: sent again: QEMU clears a page's dirty bit when it sends the page (migration_bitmap_clear_dirty in migration/ram.c).
+_BEHIND: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ def forecast(
         took = left / link_rate
         seconds += took
         # A guest cannot dirty more than all of it.
-        left = min(float(memory_bytes), dirty_rate * took)
+        left = min(float(memory_bytes), dirty_rate * took * (_BEHIND if passes == 1 else 1))
         passes += 1
         if share >= 1 and left >= memory_bytes:
             break

@@ -128,6 +128,10 @@ class Campaign:
             )
         for (play, one), outcome in zip(plays, outcomes, strict=True):
             _told(self._audit, play, one, outcome)
+        found = self.desk.run("audit")
+        if found.returncode != ExitCode.OK or json.loads(found.stdout)["findings"]:
+            outcomes[0].violations.append(f"the audit: {found.stdout}{found.stderr}")
+        for outcome in outcomes:
             outcome.seconds = round(time.monotonic() - begin, 1)
         return outcomes
 
@@ -147,6 +151,8 @@ class Campaign:
                 except NotMetError:
                     outcome.met = False
         code = play.under.end()
+        if not outcome.met:
+            outcome.held.append(f"the fault was not met: {play.under.said.strip()[-300:]}")
         outcome.ended = "killed" if play.under.killed else _name(code)
         if not play.under.killed and code not in _ENDS:
             outcome.violations.append(f"it ended with {code}: {play.under.said[-2000:]}")
@@ -241,13 +247,10 @@ class Campaign:
         outcome.violations += play.it.heard_faults()
 
     def _audit(self, play: Play, _one: Case, outcome: Outcome) -> None:
-        """By virsh and drbdsetup, and by lvmigrate itself."""
+        """By virsh and drbdsetup."""
         if outcome.home is None:
             return
         outcome.violations += audit.violations(self.lab, play.guest, outcome.home, play.it.before)
-        found = self.desk.run("audit")
-        if found.returncode != ExitCode.OK or json.loads(found.stdout)["findings"]:
-            outcome.violations.append(f"the audit: {found.stdout}{found.stderr}")
         self.running[play.guest.name] = dataclasses.replace(play.it, home=outcome.home)
 
     # ---- what is kept
@@ -324,7 +327,7 @@ def desk(lab: Lab) -> Iterator[Desk]:
         disk = folder / "here" / "journal"
         for place in (disk, folder / "elsewhere"):
             place.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "journal", disk], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "journal", disk], check=True)
         try:
             here, elsewhere = folder / "here" / "cluster.toml", folder / "elsewhere" / "cluster.toml"
             for file, journal in ((here, f"{disk}/journal.sqlite"), (elsewhere, "")):

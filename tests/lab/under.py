@@ -21,7 +21,12 @@ class Under:
     def __init__(self, guest: Guest, config: Path, *words: str) -> None:
         command = [str(LVMIGRATE), "migrate", guest.name, "--config", str(config), *words]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.said = ""
 
