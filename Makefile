@@ -77,6 +77,10 @@ bench-storage: ready ## events per second and their latency; opening and closing
 bench-hv: venv ## a move against virsh migrate of the same guest, in turn; aborts; a controller with 20 moves; on the pair
 	@$(BIN)/python -m tests.bench.hv
 
+.PHONY: bench-lab
+bench-lab: ready ## a move between the two nodes against the same by hand, and by the seed's way
+	@$(IN_LAB) $(BIN)/python -m tests.bench.lab
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up
