@@ -412,9 +412,12 @@ dump_all() {
     drbdsetup events2 --now --statistics
 }
 
-# Every resource there is; on a node without DRBD there is none.
+# Every resource there is, then a dot and how it is configured; on a node without DRBD there is none.
 dump_any() {
-    ! loaded || drbdsetup events2 --now --statistics
+    loaded || return 0
+    drbdsetup events2 --now --statistics || return
+    say .
+    show_any
 }
 
 show_any() {
@@ -841,7 +844,7 @@ held() {
 
 # ---- devices
 
-# locate PATH...: a line INDEX MAJOR MINOR (hexadecimal) for each that is a block device, then what the kernel has.
+# locate PATH...: a line INDEX MAJOR MINOR (hexadecimal) for each that is a block device, then a dot and what dump_any says.
 locate() {
     index=0
     for path in "$@"; do
@@ -849,7 +852,7 @@ locate() {
         index=$((index + 1))
     done
     say .
-    ! loaded || drbdsetup events2 --now
+    dump_any
 }
 
 # ---- streams

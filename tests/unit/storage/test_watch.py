@@ -66,8 +66,7 @@ class Replay:
         within_s: float = 10,
     ) -> ReplicationWatch:
         return ReplicationWatch(
-            nodes=nodes,
-            names=names,
+            called={node: {name: name for name in names} for node in nodes},
             follow=self.follow,
             why=self.why,
             on_change=on_change,
