@@ -24,7 +24,7 @@ from lvmigrate.decision import (
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import ConnectionOptions, Resource, Role
+from lvmigrate.replication import ConnectionOptions, Place, Resource, Role
 from lvmigrate.survey import Sightings, find
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
@@ -43,6 +43,8 @@ class Corner:
 
     node: str
     traces: Traces
+    #: The device path of each disk of the guest that leads to DRBD here.
+    places: Mapping[str, Place]
     #: The guest's resources.
     resources: Mapping[str, Resource]
     #: All resources with a connection on which two primaries are allowed.
@@ -194,6 +196,7 @@ def observe(context: Context, instance: str) -> Scene:
     try:
         corners = {c.node: c for c in together([partial(_corner, context.storage, by_node[n], disks) for n in nodes])}
         source, target = _pair(instance, domains, corners, uuid, errand)
+        _same_places(instance, corners[source], corners[target])
         resources = sorted(corners[source].resources.keys() & corners[target].resources.keys())
         return Scene(
             name=name,
@@ -304,9 +307,21 @@ def _corner(storage: Storage, traces: Traces, paths: set[str]) -> Corner:
     return Corner(
         node=traces.node,
         traces=traces,
+        places=places,
         resources=storage.observe(traces.node, names),
         two_primaries=storage.two_primaries(traces.node) if names else frozenset(),
     )
+
+
+def _same_places(instance: str, here: Corner, there: Corner) -> None:
+    """Refuse where a disk is another volume on the other node: nothing could be told of the two copies of either."""
+    apart = [
+        checks.elsewhere(path, (here.node, place), (there.node, there.places[path]))
+        for path, place in sorted(here.places.items())
+        if path in there.places and there.places[path] != place
+    ]
+    if apart:
+        raise Refused(instance, apart)
 
 
 def _pair(

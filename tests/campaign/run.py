@@ -90,7 +90,7 @@ def run(case: Case) -> Outcome:
     """Play it."""
     outcome = Outcome(case=case)
     with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
-        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running, called=case.variant.called)
         if case.scenario.cramped and case.variant.running:
             world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
         if case.scenario.taken_over:
