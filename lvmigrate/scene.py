@@ -343,16 +343,20 @@ def _pair(
     if errand is not None and set(active) <= {errand.source, errand.target}:
         return errand.source, errand.target
 
+    # Where the guest is not known, its paths may lead to another guest's disks.
+    own = {name for node in domains for name in corners[node].resources}
+
     def likely(node: str) -> tuple[bool, ...]:
         corner, sight = corners[node], sight_of(domains.get(node))
+        resources = [resource for name, resource in corner.resources.items() if name in own]
         return (
             sight in (Sight.LEAVING, Sight.HANDING_OVER),
             sight is Sight.RUNS,
             node in active,
-            any(resource.role is Role.PRIMARY for resource in corner.resources.values()),
+            any(resource.role is Role.PRIMARY for resource in resources),
             corner.traces.guard(uuid) is not None or corner.traces.token(uuid) is not None,
-            bool(corner.two_primaries & corner.resources.keys()),
-            bool(corner.resources),
+            any(resource.name in corner.two_primaries for resource in resources),
+            bool(resources),
             node in domains,
         )
 

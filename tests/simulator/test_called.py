@@ -11,6 +11,7 @@ from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.replication import Role
 from lvmigrate.report import Report
+from lvmigrate.scene import observe
 from lvmigrate.simulator import DRBD, ControllerKilled, Guest, Happening, Kind, Settings, Version, World, audit
 
 TWO_NAMES = {"node1": "r1", "node2": "r9"}
@@ -103,6 +104,18 @@ def test_a_path_that_leads_to_nothing_or_to_another_disk_at_the_target_is_refuse
         (finding,) = (found for found in caught.value.findings if found.code is Code.REPLICA_DIFFERS)
         assert f"/dev/drbd{minor} is {ONE}/0 on node1, but other/0 on node2" in finding.sentence
         assert not world.violations
+
+
+def test_a_path_that_is_another_guests_disk_on_a_third_node_takes_no_part() -> None:
+    with World(("node1", "node2", "node3")) as world:
+        guest = world.add_guest("web1", "node1", peer="node3")
+        (minor,) = guest.resources[0].minors["node1"]
+        other = world.add_resource("other", ("node2", "node3"))
+        other.minors = {"node2": (minor,), "node3": (99,)}
+        other.promote("node2")
+        scene = observe(world.controller("c1"), "web1")
+        assert scene.nodes == ("node1", "node3")
+        assert set(scene.disks) == {"web1"}
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=IDS)
