@@ -264,8 +264,9 @@ def test_the_minor_of_a_node_is_its_own(
     """The same path leads to this machine's loop device, which is r1/1 on the one node and r9/1 on the other."""
     number = device.stat().st_rdev
     monkeypatch.setattr("storage.kernels.MAJOR", number >> 8)
-    for node, minor in (("node1", 11), ("node2", 13)):
-        two[node].put("dump", (two[node].root / "dump").read_text().replace(f"minor:{minor}", f"minor:{number & 255}"))
+    for node, other, minor in (("node1", 10, 11), ("node2", 12, 13)):
+        dump = (two[node].root / "dump").read_text().replace(f"minor:{other}", "minor:1000")
+        two[node].put("dump", dump.replace(f"minor:{minor}", f"minor:{number & 255}"))
         (place,) = storage.locate(node, [str(device), "/dev/null"]).values()
         assert (place.resource, place.volume) == (ONE, 1)
         assert storage.locate(node, ["/dev/null"]) == {}
