@@ -14,7 +14,7 @@ from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
 from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
-from lvmigrate.replication import SENDING, DoubtKind, Role
+from lvmigrate.replication import SENDING, DoubtKind, Place, Role
 from lvmigrate.survey import Sightings, Survey
 from lvmigrate.token import Errand
 
@@ -229,18 +229,26 @@ def _disks(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 code=Code.REPLICA_MISSING,
                 sentence=f"{survey.target.node} has no {disk.source} ({place.resource}/{place.volume}).",
-                hint=f"Configure and bring up {place.resource} on {survey.target.node}, or choose another target.",
+                hint=f"Configure and bring up {place.resource} on {survey.target.node}, or choose another target. Where"
+                " it is up under another minor or name, the guest needs a path that leads to it on both nodes.",
             )
         elif there != place:
-            yield Finding(
-                code=Code.REPLICA_DIFFERS,
-                sentence=f"{disk.source} is {place.resource}/{place.volume} on {survey.source.node},"
-                f" but {there.resource}/{there.volume} on {survey.target.node}.",
-                hint="Use the same device on both nodes, best as /dev/drbd/by-res/RESOURCE/VOLUME."
-                if there.resource == place.resource
-                else f"If both are one replica, call it {place.resource} on {survey.target.node} too; if not, use one"
-                " replica's device on both nodes.",
-            )
+            yield elsewhere(disk.source or "", (survey.source.node, place), (survey.target.node, there))
+
+
+def elsewhere(path: str, here: tuple[str, Place], there: tuple[str, Place]) -> Finding:
+    """A path that leads to one volume on the one node, and to another one on the other."""
+    (node, place), (other, found) = here, there
+    return Finding(
+        code=Code.REPLICA_DIFFERS,
+        sentence=f"{path} is {place.resource}/{place.volume} on {node},"
+        f" but {found.resource}/{found.volume} on {other}.",
+        hint="Use a path that leads to the same replica on both nodes: the same minor on both, a link of your own, or"
+        " /dev/drbd/by-res/RESOURCE/VOLUME."
+        if found.resource == place.resource
+        else "If both are one replica under two names, connect them: the kernels on both nodes then tell so (or call it"
+        f" {place.resource} on {other} too). If not, use a path that leads to one replica on both nodes.",
+    )
 
 
 def _shared(survey: Survey) -> Iterator[Finding]:

@@ -195,7 +195,10 @@ class Watch(Protocol):
 
 
 class Storage(Protocol):
-    """Replicated disks on nodes."""
+    """Replicated disks on nodes.
+
+    A resource has one name here, on all of its nodes, whatever each of them calls it.
+    """
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""

@@ -24,7 +24,7 @@ from lvmigrate.decision import (
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import ConnectionOptions, Resource, Role
+from lvmigrate.replication import ConnectionOptions, Place, Resource, Role
 from lvmigrate.survey import Sightings, find
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
@@ -43,6 +43,8 @@ class Corner:
 
     node: str
     traces: Traces
+    #: The device path of each disk of the guest that leads to DRBD here.
+    places: Mapping[str, Place]
     #: The guest's resources.
     resources: Mapping[str, Resource]
     #: All resources with a connection on which two primaries are allowed.
@@ -203,6 +205,7 @@ def observe(context: Context, instance: str) -> Scene:
     try:
         corners = {c.node: c for c in together([partial(_corner, context.storage, by_node[n], disks) for n in nodes])}
         source, target = _pair(instance, domains, corners, uuid, errand)
+        _same_places(instance, corners[source], corners[target])
         resources = sorted(corners[source].resources.keys() & corners[target].resources.keys())
         return Scene(
             name=name,
@@ -313,9 +316,21 @@ def _corner(storage: Storage, traces: Traces, paths: set[str]) -> Corner:
     return Corner(
         node=traces.node,
         traces=traces,
+        places=places,
         resources=storage.observe(traces.node, names),
         two_primaries=storage.two_primaries(traces.node) if names else frozenset(),
     )
+
+
+def _same_places(instance: str, here: Corner, there: Corner) -> None:
+    """Refuse where a disk is another volume on the other node: nothing could be told of the two copies of either."""
+    apart = [
+        checks.elsewhere(path, (here.node, place), (there.node, there.places[path]))
+        for path, place in sorted(here.places.items())
+        if path in there.places and there.places[path] != place
+    ]
+    if apart:
+        raise Refused(instance, apart)
 
 
 def _pair(
@@ -337,16 +352,20 @@ def _pair(
     if errand is not None and set(active) <= {errand.source, errand.target}:
         return errand.source, errand.target
 
+    # Where the guest is not known, its paths may lead to another guest's disks.
+    own = {name for node in domains for name in corners[node].resources}
+
     def likely(node: str) -> tuple[bool, ...]:
         corner, sight = corners[node], sight_of(domains.get(node))
+        resources = [resource for name, resource in corner.resources.items() if name in own]
         return (
             sight in (Sight.LEAVING, Sight.HANDING_OVER),
             sight is Sight.RUNS,
             node in active,
-            any(resource.role is Role.PRIMARY for resource in corner.resources.values()),
+            any(resource.role is Role.PRIMARY for resource in resources),
             corner.traces.guard(uuid) is not None or corner.traces.token(uuid) is not None,
-            bool(corner.two_primaries & corner.resources.keys()),
-            bool(corner.resources),
+            any(resource.name in corner.two_primaries for resource in resources),
+            bool(resources),
             node in domains,
         )
 

@@ -18,6 +18,8 @@ The modules, each of which imports only ones before it:
 ``marks``     tokens and guards
 ``reach``     where a path leads that is not replicated
 ``shared``    the adapter for shared storage
+``kernels``   DRBD on each node, by the node's own names of resources
+``names``     one name for each resource, whatever its nodes call it
 ``drbd``      the adapter for DRBD
 
 Nothing is installed on a node: ``node.sh`` and ``guard.sh`` travel with the first command that needs them.

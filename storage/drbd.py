@@ -1,40 +1,30 @@
-"""DRBD 9 and 8.4 behind `lvmigrate.protocols.Storage`.
+"""DRBD 9 and 8.4 behind `lvmigrate.protocols.Storage`: one name for each resource on all of its nodes.
 
-Everything is asked of and done by ``drbdsetup`` on the node itself, so it is the kernel's word and not that of a
-configuration file, and nothing but the option that is meant is changed (``drbdadm`` applies every configured one).
-Each mutating call checks the token in the same remote command, under the guest's lock.
+The border where a name that the core speaks becomes a node's own, and back (`storage.names`); what is asked and done
+is in `storage.kernels`.  Nothing of lvmigrate's on a node, neither a guard's orders nor a token, has another name in
+it than the node's own, so that any other controller understands it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TypeVar
 
-import structlog
-
-from lvmigrate.errors import Code, CommandFailed, UsageError
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Reach, Resource, Surroundings
-from lvmigrate.token import Guarded, Token
-from storage import events2, lineage, openers, reach, show
-from storage.events2 import NAME, BadLine
-from storage.marks import Marks, no_guard, orders
+from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
+from lvmigrate.token import Guarded, Token, Traces
+from storage import reach
+from storage.kernels import Kernels
+from storage.marks import Marks
+from storage.names import Names
 from storage.remote import Remote
-from storage.shared import nothing_to_watch
-from storage.shell import Answer, Shell, Stream
-from storage.show import Shown, ShownConnection
+from storage.shell import Shell
 from storage.watch import ReplicationWatch
-from storage.world import Gap, World
 
-log = structlog.get_logger(__name__)
-
-#: DRBD's device number, registered with the kernel.
-MAJOR: Final = 147
-#: How many lines that were not understood an error shows.
-_BAD_LINES: Final = 3
+T = TypeVar("T")
 
 
 class DrbdStorage(Marks):
@@ -58,29 +48,22 @@ class DrbdStorage(Marks):
         shell = shell or Shell(ssh_config=ssh_config, connect_timeout_s=connect_timeout_s)
         super().__init__(Remote(nodes, shell, command_timeout_s=command_timeout_s, root=root))
         self._directories = tuple(directories)
-        #: By node, resource and peer: see `_end`.
-        self._ends: dict[tuple[str, str, str], tuple[int, tuple[str, str]]] = {}
+        self._kernels = Kernels(self._remote)
+        # What is out of use is not waited for.
+        asked = [name for name, node in nodes.items() if node.offline is None]
+        self._names = Names(asked, self._kernels.shown)
 
     # ---- looking
 
     def locate(self, node: str, paths: Collection[str]) -> Mapping[str, Place]:
         """Which resource and volume each block device is on ``node``. A path that is none of DRBD's is left out."""
-        wanted = tuple(paths)
-        if not wanted:
+        if not paths:
             return {}
-        answer = self._remote.ask(node, f"Looking up the devices of {_enough(wanted)}", "locate", *wanted)
-        devices, _, dump = answer.out.partition(".\n")
-        places = {
-            volume.minor: Place(resource=name, volume=volume.number)
-            for name, resource in self._resources(node, dump).items()
-            for volume in resource.volumes
+        found = self._kernels.locate(node, paths)
+        self._names.learn(node, found.shown)
+        return {
+            path: replace(place, resource=self._names.one(node, place.resource)) for path, place in found.places.items()
         }
-        found: dict[str, Place] = {}
-        for line in devices.splitlines():
-            index, major, minor = line.split()
-            if int(major, 16) == MAJOR and int(minor, 16) in places:
-                found[wanted[int(index)]] = places[int(minor, 16)]
-        return found
 
     def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
         """Those of ``paths`` that lead to storage which other nodes can reach too, and what that is."""
@@ -92,142 +75,93 @@ class DrbdStorage(Marks):
         With ``None`` a node without DRBD has no resources; with names its lack is an error.
         """
         if names is None:
-            answer = self._remote.ask(node, "Looking at all resources", "dump_any")
-            return self._resources(node, answer.out)
-        if not names:
+            found = self._kernels.all(node)
+            self._names.learn(node, found.shown)
+            ones = {own: self._names.one(node, own) for own in found.resources}
+            resources = found.resources
+        elif names:
+            ones = self._names.owns(node, names)
+            resources = self._kernels.observe(node, ones)
+        else:
             return {}
-        answer = self._remote.ask(node, f"Looking at {_enough(names)}", "dump_all")
-        resources = self._resources(node, answer.out, names)
-        return {name: resources[name] for name in names if name in resources}
+        return {ones[own]: replace(resource, name=ones[own]) for own, resource in resources.items()}
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""
-        answer = self._remote.ask(node, "Looking where two primaries are allowed", "show_any")
-        return frozenset(
-            shown.name
-            for shown in self._parsed(node, "all resources", answer)
-            if any(connection.allow_two_primaries for connection in shown.connections)
-        )
+        shown = self._kernels.shown(node)
+        names = [one.name for one in shown if any(connection.allow_two_primaries for connection in one.connections)]
+        if names:
+            self._names.learn(node, shown)
+        return frozenset(self._names.one(node, name) for name in names)
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
-        what = f"Reading the options of {name}"
-        return _options(*self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name))))
+        return self._kernels.options(node, self._names.own(node, name), peer)
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
-        """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
-
-        Its lowest bit tells a role and is left out.  DRBD 9 begins a new one at the first write without the peer, 8.4
-        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).
-        """
-        if not names:
-            return {}
-        what = f"Reading the generations of {_enough(names)}"
-        answer = self._remote.ask(node, what, "generations", *map(_name, names))
-        lines = (line.split() for line in answer.out.splitlines())
-        return {f"{name}/{volume}": generation for name, volume, generation in lines}
+        """The generation of the data of each volume (``RESOURCE/NUMBER``), as `Kernels.generations` tells it."""
+        ones = self._names.owns(node, names)
+        return _volumes(self._kernels.generations(node, ones), ones) if ones else {}
 
     def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
         """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``.
 
         A volume without a disk there is left out.
         """
-        if not names:
-            return {}
-        what = f"Reading the generations of {_enough(names)}"
-        answer = self._remote.ask(node, what, "lineages", peer, *map(_name, names))
-        return lineage.parse(answer.out)
+        ones = self._names.owns(node, names)
+        return _volumes(self._kernels.lineages(node, peer, ones), ones) if ones else {}
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
-        if not names:
-            return ()
-        answer = self._remote.ask(node, f"Looking who has {_enough(names)} open", "openers", *map(_name, names))
-        return openers.parse(answer.out)
+        ones = self._names.owns(node, names)
+        found = self._kernels.openers(node, ones) if ones else ()
+        return tuple(replace(opener, resource=ones[opener.resource]) for opener in found)
 
     def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
-        """What is around these resources on ``node``: the module, their configuration, and who else acts on them.
-
-        "For good" is what `drbdadm adjust` would leave as it is.
-        """
-        if not names:
+        """What is around these resources on ``node``: the module, their configuration, and who else acts on them."""
+        ones = self._names.owns(node, names)
+        if not ones:
             return Surroundings()
-        what = f"Looking around {_enough(names)}"
-        answer = self._remote.ask(node, what, "surroundings", *map(_name, names))
-        lines = [line.split() for line in answer.out.splitlines()]
-        return Surroundings(
-            version=next((words[1] for words in lines if words[0] == "version"), ""),
-            two_primaries_for_good=frozenset(words[1] for words in lines if words[0] == "lasting"),
-            other_hands=tuple(
-                OtherHand(program=words[1], resource=words[2], active=words[3] == "yes")
-                for words in lines
-                if words[0] == "hand"
-            ),
+        found = self._kernels.surroundings(node, ones)
+        return replace(
+            found,
+            two_primaries_for_good=frozenset(ones[own] for own in found.two_primaries_for_good),
+            other_hands=tuple(replace(hand, resource=ones[hand.resource]) for hand in found.other_hands),
         )
 
     def watch(
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> AbstractContextManager[ReplicationWatch]:
         """Follow these resources on these nodes. Inside the context every node has answered once."""
-        wanted = tuple(map(_name, names))
-        if not wanted:
-            return nothing_to_watch(self._remote, nodes, on_change)
-
-        def follow(node: str) -> Stream:
-            return self._remote.stream(node, "follow")
-
-        return ReplicationWatch(
-            nodes=nodes,
-            names=wanted,
-            follow=follow,
-            why=lambda node, answer: self._remote.why(node, "Following events", answer),
-            on_change=on_change,
-            answer_within_s=self._remote.timeout_s,
-        )
+        return self._kernels.watch({node: self._names.owns(node, names) for node in nodes}, on_change=on_change)
 
     # ---- changing
 
     def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
         """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
-        self._set_options(node, name, peer, token, allow=True, protocol="C")
+        self._kernels.allow_two_primaries(node, self._names.own(node, name), peer, token)
 
     def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`.
 
         Refuses to turn two primaries off unless the connection is Connected.
         """
-        self._set_options(node, name, peer, token, allow=options.allow_two_primaries, protocol=options.protocol)
+        self._kernels.restore_options(node, self._names.own(node, name), peer, options, token)
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
-        """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing.
-
-        DRBD 8.4 forgets the options of a connection that is StandAlone: there the configuration's are taken.
-        """
-        what = f"Connecting {name} to {peer} again"
-        here = self.observe(node, (name,)).get(name)
-        connection = None if here is None else here.towards(peer)
-        number = "0" if connection is None else f"{connection.peer_node_id}"
-        words = (
-            f"--protocol={options.protocol or 'C'}",
-            f"--allow-two-primaries={'yes' if options.allow_two_primaries else 'no'}",
-        )
-        self._remote.act(node, what, token, "reconnect", _name(name), number, *words)
+        """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing."""
+        self._kernels.reconnect(node, self._names.own(node, name), peer, options, token)
 
     def promote(self, node: str, name: str, token: Token) -> None:
-        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.
-
-        With 8.4 volumes are promoted one by one: after a failure some may be Primary, and `demote` is the way back.
-        """
-        self._remote.act(node, f"Promoting {name}", token, "promote", _name(name))
+        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+        self._kernels.promote(node, self._names.own(node, name), token)
 
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Idempotent; never by force.
 
-        Refuses with `DeviceHeld` while anything has one of the resource's devices open in any mode (after about a
-        second, since udev opens a device for a moment when another process has closed it).  Nothing is looked at where
-        the node is Secondary already.
+        Refuses with `DeviceHeld` while anything has one of the resource's devices open in any mode.
         """
-        self._remote.act(node, f"Demoting {name}", token, "demote", _name(name))
+        self._kernels.demote(node, self._names.own(node, name), token)
 
     # ---- guards
 
@@ -238,108 +172,31 @@ class DrbdStorage(Marks):
     def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
         """Start the dead-man's guard of this guest on ``node``; it outlives the controller. Idempotent.
 
-        Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`, and
-        `CommandFailed` with `Code.GUARD_UNAVAILABLE` or `Code.GUARD_LOST`.  One that was armed before is replaced, and
-        what counts as unbroken stays what it was when the first was armed.
+        See `Kernels.arm_guard` for what is guaranteed afterwards, and raised.
         """
-        if not guarded:
-            raise no_guard(node, "there is no connection to guard")
-        links = [(link, *self._end(node, link.resource, link.peer)) for link in guarded]
-        lines = orders(token, links, resume=resume)
-        self._remote.act(node, f"Arming the guard of {token.instance}", token, "arm", *lines)
+        orders = [replace(link, resource=self._names.own(node, link.resource)) for link in guarded]
+        self._kernels.arm_guard(node, token, orders, resume=resume)
 
-    # ---- how
-
-    def _set_options(self, node: str, name: str, peer: str, token: Token, *, allow: bool, protocol: str | None) -> None:
-        what = f"{'Allowing' if allow else 'Forbidding'} two primaries of {name}"
-        number, ends = self._end(node, name, peer)
-        # An option at its default is not shown, so C and unset look the same, and are the same.
-        words = (_name(name), f"{number}", protocol or "C", "yes" if allow else "no", *ends)
-        self._remote.act(node, what, token, "set_options", *words)
-
-    def _end(self, node: str, name: str, peer: str) -> tuple[int, tuple[str, str]]:
-        """What drbdsetup calls this connection: the peer's node id, and the two words of its net-options.
-
-        Asked once: they last as long as the connection, and one that is another now is refused by drbdsetup.
-        """
-        key = (node, name, peer)
-        if key not in self._ends:
-            self.options(node, name, peer)
-        return self._ends[key]
-
-    def _shown(self, node: str, name: str, peer: str, answer: Answer) -> tuple[Shown, ShownConnection]:
-        shown = next((s for s in self._parsed(node, name, answer) if s.name == name), None)
-        connection = None if shown is None else shown.towards(peer)
-        if shown is None or connection is None:
-            raise CommandFailed(
-                node,
-                f"Finding the connection of {name} to {peer}",
-                status=0,
-                hint="Look at drbdadm status on both nodes; DRBD's name of the peer must be the node's name here.",
-                code=Code.NOT_CONNECTED,
-            )
-        if connection.peer_node_id is None:
-            self._ends[node, name, peer] = (0, (connection.local or "", connection.remote or ""))
-        else:
-            self._ends[node, name, peer] = (connection.peer_node_id, (name, f"{connection.peer_node_id}"))
-        return shown, connection
-
-    def _parsed(self, node: str, name: str, answer: Answer) -> tuple[Shown, ...]:
-        try:
-            return show.parse(answer.out)
-        except show.BadShow as error:
-            raise CommandFailed(
-                node,
-                f"Understanding drbdsetup's configuration of {name}",
-                status=0,
-                hint=f"Run on {node}: drbdsetup show",
-                detail=str(error),
-                code=Code.STORAGE_FAILED,
-            ) from error
-
-    def _resources(self, node: str, dump: str, names: Collection[str] | None = None) -> Mapping[str, Resource]:
-        """What a dump adds up to. A line that is not understood is logged, and what it is about is no answer.
-
-        Raises `CommandFailed` if it is about one of ``names`` (``None``: all): a resource of which a line is missing
-        would look whole.
-        """
-        world, bad = World(node), []
-        for line in dump.splitlines():
-            try:
-                world.apply(events2.parse(line))
-            except (BadLine, Gap) as error:
-                log.warning("bad_events2_line", node=node, reason=str(error))
-                named = NAME.search(line)
-                if names is None or named is None or named[1] in names:
-                    bad.append(str(error))
-        if bad:
-            raise CommandFailed(
-                node,
-                "Understanding the state of DRBD",
-                status=0,
-                hint=f"Run on {node}: drbdsetup events2 --now --statistics",
-                detail="\n".join(bad[:_BAD_LINES]),
-                code=Code.STORAGE_FAILED,
-            )
-        return world.resources()
+    def traces(self, node: str) -> Traces:
+        """Every token and every guard that is on ``node`` now."""
+        found = super().traces(node)
+        if any(guard.guarded for guard in found.guards):
+            self._names.learn(node, self._kernels.shown(node))
+        return replace(
+            found,
+            guards=tuple(
+                replace(
+                    guard,
+                    guarded=tuple(
+                        replace(link, resource=self._names.one(node, link.resource)) for link in guard.guarded
+                    ),
+                )
+                for guard in found.guards
+            ),
+        )
 
 
-def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:
-    return ConnectionOptions(
-        allow_two_primaries=connection.allow_two_primaries,
-        protocol=connection.protocol,
-        auto_promote=shown.auto_promote,
-    )
-
-
-def _enough(names: Collection[str]) -> str:
-    """Some names for a sentence."""
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")  # noqa: PLR2004
-
-
-def _name(word: str) -> str:
-    """A resource's name, which must not look like an option to drbdsetup."""
-    if not re.fullmatch(r"[^\s/\-:][^\s/:]*", word):
-        raise UsageError(f"{word!r} is no name of a DRBD resource.", hint="Look at: drbdsetup events2 --now")
-    return word
+def _volumes(found: Mapping[str, T], ones: Mapping[str, str]) -> dict[str, T]:
+    """What is known of each ``RESOURCE/NUMBER``, under the names that were asked for."""
+    told = ((volume.rpartition("/"), value) for volume, value in found.items())
+    return {f"{ones[own]}/{number}": value for (own, _, number), value in told}

@@ -314,7 +314,7 @@ setting() {
 # reach PATH...: what each that exists is, in words that are the same on every node that reaches the same; lines
 #   INDEX path RESOLVED                        (without symbolic links)
 #   INDEX file INODE FSTYPE SOURCE ROOT REST   (REST: below the mount point; ROOT: what of the file system is mounted)
-#   INDEX rbd|scsi|nvme|mpath|nbd WHAT         (a block device that says what it is)
+#   INDEX rbd|scsi|nvme|mpath|nbd|lvm WHAT     (a block device that says what it is)
 #   INDEX block SECTORS                        (any block device)
 #   INDEX exclusive WORDS                      (it cannot be opened on another node meanwhile)
 reach() {
@@ -366,7 +366,13 @@ reach_device() {
             ;;
         nbd*) [ -z "$(one "$device/backend")" ] || tell_device nbd "$(one "$device/backend")" ;;
         nvme*) [ -z "$(one "$device/wwid")" ] || tell_device nvme "$(one "$device/wwid")" ;;
-        dm-*) case $(one "$device/dm/uuid") in mpath-*) tell_device mpath "$(one "$device/dm/uuid")" ;; esac ;;
+        dm-*)
+            id=$(one "$device/dm/uuid")
+            case $id in
+                mpath-*) tell_device mpath "$id" ;;
+                LVM-*) reach_logical_volume "${id#LVM-}" ;;
+            esac
+            ;;
         *)
             [ -n "$(one "$device/device/wwid")" ] || return 0
             tell_device scsi "$(one "$device/device/wwid")"
@@ -376,6 +382,20 @@ reach_device() {
             esac
             ;;
     esac
+}
+
+# reach_logical_volume UUIDS: of its volume group and of itself, one behind the other.  Other nodes can reach it if lvmlockd
+# has its lock: they know its group then.
+reach_logical_volume() {
+    command -v lvmlockctl >/dev/null || return 0
+    own=${1#????????????????????????????????}
+    while read -r lock of mode name; do
+        case $lock/$of/$(printf '%s' "$name" | tr -d -) in "LK/LV/$own") ;; *) continue ;; esac
+        case $mode in sh | ex) tell_device lvm "$1" ;; esac
+        [ "$mode" != ex ] || say "$index exclusive lvmlockd keeps it for this node alone (\`lvchange -asy\` shares it)"
+    done <<END
+$(timeout 5 lvmlockctl --info 2>/dev/null)
+END
 }
 
 tell_device() { say "$index $1 $2${part:+ partition $part}"; }
@@ -412,9 +432,12 @@ dump_all() {
     drbdsetup events2 --now --statistics
 }
 
-# Every resource there is; on a node without DRBD there is none.
+# Every resource there is, then a dot and how it is configured; on a node without DRBD there is none.
 dump_any() {
-    ! loaded || drbdsetup events2 --now --statistics
+    loaded || return 0
+    drbdsetup events2 --now --statistics || return
+    say .
+    show_any
 }
 
 show_any() {
@@ -841,7 +864,7 @@ held() {
 
 # ---- devices
 
-# locate PATH...: a line INDEX MAJOR MINOR (hexadecimal) for each that is a block device, then what the kernel has.
+# locate PATH...: a line INDEX MAJOR MINOR (hexadecimal) for each that is a block device, then a dot and what dump_any says.
 locate() {
     index=0
     for path in "$@"; do
@@ -849,7 +872,7 @@ locate() {
         index=$((index + 1))
     done
     say .
-    ! loaded || drbdsetup events2 --now
+    dump_any
 }
 
 # ---- streams

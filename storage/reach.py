@@ -1,8 +1,9 @@
 """Storage that several nodes reach: what a path leads to, in words that are equal where it is the same thing.
 
 The proof is what the storage itself calls it: an NFS server's export and the file in it, a Ceph image, the identifier
-of a SCSI or NVMe logical unit (iSCSI, Fibre Channel, NVMe over fabrics), an NBD export.  A directory that the operator
-declares to be the same everywhere needs less: a file's place in it and its inode number, a device's size.
+of a SCSI or NVMe logical unit (iSCSI, Fibre Channel, NVMe over fabrics), an NBD export, the UUID of a logical volume
+that lvmlockd guards.  A directory that the operator declares to be the same everywhere needs less: a file's place in it
+and its inode number, a device's size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _NETWORK: Final[Mapping[str, str]] = MappingProxyType(
 )
 #: The kinds of devices that say what they are.
 _DEVICES: Final[Mapping[str, str]] = MappingProxyType(
-    {"rbd": "Ceph RBD", "scsi": "SCSI", "nvme": "NVMe", "mpath": "multipath", "nbd": "NBD"}
+    {"rbd": "Ceph RBD", "scsi": "SCSI", "nvme": "NVMe", "mpath": "multipath", "nbd": "NBD", "lvm": "shared LVM"}
 )
 
 

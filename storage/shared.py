@@ -147,8 +147,7 @@ def nothing_to_watch(remote: Remote, nodes: Sequence[str], on_change: Callable[[
     for node in nodes:
         remote.ask(node, "Greeting the node", "true")
     return ReplicationWatch(
-        nodes=(),
-        names=(),
+        called={},
         follow=lambda node: remote.stream(node, "follow"),
         why=lambda node, answer: remote.why(node, "Following events", answer),
         on_change=on_change,

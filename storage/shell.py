@@ -1,11 +1,11 @@
-"""Commands and streams on a node: on this very machine, or over ssh.
+"""Ways to a node, and streams on it: on this very machine, or over ssh.
 
 The only module that imports ``sh``.  One ssh connection per node carries everything (ControlMaster); it is opened by
 the first command and ended by `Shell.close`, or by ssh itself some time after the last command when this process
 was killed.
 
-Three things of ``sh`` 2.4.0 shape this module.  ``wait(timeout)`` polls ten times a second, so commands are waited
-for without a timeout and a timer kills those that are late.  An ``_out`` callback has no back-pressure and loses
+Three things of ``sh`` 2.4.0 shape this module.  ``wait(timeout)`` polls ten times a second, so what has a deadline is
+waited for without a timeout and a timer kills it when it is late.  An ``_out`` callback has no back-pressure and loses
 exceptions, so a stream is read from a pipe of our own.  The child would share our process group, and Ctrl-C would hit
 ``drbdsetup`` in mid-change, so each gets a session of its own.
 """
@@ -20,7 +20,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,12 +28,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import sh
-import structlog
 
 from lvmigrate.errors import CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
-
-log = structlog.get_logger(__name__)
 
 #: ssh's own exit status when it could not do its part.
 SSH_FAILED: Final = 255
@@ -187,7 +183,7 @@ class Stream:
 
 
 class Shell:
-    """Runs scripts for ``sh`` on nodes. Thread-safe."""
+    """Starts scripts for ``sh`` on nodes. Thread-safe."""
 
     def __init__(self, *, ssh_config: Path | None, connect_timeout_s: float) -> None:
         self._ssh_config = ssh_config
@@ -199,24 +195,6 @@ class Shell:
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         self._finish = weakref.finalize(self, _end_masters, self._sockets, self._paths)
-
-    def run(self, node: Node, script: str, *, what: str, timeout_s: float) -> Answer:
-        """Run ``script`` on ``node`` and wait for its end. ``what`` is its name in the log.
-
-        Raises `NodeUnreachable` when the node gave no answer within ``timeout_s``: whether the script did anything is
-        not known then.
-        """
-        begin = time.monotonic()
-        self.connect(node, timeout_s)
-        answer = self._run(node, self.command(node, script), timeout_s=timeout_s, what=what)
-        log.debug(
-            "ran_on_node",
-            node=node.name,
-            what=what,
-            status=answer.status,
-            ms=round((time.monotonic() - begin) * 1000, 1),
-        )
-        return answer
 
     def stream(self, node: Node, script: str, *, first: str = "") -> Stream:
         """Start ``script`` on ``node`` when the context is entered; its standard input stays open until it is left.
@@ -239,12 +217,30 @@ class Shell:
         """End the shared connections and remove their directory. Idempotent."""
         self._finish()
 
-    def _run(self, node: Node, command: list[str], *, timeout_s: float, what: str) -> Answer:
+    def connect(self, node: Node, timeout_s: float) -> None:
+        """Open the shared connection if there is none. Raises `NodeUnreachable`.
+
+        One at a time for each node: of several that start at once, all but one would find the socket taken, complain
+        on standard error and go on without sharing.
+        """
+        if node.ssh is None:
+            return
+        with self._guard:
+            if not self._finish.alive:
+                raise RuntimeError("this shell was closed")
+            lock = self._locks.setdefault(node.ssh, threading.Lock())
+            path = self._paths.setdefault(node.ssh, self._sockets / str(len(self._paths)))
+        with lock:
+            if not path.exists():
+                self._greet(node, max(timeout_s, self._connect_timeout_s + 1))
+
+    def _greet(self, node: Node, timeout_s: float) -> None:
+        """The first command over a connection, which opens it."""
         late = threading.Event()
         with _foreign(node):
             # No standard input: ssh would take what is meant for us.
             with Path(os.devnull).open("rb") as nothing:
-                child = _start(command, _in=nothing)
+                child = _start(self.command(node, "true"), _in=nothing)
             group = child.process.pid
 
             def give_up() -> None:
@@ -261,33 +257,10 @@ class Shell:
             finally:
                 timer.cancel()
         if late.is_set():
-            raise too_late(node, what, timeout_s, answer.err)
+            raise too_late(node, "ssh's greeting", timeout_s, answer.err)
         error = self.unreachable(node, answer)
         if error is not None:
             raise error
-        return answer
-
-    def connect(self, node: Node, timeout_s: float) -> None:
-        """Open the shared connection if there is none.
-
-        One at a time for each node: of several that start at once, all but one would find the socket taken, complain
-        on standard error and go on without sharing.
-        """
-        if node.ssh is None:
-            return
-        with self._guard:
-            if not self._finish.alive:
-                raise RuntimeError("this shell was closed")
-            lock = self._locks.setdefault(node.ssh, threading.Lock())
-            path = self._paths.setdefault(node.ssh, self._sockets / str(len(self._paths)))
-        with lock:
-            if not path.exists():
-                self._run(
-                    node,
-                    self.command(node, "true"),
-                    timeout_s=max(timeout_s, self._connect_timeout_s + 1),
-                    what="ssh's greeting",
-                )
 
     def command(self, node: Node, script: str) -> list[str]:
         """The command line that runs ``script`` on ``node``; what another way to a node would replace."""

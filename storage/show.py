@@ -23,9 +23,8 @@ class ShownConnection:
     peer: str | None
     #: ``None`` with DRBD 8.4.
     peer_node_id: int | None
-    #: The two ends as ``drbdsetup`` of 8.4 takes them (``ipv4:10.0.0.1:7788``); ``None`` when there is no path.
-    local: str | None
-    remote: str | None
+    #: The two ends of each path as ``drbdsetup`` of 8.4, which has one, takes them (``ipv4:10.0.0.1:7788``).
+    paths: tuple[tuple[str, str], ...]
     allow_two_primaries: bool
     #: ``None``: at its default, which is C.
     protocol: str | None
@@ -147,19 +146,24 @@ def _connection_9(connection: _Statement) -> ShownConnection:
     return ShownConnection(
         peer=name[0] if name else None,
         peer_node_id=None if number is None else _number(number),
-        local=_address(_value(_sections(connection, "path"), "_this_host")),
-        remote=_address(_value(_sections(connection, "path"), "_remote_host")),
+        paths=tuple(
+            (_address(here.words[1:]), _address(there.words[1:]))
+            for path in _sections(connection, "path")
+            for here in _sections(path, "_this_host")
+            for there in _sections(path, "_remote_host")
+        ),
         allow_two_primaries=_value(_sections(connection, "net"), "allow-two-primaries") == ("yes",),
         protocol=_protocol(connection),
     )
 
 
 def _connection_84(resource: _Statement) -> ShownConnection:
+    here = _value(_sections(resource, "_this_host"), "address")
+    there = _value(_sections(resource, "_remote_host"), "address")
     return ShownConnection(
         peer=None,
         peer_node_id=None,
-        local=_address(_value(_sections(resource, "_this_host"), "address")),
-        remote=_address(_value(_sections(resource, "_remote_host"), "address")),
+        paths=((_address(here), _address(there)),) if here and there else (),
         allow_two_primaries=_value(_sections(resource, "net"), "allow-two-primaries") == ("yes",),
         protocol=_protocol(resource),
     )
@@ -170,8 +174,8 @@ def _protocol(holder: _Statement) -> str | None:
     return words[0] if words else None
 
 
-def _address(words: tuple[str, ...] | None) -> str | None:
-    return ":".join(words) if words else None
+def _address(words: tuple[str, ...]) -> str:
+    return ":".join(words)
 
 
 def _number(word: str) -> int:

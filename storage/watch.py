@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event as Flag
 from types import TracebackType
 from typing import Final, Self
@@ -71,6 +71,7 @@ class Unwatched:
 class ReplicationWatch:
     """Fulfils `lvmigrate.protocols.Watch` while it is used as a context manager.
 
+    ``called``: by node, its own name of each resource, with the one that is spoken here; the same on all nodes.
     ``follow(node)`` makes one node's stream; ``why(node, answer)`` says what it means that one ended by itself.
     Three layers: a thread for each node supervises, starting again what ended; one stream is one process; one line is
     one value, or an error that is logged.  A line that is not understood costs nothing but what it said: the resource
@@ -80,15 +81,15 @@ class ReplicationWatch:
     def __init__(
         self,
         *,
-        nodes: Sequence[str],
-        names: Sequence[str],
+        called: Mapping[str, Mapping[str, str]],
         follow: Callable[[str], Stream],
         why: Callable[[str, Answer], LvmigrateError],
         on_change: Callable[[str], None] | None,
         answer_within_s: float,
     ) -> None:
-        self._nodes = tuple(nodes)
-        self._names = tuple(sorted(names))
+        self._called = called
+        self._nodes = tuple(called)
+        self._names = tuple(sorted({name for names in called.values() for name in names.values()}))
         self._follow = follow
         self._why = why
         self._on_change = on_change
@@ -309,8 +310,6 @@ class ReplicationWatch:
         event = self._parsed(node, world, unread, line)
         if event is None:
             return
-        if event.name and event.name not in self._names:
-            return
         if event.name in unread:
             if world.complete:
                 raise Gap(f"{event.name} changed, of which something was not understood")
@@ -347,19 +346,25 @@ class ReplicationWatch:
             self._changed.notify_all()
 
     def _parsed(self, node: str, world: World, unread: set[str], line: str) -> Event | None:
-        """One line as a value; ``None`` if it is not understood, and costs nothing or the resource it names."""
+        """One line as a value; ``None``: it is about none of these, or is not understood and costs the one it names."""
+        called = self._called[node]
         try:
-            return events2.parse(line)
+            event = events2.parse(line)
         except BadLine as error:
             log.warning("bad_events2_line", node=node, reason=str(error))
             named = NAME.search(line)
-            if named is not None and named[1] not in self._names:
+            name = None if named is None else called.get(named[1])
+            if named is not None and name is None:
                 return None
-            if named is not None and (not world.complete or named[1] in unread):
+            if name is not None and (not world.complete or name in unread):
                 # A dump begun anew would say the same.
-                unread.add(named[1])
+                unread.add(name)
                 return None
             raise Gap(f"something was not understood: {error}") from error
+        if not event.name:
+            return event
+        name = called.get(event.name)
+        return event if name == event.name else None if name is None else replace(event, name=name)
 
     def _see(self, node: str, name: str, new: Resource | None, *, quiet: bool) -> list[str]:
         """Note the newest state. Answers what changed, in sentences."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lvmigrate.replication import (
@@ -106,6 +106,7 @@ class Pace:
 class Replicated:
     """A resource with some volumes, replicated between exactly two nodes.
 
+    ``called`` and ``minors``: by node, its own name of it and its minors; ``name`` is the one that the core hears.
     ``linked``: whether the network carries DRBD between the two now.  ``changed``: told after every change of a role,
     a connection, a disk or an option.  ``parted``: told when the two copies have parted for good.
     """
@@ -115,7 +116,8 @@ class Replicated:
         *,
         name: str,
         nodes: tuple[str, str],
-        minors: tuple[int, ...],
+        called: Mapping[str, str],
+        minors: Mapping[str, tuple[int, ...]],
         version: Version,
         auto_promote: bool,
         protocol: str,
@@ -127,6 +129,7 @@ class Replicated:
     ) -> None:
         self.name = name
         self.nodes = nodes
+        self.called = called
         self.minors = minors
         self.version = version
         self.auto_promote = auto_promote
@@ -136,8 +139,8 @@ class Replicated:
         self.for_good = False
         self.ends = {node: End(node=node, protocol=protocol) for node in nodes}
         for end in self.ends.values():
-            end.disks = dict.fromkeys(range(len(minors)), DiskState.UP_TO_DATE)
-            end.heads = dict.fromkeys(range(len(minors)), EMPTY)
+            end.disks = dict.fromkeys(range(len(minors[end.node])), DiskState.UP_TO_DATE)
+            end.heads = dict.fromkeys(range(len(minors[end.node])), EMPTY)
         #: Which node is being brought in step by the other, if any.
         self.syncing: str | None = None
         #: Words for people: why it is StandAlone.
@@ -172,6 +175,20 @@ class Replicated:
         if end.disks[volume] is DiskState.UP_TO_DATE:
             return end.heads[volume]
         return peer.heads[volume] if self.connected and peer.disks[volume] is DiskState.UP_TO_DATE else None
+
+    def at(self, node: str, path: str) -> int | None:
+        """Which volume ``path`` leads to on ``node``: its minor is called so, and udev makes a link with its name."""
+        if node not in self.nodes:
+            return None
+        for number, minor in enumerate(self.minors[node]):
+            if path in (f"/dev/drbd{minor}", f"/dev/drbd/by-res/{self.called[node]}/{number}"):
+                return number
+        return None
+
+    def view_as(self, node: str, name: str) -> Resource | None:
+        """As `view`, under that name."""
+        seen = self.view(node)
+        return seen if seen is None or seen.name == name else replace(seen, name=name)
 
     def view(self, node: str) -> Resource | None:
         """What the kernel of ``node`` says; ``None``: the resource is not up there."""
@@ -211,7 +228,7 @@ class Replicated:
             volumes=tuple(
                 Volume(
                     number=number,
-                    minor=self.minors[number],
+                    minor=self.minors[end.node][number],
                     disk=disk,
                     quorum=True if nine else None,
                     size_kib=_SIZE_KIB,

@@ -10,7 +10,7 @@ from lvmigrate import guard as decision
 from lvmigrate.domain import DomainState
 from lvmigrate.guard import Act, Link
 from lvmigrate.replication import ConnectionState, ReplicationState, Role
-from lvmigrate.simulator.drbd import KernelRefused
+from lvmigrate.simulator.drbd import KernelRefused, Replicated
 from lvmigrate.simulator.host import Host
 from lvmigrate.simulator.timeline import Event
 from lvmigrate.simulator.truth import Truth
@@ -30,9 +30,10 @@ class Guard:
     host: Host
     uuid: str
     instance: str
+    #: With the node's own names, as all that is on a node.
     guarded: tuple[Guarded, ...]
     resume: bool
-    #: By resource: the generation of the data when it was armed.
+    #: By the node's own name of a resource: the generation of the data when it was armed.
     generations: dict[str, str]
     #: Its service runs; one that was killed leaves its files.
     alive: bool = True
@@ -95,9 +96,9 @@ class Guard:
         try:
             match act:
                 case Act.DEMOTE if guarded is not None:
-                    self.world.demote(self.host.name, guarded.resource)
+                    self.world.demote(self.host.name, self._of(guarded).name)
                 case Act.RESTORE if guarded is not None:
-                    self.world.set_options(self.host.name, guarded.resource, guarded.options)
+                    self.world.set_options(self.host.name, self._of(guarded).name, guarded.options)
                 case Act.RESUME:
                     self.world.resume(self.host.name, self.uuid)
                 case Act.DISARM:
@@ -131,8 +132,12 @@ class Guard:
     def _links(self) -> Sequence[Link]:
         return [self._link(guarded) for guarded in self.guarded]
 
+    def _of(self, guarded: Guarded) -> Replicated:
+        here = (r for r in self.world.resources.values() if r.called.get(self.host.name) == guarded.resource)
+        return next(here)
+
     def _link(self, guarded: Guarded) -> Link:
-        resource = self.world.resources[guarded.resource]
+        resource = self._of(guarded)
         end, seen = resource.ends[self.host.name], resource.view(self.host.name)
         connection = None if seen is None else seen.towards(guarded.peer)
         connected = connection is not None and connection.state is ConnectionState.CONNECTED

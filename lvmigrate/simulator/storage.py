@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from lvmigrate.certificates import Certificates
@@ -21,6 +22,7 @@ from lvmigrate.replication import (
     Role,
     Surroundings,
 )
+from lvmigrate.simulator.called import Called
 from lvmigrate.simulator.controller import Controller
 from lvmigrate.simulator.drbd import KernelRefused, Replicated
 from lvmigrate.simulator.guard import Guard
@@ -39,6 +41,7 @@ class SimulatedStorage:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._world = controller.world
+        self._called = Called(controller)
 
     # ---- looking
 
@@ -47,10 +50,10 @@ class SimulatedStorage:
 
         def look() -> Mapping[str, Place]:
             return {
-                path: Place(resource=resource.name, volume=number)
-                for resource in self._here(node)
-                for number, minor in enumerate(resource.minors)
-                if (path := f"/dev/drbd{minor}") in paths
+                path: Place(resource=name, volume=number)
+                for name, resource in self._called.here(node)
+                for path in paths
+                if (number := resource.at(node, path)) is not None
             }
 
         return self._ask("locate", node, look)
@@ -64,8 +67,9 @@ class SimulatedStorage:
         """What the node's kernel says now of these resources, or of all."""
 
         def look() -> Mapping[str, Resource]:
-            views = {resource.name: resource.view(node) for resource in self._here(node)}
-            return {n: view for n, view in views.items() if view is not None and (names is None or n in names)}
+            found = self._called.here(node) if names is None else self._called.asked(node, names)
+            views = {name: resource.view_as(node, name) for name, resource in found}
+            return {name: seen for name, seen in views.items() if seen is not None}
 
         return self._ask("observe", node, look)
 
@@ -74,9 +78,8 @@ class SimulatedStorage:
 
         def look() -> Mapping[str, str]:
             return {
-                f"{resource.name}/{number}": resource.ends[node].generation
-                for resource in self._here(node)
-                if resource.name in names
+                f"{name}/{number}": resource.ends[node].generation
+                for name, resource in self._called.asked(node, names)
                 for number in resource.ends[node].disks
             }
 
@@ -87,9 +90,9 @@ class SimulatedStorage:
 
         def look() -> Mapping[str, Lineage]:
             return {
-                f"{resource.name}/{number}": Lineage(current=end.generation, earlier=end.earlier)
-                for resource in self._here(node)
-                if resource.name in names and peer in resource.nodes and (end := resource.ends[node]).up
+                f"{name}/{number}": Lineage(current=end.generation, earlier=end.earlier)
+                for name, resource in self._called.asked(node, names)
+                if peer in resource.nodes and (end := resource.ends[node]).up
                 for number in end.disks
             }
 
@@ -102,7 +105,9 @@ class SimulatedStorage:
         """Follow these resources on these nodes. Inside the context every node has answered once."""
         for node in nodes:
             self._ask("watch", node, lambda: None)
-        watch = SimulatedWatch(self._controller, nodes, tuple(names), on_change)
+        found = {resource.name: name for node in nodes for name, resource in self._called.asked(node, names)}
+        absent = {name: name for name in names if name not in found.values()}
+        watch = SimulatedWatch(self._controller, nodes, found | absent, on_change)
         self._controller.watches.append(watch)
         try:
             yield watch
@@ -131,8 +136,8 @@ class SimulatedStorage:
             "two_primaries",
             node,
             lambda: frozenset(
-                r.name
-                for r in self._here(node)
+                name
+                for name, r in self._called.here(node)
                 if r.ends[node].two_primaries and (view := r.view(node)) is not None and view.connections
             ),
         )
@@ -141,10 +146,10 @@ class SimulatedStorage:
         """The version; what was allowed for good; and nobody else has a hand in it."""
 
         def look() -> Surroundings:
-            here = [resource for resource in self._here(node) if resource.name in names]
+            here = self._called.asked(node, names)
             return Surroundings(
-                version=here[0].version.value if here else "",
-                two_primaries_for_good=frozenset(r.name for r in here if r.for_good and r.ends[node].two_primaries),
+                version=here[0][1].version.value if here else "",
+                two_primaries_for_good=frozenset(n for n, r in here if r.for_good and r.ends[node].two_primaries),
             )
 
         return self._ask("surroundings", node, look) if names else Surroundings()
@@ -154,9 +159,8 @@ class SimulatedStorage:
 
         def look() -> tuple[Opener, ...]:
             return tuple(
-                Opener(resource=resource.name, volume=number, what=hold.who, process=hold.process)
-                for resource in self._here(node)
-                if resource.name in names
+                Opener(resource=name, volume=number, what=hold.who, process=hold.process)
+                for name, resource in self._called.asked(node, names)
                 for hold in resource.ends[node].holds
                 for number in resource.ends[node].disks
             )
@@ -191,7 +195,7 @@ class SimulatedStorage:
                 raise CommandFailed(
                     node, what, status=96, hint="Wait for the connection.", code=Code.NOT_CONNECTED, detail="(96)"
                 )
-            self._kernel(node, what, lambda _: self._world.set_options(node, name, options), name)
+            self._kernel(node, what, lambda r: self._world.set_options(node, r.name, options), name)
 
         self._act("restore_options", node, act, what)
 
@@ -237,7 +241,7 @@ class SimulatedStorage:
                 raise DeviceHeld(
                     node, what, status=_HELD, hint=f"Still open by {who}: end that first.", code=Code.DEVICE_HELD
                 )
-            self._kernel(node, what, lambda _: self._world.demote(node, name), name)
+            self._kernel(node, what, lambda r: self._world.demote(node, r.name), name)
 
         self._act("demote", node, act, what)
 
@@ -296,19 +300,15 @@ class SimulatedStorage:
             known = {} if before is None else before.generations
             if before is not None:
                 before.end()
+            links = [(order, self._resource(node, order.resource)) for order in guarded]
             guard = Guard(
                 world=self._world,
                 host=host,
                 uuid=token.uuid,
                 instance=token.instance,
-                guarded=tuple(guarded),
+                guarded=tuple(replace(order, resource=r.called[node]) for order, r in links),
                 resume=resume,
-                generations={
-                    order.resource: known.get(
-                        order.resource, self._world.resources[order.resource].ends[node].generation
-                    )
-                    for order in guarded
-                },
+                generations={r.called[node]: known.get(r.called[node], r.ends[node].generation) for _, r in links},
             )
             host.guards[token.uuid] = guard
             guard.start()
@@ -335,7 +335,7 @@ class SimulatedStorage:
             return Traces(
                 node=node,
                 tokens=tuple(token for token in held if token is not None),
-                guards=tuple(guard.seen() for guard in host.guards.values()),
+                guards=tuple(self._called.told(node, guard.seen()) for guard in host.guards.values()),
             )
 
         return self._ask("traces", node, look)
@@ -381,12 +381,9 @@ class SimulatedStorage:
     def _host(self, node: str) -> Host:
         return self._world.hosts[node]
 
-    def _here(self, node: str) -> list[Replicated]:
-        return [resource for resource in self._world.resources.values() if node in resource.nodes]
-
     def _resource(self, node: str, name: str) -> Replicated:
-        resource = self._world.resources.get(name)
-        if resource is None or node not in resource.nodes:
+        resource = self._called.find(node, name)
+        if resource is None:
             raise CommandFailed(node, f"Finding {name}", status=95, hint="Bring it up.", code=Code.STORAGE_FAILED)
         return resource
 

@@ -117,14 +117,23 @@ class Truth:
         autostart: bool = True,
         defined_on_peer: bool = False,
         memory_kib: int = 1 << 20,
+        called: Mapping[str, str] | None = None,
+        own_minors: bool = False,
     ) -> Guest:
-        """A guest on ``node``, with a resource of its own (or more) replicated to ``peer``, the only other node."""
+        """A guest on ``node``, with a resource of its own (or more) replicated to ``peer``, the only other node.
+
+        ``called``: what each node calls that resource, if not as the guest.  ``own_minors``: each node has other
+        minors, so the guest has the paths that the name makes.
+        """
         other = peer or next(n for n in self.hosts if n != node)
         disks: list[Disk] = []
         for index in range(resources):
-            resource = self.add_resource(f"{name}-{index}" if index else name, (node, other), volumes)
+            suffix = f"-{index}" if index else ""
+            names = {of: called[of] + suffix for of in (node, other)} if called else None
+            resource = self.add_resource(name + suffix, (node, other), volumes, called=names, own_minors=own_minors)
             for volume in range(volumes):
-                path = f"/dev/drbd{resource.minors[volume]}"
+                by_name = f"/dev/drbd/by-res/{resource.called[node]}/{volume}"
+                path = by_name if own_minors else f"/dev/drbd{resource.minors[node][volume]}"
                 target = f"vd{chr(ord('a') + len(disks))}"
                 disks.append(Disk(target=target, path=path, resource=resource, volume=volume))
         guest = Guest(
@@ -148,12 +157,31 @@ class Truth:
             copy.state, copy.reason = DomainState.PAUSED, "user"
         return guest
 
-    def add_resource(self, name: str, nodes: tuple[str, str], volumes: int = 1) -> Replicated:
-        """A resource that nobody uses, Secondary on both nodes and in step."""
+    def add_resource(
+        self,
+        name: str,
+        nodes: tuple[str, str],
+        volumes: int = 1,
+        *,
+        called: Mapping[str, str] | None = None,
+        own_minors: bool = False,
+    ) -> Replicated:
+        """A resource that nobody uses, Secondary on both nodes and in step.
+
+        Where the nodes do not call it the same, it goes by both names, as the adapter for DRBD has it.
+        """
+        called = called or dict.fromkeys(nodes, name)
+        if len(set(called.values())) > 1:
+            name = "=".join(f"{node}:{called[node]}" for node in sorted(nodes))
+        first = tuple(next(self._minors) for _ in range(volumes))
         resource = Replicated(
             name=name,
             nodes=nodes,
-            minors=tuple(next(self._minors) for _ in range(volumes)),
+            called=called,
+            minors={
+                node: tuple(next(self._minors) for _ in range(volumes)) if own_minors and node != nodes[0] else first
+                for node in nodes
+            },
             version=self.settings.version,
             auto_promote=self._promotes,
             protocol=self.settings.protocol,
@@ -251,6 +279,7 @@ class Truth:
                 resource.reopen(copy.node, hold)
         if copy.holds:
             return
+        self._look_where_paths_lead(copy)
         for resource in copy.guest.resources:
             hold = Hold(who=f"qemu-system-x86 (pid {4000 + len(self.migrations)})", write=write)
             try:
@@ -259,6 +288,16 @@ class Truth:
                 self._close_disks(copy)
                 raise
             copy.holds.append((resource, hold))
+
+    def _look_where_paths_lead(self, copy: Copy) -> None:
+        """Raise `KernelRefused` where there is nothing; note where it is another disk."""
+        for disk in copy.guest.disks:
+            found = [(r, volume) for r in self.resources.values() if (volume := r.at(copy.node, disk.path)) is not None]
+            if not found:
+                raise KernelRefused(1, "No such file or directory")
+            if found != [(disk.resource, disk.volume)]:
+                words = f"{copy.guest.name} on {copy.node}: {disk.path} is {found[0][0].name}/{found[0][1]} there"
+                self.breach(Breach.FOREIGN, copy.guest.name, words)
 
     def _close_disks(self, copy: Copy) -> None:
         for resource, hold in copy.holds:

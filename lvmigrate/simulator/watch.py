@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Final, Protocol
 
@@ -39,13 +39,15 @@ class SimulatedWatch:
         self,
         controller: Watcher,
         nodes: Sequence[str],
-        names: Sequence[str],
+        names: Mapping[str, str],
         on_change: Callable[[str], None] | None,
     ) -> None:
         self._controller = controller
         self._world = controller.world
         self._nodes = tuple(nodes)
-        self._names = tuple(names)
+        #: By the one name of a resource: what it is watched as.
+        self._watched = names
+        self._names = tuple(names.values())
         self._on_change = on_change
         self._now: dict[tuple[str, str], Resource] = {}
         self._doubts: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -105,10 +107,11 @@ class SimulatedWatch:
 
     def see(self, resource: Replicated) -> None:
         """A resource changed."""
-        if resource.name in self._names:
+        name = self._watched.get(resource.name)
+        if name is not None:
             for node in self._nodes:
                 if node in self._open and node in resource.nodes:
-                    self._take(node, resource.name, resource.view(node), quiet=False)
+                    self._take(node, name, resource.view_as(node, name), quiet=False)
 
     def way_changed(self) -> None:
         """A way to a node, or a node, went or came back."""
@@ -130,9 +133,9 @@ class SimulatedWatch:
         if self._closed:
             return
         self._open.add(node)
-        for name in self._names:
-            resource = self._world.resources.get(name)
-            seen = None if resource is None or node not in resource.nodes else resource.view(node)
+        for one, name in self._watched.items():
+            resource = self._world.resources.get(one)
+            seen = None if resource is None or node not in resource.nodes else resource.view_as(node, name)
             self._take(node, name, seen, quiet=True)
         if not first:
             self._changed([f"{node} is watched again"])

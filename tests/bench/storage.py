@@ -83,7 +83,7 @@ def watched(scripts: dict[str, str]) -> Iterator[ReplicationWatch]:
         return CommandFailed(node, "Following events", status=answer.status, hint="none", detail=answer.err)
 
     with ReplicationWatch(
-        nodes=_NODES, names=("r0",), follow=follow, why=why, on_change=None, answer_within_s=10
+        called={node: {"r0": "r0"} for node in _NODES}, follow=follow, why=why, on_change=None, answer_within_s=10
     ) as watch:
         yield watch
     shell.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -29,9 +29,12 @@ class Variant:
     running: bool = True
     #: A QEMU that receives memory opens its disks for reading first (older libvirt).
     reads_first: bool = False
+    #: Each node calls the guest's resource by a name of its own.
+    named: bool = False
 
     def __str__(self) -> str:
         drbd = self.version.value + ("-auto" if self.auto_promote else "") + ("-ro" if self.reads_first else "")
+        drbd += "-named" if self.named else ""
         return f"{drbd}/{self.switch.value}/{'running' if self.running else 'paused'}"
 
     @classmethod
@@ -43,6 +46,7 @@ class Variant:
             version=Version(version),
             auto_promote="auto" in marks,
             reads_first="ro" in marks,
+            named="named" in marks,
             switch=Switch(switch),
             running=state == "running",
         )
@@ -51,6 +55,11 @@ class Variant:
     def settings(self) -> Settings:
         """As the simulator wants it."""
         return Settings(version=self.version, auto_promote=self.auto_promote, incoming_writes=not self.reads_first)
+
+    @property
+    def called(self) -> Mapping[str, str] | None:
+        """What each node calls the guest's resource, if not as the guest."""
+        return {"node1": "r1", "node2": "r9"} if self.named else None
 
     @property
     def options(self) -> Options:
@@ -69,6 +78,7 @@ VARIANTS: Final = tuple(
         "8.4/strict/paused",
         "9-auto/fast/running",
         "8.4/fast/running",
+        "9-named/strict/running",
     )
 )
 

@@ -91,7 +91,7 @@ def run(case: Case) -> Outcome:
     """Play it."""
     outcome = Outcome(case=case)
     with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
-        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running)
+        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running, called=case.variant.called)
         guest.keeps_definition = case.scenario.keeps_definition
         if case.scenario.cramped and case.variant.running:
             world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3

@@ -31,6 +31,7 @@ from lvmigrate.replication import ConnectionOptions, ConnectionState, DiskState,
 from lvmigrate.resync import stall_of
 from lvmigrate.token import Errand, Token
 from storage import DrbdStorage
+from storage.remote import Remote
 from storage.shell import Shell
 
 pytestmark = pytest.mark.long
@@ -76,14 +77,15 @@ def storage(nodes: dict[str, Node], ssh_config: Path) -> Iterator[DrbdStorage]:
 def hand(nodes: dict[str, Node], ssh_config: Path) -> Iterator[Hand]:
     """Do something on a node as an operator would, over a connection of its own."""
     shell = Shell(ssh_config=ssh_config, connect_timeout_s=20)
+    remote = Remote(nodes, shell, command_timeout_s=60, root="")
 
     def do(node: str, command: str) -> str:
-        answer = shell.run(nodes[node], command, what="by hand", timeout_s=60)
+        answer = remote.run(node, "by hand", "eval", command)
         assert answer.status == 0, f"{command}: {answer}"
         return answer.out
 
     yield do
-    shell.close()
+    remote.close()
 
 
 @pytest.fixture

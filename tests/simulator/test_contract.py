@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -21,6 +21,8 @@ SETTINGS = {
     "9-auto": Settings(version=Version.V9, auto_promote=True),
     "8.4": Settings(version=Version.V84),
 }
+#: What each node calls one resource.
+TWO_NAMES = {"node1": "db1", "node2": "db9"}
 
 
 class Simulated:
@@ -70,12 +72,11 @@ class TestHypervisor(hypervisor.HypervisorContract):
 
 
 class Disks(Simulated):
-    name = "db1"
-
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, called: Mapping[str, str] | None) -> None:
         super().__init__(world)
-        self.resource = world.add_resource(self.name, ("node1", "node2"))
-        self.path = f"/dev/drbd{self.resource.minors[0]}"
+        self.resource = world.add_resource("db1", ("node1", "node2"), called=called)
+        self.name = self.resource.name
+        self.path = f"/dev/drbd{self.resource.minors['node1'][0]}"
         self.storage = self.context.storage
 
     @contextmanager
@@ -87,7 +88,11 @@ class Disks(Simulated):
 
 
 class TestStorage(storage.StorageContract):
-    @pytest.fixture(params=["9", "8.4"])
+    @pytest.fixture(
+        params=[("9", None), ("8.4", None), ("9", TWO_NAMES), ("8.4", TWO_NAMES)],
+        ids=["9", "8.4", "9-named", "8.4-named"],
+    )
     def stage(self, request: pytest.FixtureRequest) -> Iterator[Disks]:
-        with World(settings=SETTINGS[request.param]) as world:
-            yield Disks(world)
+        version, called = request.param
+        with World(settings=SETTINGS[version]) as world:
+            yield Disks(world, called)

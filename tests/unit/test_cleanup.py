@@ -11,7 +11,7 @@ from lvmigrate.audit import audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.domain import DomainState, JobKind
 from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
-from lvmigrate.replication import ConnectionOptions, Role
+from lvmigrate.replication import ConnectionOptions, Place, Role
 from lvmigrate.report import CleanupReport
 from lvmigrate.token import Errand, Guarded, Token
 from tests.unit.fakes import NODES, UUID, World, guest, unreachable
@@ -51,6 +51,27 @@ def arrived(state: DomainState = DomainState.PAUSED) -> dict[str, Any]:
     here = guest("node1", state=DomainState.OFF, reason="migrated")
     there = guest("node2", state=state, reason="user", autostart=False)
     return {"domains": {"node1": here, "node2": there}, "openers": {"node1": 0, "node2": 1}}
+
+
+def test_a_disk_that_is_another_volume_on_the_other_node_is_refused_and_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as one replica under two names while nothing tells that it is one: DRBD 8.4 forgets a lost connection."""
+    world = wreck(**arrived())
+    context = world.context()
+    monkeypatch.setattr(
+        context.storage,
+        "locate",
+        lambda node, paths: dict.fromkeys(paths, Place(resource="r0" if node == "node1" else "r9", volume=0)),
+    )
+    tasklet = CleanupInstance(context, "web1")
+    with pytest.raises(Refused) as caught:
+        tasklet.check_prereq()
+    (finding,) = caught.value.findings
+    assert finding.code is Code.REPLICA_DIFFERS
+    assert "is r0/0 on node1, but r9/0 on node2" in finding.sentence
+    assert "connect them" in finding.hint
+    assert world.running() == []
 
 
 def clean(world: World, *, abort: bool = False) -> CleanupReport:

@@ -73,7 +73,7 @@ def test_refused(made: World, code: Code) -> None:
 @pytest.mark.parametrize(
     ("there", "hint"),
     [
-        (Place(resource="r0", volume=1), "Use the same device on both nodes"),
+        (Place(resource="r0", volume=1), "Use a path that leads to the same replica on both nodes"),
         (Place(resource="other", volume=0), "call it r0 on node2 too"),
     ],
 )

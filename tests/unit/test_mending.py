@@ -343,14 +343,20 @@ def test_a_second_copy_beside_the_one_that_was_let_run_is_suspended() -> None:
     assert world.running() == []
 
 
-def test_a_guest_that_dies_while_it_is_closed_around_leaves_nothing_open() -> None:
+def dying_at(call: str, node: str) -> World:
+    """A guest that has arrived and runs, whose process ends with that call."""
     world = arrived(DomainState.RUNNING)
 
     def die() -> None:
         world.set("node2", state=DomainState.OFF)
         world.openers["node2"] = 0
 
-    world.late_faults["restore_options", "node2"] = die
+    world.late_faults[call, node] = die
+    return world
+
+
+def test_a_guest_that_dies_while_it_is_closed_around_leaves_nothing_open() -> None:
+    world = dying_at("restore_options", "node2")
     with pytest.raises(GuestLost):
         clean(world)
     assert set(world.roles.values()) == {Role.SECONDARY}
@@ -358,13 +364,7 @@ def test_a_guest_that_dies_while_it_is_closed_around_leaves_nothing_open() -> No
 
 
 def test_a_guest_that_dies_while_its_definition_is_moved_leaves_no_primary() -> None:
-    world = arrived(DomainState.RUNNING)
-
-    def die() -> None:
-        world.set("node2", state=DomainState.OFF)
-        world.openers["node2"] = 0
-
-    world.late_faults["undefine", "node1"] = die
+    world = dying_at("undefine", "node1")
     with pytest.raises(GuestLost):
         clean(world)
     assert set(world.roles.values()) == {Role.SECONDARY}

@@ -132,7 +132,7 @@ def test_a_hundred_thousand_mutated_lines_are_events_or_one_log_line_each(
         # Some are events of what was never announced: these fit nowhere.
         tracemalloc.start()
         with capture_logs() as logged, pytest.raises(CommandFailed) as caught:
-            storage._resources("node1", "\n".join(line.replace("\n", " ") for line in dump))
+            storage._kernels._resources("node1", "\n".join(line.replace("\n", " ") for line in dump))
         used, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(bad) <= len(logged) < 10_000, part

@@ -451,6 +451,8 @@ def test_around_a_guest_that_runs_and_holds_its_device_there_is_nothing_to_guard
     text = remote._SCRIPT.replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
     monkeypatch.setattr(remote, "_SCRIPT", text)
     host.change("dump", " minor:0 " if host.name == "r0" else " minor:10 ", f" minor:{os.minor(number)} ")
+    if host.name == "r1":  # somebody else on this machine may use the loop device of that number
+        host.change("dump", " minor:11 ", f" minor:{(1 << 20) - 1} ")
     storage = DrbdStorage({"node1": here("node1")}, command_timeout_s=20, root=str(tmp_path))
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)

@@ -192,6 +192,57 @@ def test_a_ceph_image(shared: SharedStorage, tmp_path: Path, block: Path, option
     assert bool(reach.exclusive) is bool(options)
 
 
+#: What lvmlockd 2.03.16 says (in its test mode, without a lock manager): of three volumes the first is activated for
+#: sharing (`lvchange -asy`), the second exclusively (`-aey`), and the third not.
+LOCKS = """VG vg_uuid= lock_type=
+LS  lvm_global
+LK VG un ver 0
+LK GL un ver 2
+
+VG vg1 lock_type=dlm iZEU3t-UlMy-iwUZ-mavG-j4js-UzyU-RI4R2g
+LS dlm lvm_vg1
+LK VG un ver 4
+LK LV sh TRWwtw-S9eZ-a5W4-8aRd-BWhl-8CZ2-EZulyX
+LK LV ex swp9wl-VMea-Y3gF-V7Q5-uRXL-GC4a-N1KoHN
+LK LV un hPSfZs-EIcb-ftVH-LAmf-Y6dB-R0xq-Wm2oKt
+"""
+VG_UUID = "iZEU3tUlMyiwUZmavGj4jsUzyURI4R2g"
+
+
+@pytest.mark.parametrize(
+    ("own", "reached", "exclusive"),
+    [
+        ("TRWwtwS9eZa5W48aRdBWhl8CZ2EZulyX", True, False),
+        ("swp9wlVMeaY3gFV7Q5uRXLGC4aN1KoHN", True, True),
+        ("hPSfZsEIcbftVHLAmfY6dBR0xqWm2oKt", False, False),
+        ("0000000000000000000000000000000a", False, False),
+        ("TRWwtwS9eZa5W48aRdBWhl8CZ2EZulyX-cow", False, False),
+        ("", False, False),
+    ],
+    ids=["shared", "exclusive", "not active", "of a group of its own", "a part of one", "none"],
+)
+def test_a_logical_volume_of_a_shared_group(  # noqa: PLR0917 -- a table
+    shared: SharedStorage,
+    tmp_path: Path,
+    block: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    reached: bool,  # noqa: FBT001
+    exclusive: bool,  # noqa: FBT001
+) -> None:
+    device(tmp_path, "dm-3", {"dm/uuid": f"LVM-{VG_UUID}{own}"})
+    program = tmp_path / "bin/lvmlockctl"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n[ $1 = --info ] && cat <<'END'\n{LOCKS}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    found = shared.shared("node1", [str(block)])
+    assert bool(found) is reached
+    if reached:
+        assert found[str(block)].what == f"shared LVM {VG_UUID}{own}"
+        assert ("lvchange -asy" in found[str(block)].exclusive) is exclusive
+
+
 def test_a_reserved_logical_unit(
     shared: SharedStorage, tmp_path: Path, block: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

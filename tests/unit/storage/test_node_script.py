@@ -275,9 +275,11 @@ def openers(shell: Shell, node: Node, device: Path) -> Callable[[], tuple[Opener
     )
 
     def look() -> tuple[Opener, ...]:
-        answer = shell.run(node, script, what="openers", timeout_s=20)
+        with shell.stream(node, script) as stream:
+            said = "\n".join(stream)
+            answer = stream.end()
         assert (answer.status, answer.err) == (0, "")
-        return who.parse(answer.out)
+        return who.parse(said)
 
     return look
 
@@ -361,4 +363,6 @@ def test_missing_tools_are_no_proof_that_nobody_is_there(
     (tmp_path / "find").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     script = f"root=\npatience=1\n{SCRIPT}\nwanted=' '\nfind_openers\n"
-    assert shell.run(node, script, what="openers", timeout_s=20).status == 94
+    with shell.stream(node, script) as stream:
+        assert list(stream) == []
+        assert stream.end().status == 94

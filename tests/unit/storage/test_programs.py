@@ -47,8 +47,9 @@ Started = Callable[[Callable[[], object]], list[str]]
 
 @pytest.fixture
 def started(host: Host, storage: DrbdStorage) -> Started:
-    """What a call starts on the node, sorted; a call before it has loaded the shell that it runs in."""
-    storage.traces("node1")
+    """What a call starts on the nodes, sorted; a call before it has loaded the shells that it runs in."""
+    for node in ("node1", "node2"):
+        storage.traces(node)
 
     def names(call: Callable[[], object]) -> list[str]:
         host.put("started", "")
@@ -82,7 +83,9 @@ def test_opening_and_closing(host: Host, storage: DrbdStorage, started: Started)
 
 def test_looking(storage: DrbdStorage, started: Started) -> None:
     assert started(lambda: storage.traces("node1")) == []
-    assert started(lambda: storage.locate("node1", ["/dev/null", "/nowhere"])) == ["drbdsetup"]
+    assert (
+        started(lambda: storage.locate("node1", ["/dev/null", "/nowhere"])) == ["drbdsetup"] * 3
+    )  # one of them on node2
     assert started(lambda: storage.observe("node1", ["r1"])) == ["drbdsetup"]
     assert started(lambda: storage.two_primaries("node1")) == ["drbdsetup"]
     assert started(lambda: storage.openers("node1", ["r1"])) == ["drbdsetup", "find", "find"]

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +14,7 @@ from lvmigrate.errors import CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
 from storage.shell import Shell
 
-ONE: Any = {"what": "a test", "timeout_s": 10.0}
+FAR = Node(name="far", ssh="root@far", libvirt_uri="", peer_uri="", migration_address="")
 
 
 def gone(pid: int, within_s: float = 5.0) -> bool:
@@ -41,79 +39,6 @@ def read_when_there(path: Path, within_s: float = 5.0) -> str:
     raise AssertionError(path)
 
 
-# ---- one-shots
-
-
-@pytest.mark.parametrize("status", [0, 1, 11, 97, 254, 255])
-def test_the_exit_code_and_both_outputs(shell: Shell, node: Node, status: int) -> None:
-    answer = shell.run(node, f"echo out; echo err >&2; exit {status}", **ONE)
-    assert (answer.status, answer.out, answer.err) == (status, "out\n", "err\n")
-
-
-def test_a_script_that_a_signal_ended(shell: Shell, node: Node) -> None:
-    assert shell.run(node, "kill -SEGV $$", **ONE).status == 128 + signal.SIGSEGV
-
-
-def test_output_is_no_terminal_and_input_is_empty(shell: Shell, node: Node) -> None:
-    answer = shell.run(node, "[ ! -t 0 ] && [ ! -t 1 ] && [ ! -t 2 ] && cat && echo done", **ONE)
-    assert answer.out == "done\n"
-
-
-def test_garbage_bytes_and_megabytes(shell: Shell, node: Node) -> None:
-    answer = shell.run(node, r"printf '\377\000\200a'; head -c 3000000 /dev/zero | tr '\0' x", **ONE)
-    assert answer.out.startswith("\N{REPLACEMENT CHARACTER}\0\N{REPLACEMENT CHARACTER}a")
-    assert answer.out.count("x") == 3_000_000
-
-
-@pytest.mark.parametrize("word", ["a b", "$(touch x)", "`id`", "it's", '"', "a\nb", "*", "-n", "\\", "ü€", ";reboot"])
-def test_nasty_words_arrive_whole(shell: Shell, node: Node, word: str) -> None:
-    assert shell.run(node, f"printf '%s' {shlex.quote(word)}", **ONE).out == word
-
-
-def test_the_deadline_kills_the_whole_group(shell: Shell, node: Node, tmp_path: Path) -> None:
-    script = f"trap '' TERM; sleep 60 & echo $! >{tmp_path}/pid; wait; sleep 60"
-    begin = time.monotonic()
-    with pytest.raises(NodeUnreachable, match="whether it acted is not known") as caught:
-        shell.run(node, script, what="a sleep", timeout_s=0.5)
-    assert time.monotonic() - begin < 5
-    assert caught.value.node == "node1"
-    assert gone(int((tmp_path / "pid").read_text()))
-
-
-def test_a_daemon_that_keeps_the_pipe_open_does_not_hang_the_caller(shell: Shell, node: Node, tmp_path: Path) -> None:
-    begin = time.monotonic()
-    answer = shell.run(node, f"setsid sleep 30 & echo $! >{tmp_path}/pid; echo done", **ONE)
-    assert answer.out == "done\n"
-    assert time.monotonic() - begin < 8
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-
-
-def test_the_child_has_a_session_of_its_own(shell: Shell, node: Node) -> None:
-    assert int(shell.run(node, "cut -d' ' -f6 /proc/$$/stat", **ONE).out) != os.getsid(0)
-
-
-def test_many_at_once(shell: Shell, node: Node) -> None:
-    seen: list[str] = []
-    threads = [
-        threading.Thread(target=lambda i=i: seen.append(shell.run(node, f"echo {i}", **ONE).out)) for i in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert sorted(seen, key=int) == [f"{i}\n" for i in range(16)]
-
-
-def test_a_missing_ssh_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    shell = Shell(ssh_config=None, connect_timeout_s=1)
-    remote = Node(name="far", ssh="root@far", libvirt_uri="", peer_uri="", migration_address="")
-    with pytest.raises(CommandFailed) as caught:
-        shell.run(remote, "true", **ONE)
-    assert "ssh" in caught.value.hint
-    shell.close()
-
-
 # ---- over an ssh that plays a part
 
 
@@ -132,13 +57,15 @@ eval "$word"
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     shell = Shell(ssh_config=tmp_path / "config", connect_timeout_s=3)
-    yield shell, Node(name="far", ssh="root@far", libvirt_uri="", peer_uri="", migration_address=""), tmp_path
+    yield shell, FAR, tmp_path
     shell.close()
 
 
 def test_ssh_gets_the_script_as_one_word_for_sh(far: tuple[Shell, Node, Path]) -> None:
     shell, node, directory = far
-    assert shell.run(node, "echo 'a  b'\nexit 7", **ONE).out == "a  b\n"
+    with shell.stream(node, "echo 'a  b'\nexit 7") as stream:
+        assert list(stream) == ["a  b"]
+        assert stream.end().status == 7
     words = (directory / "words").read_text()
     assert f"-F\n{directory}/config\n" in words
     for option in ("BatchMode=yes", "ControlMaster=auto", "ConnectTimeout=3", "ServerAliveInterval=", "--\nroot@far\n"):
@@ -167,10 +94,57 @@ def test_what_ssh_says_becomes_a_sentence_and_a_hint(far: tuple[Shell, Node, Pat
     shell, node, directory = far
     (directory / "refuse").write_text(f"noise\n{words}\n" if words else "")
     with pytest.raises(NodeUnreachable) as caught:
-        shell.run(node, "true", **ONE)
+        shell.connect(node, 5)
     assert words.rstrip(".") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert hint in caught.value.hint
+
+
+@pytest.fixture
+def greeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Shell]:
+    """A shell whose ``ssh`` is the script that is given; it closes nothing, as no connection is ever shared."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def make(script: str) -> Shell:
+        (tmp_path / "ssh").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "ssh").chmod(0o755)
+        return Shell(ssh_config=None, connect_timeout_s=0.1)
+
+    return make
+
+
+def test_a_greeting_that_is_late_is_ended_with_its_whole_group(
+    greeting: Callable[[str], Shell], tmp_path: Path
+) -> None:
+    shell = greeting(f"trap '' TERM; sleep 60 & echo $! >{tmp_path}/pid; wait; sleep 60")
+    begin = time.monotonic()
+    with pytest.raises(NodeUnreachable, match="whether it acted is not known") as caught:
+        shell.connect(FAR, 0.5)
+    assert time.monotonic() - begin < 5
+    assert caught.value.node == "far"
+    assert gone(int((tmp_path / "pid").read_text()))
+    shell.close()
+
+
+def test_the_shared_connection_that_keeps_the_pipe_open_does_not_hang_the_caller(
+    greeting: Callable[[str], Shell], tmp_path: Path
+) -> None:
+    """As the process behind ControlPersist does, which goes on when ssh has ended."""
+    shell = greeting(f"setsid sleep 30 & echo $! >{tmp_path}/pid")
+    begin = time.monotonic()
+    shell.connect(FAR, 20)
+    assert time.monotonic() - begin < 8
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    shell.close()
+
+
+def test_a_missing_ssh_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shell = Shell(ssh_config=None, connect_timeout_s=1)
+    with pytest.raises(CommandFailed) as caught:
+        shell.connect(FAR, 1)
+    assert "ssh" in caught.value.hint
+    shell.close()
 
 
 # ---- streams
@@ -187,6 +161,19 @@ def test_a_stream_that_fails_tells_why(shell: Shell, node: Node) -> None:
         assert list(stream) == []
         answer = stream.end()
     assert (answer.status, answer.err) == (20, "no events\n")
+
+
+def test_a_stream_that_a_signal_ended(shell: Shell, node: Node) -> None:
+    with shell.stream(node, "kill -SEGV $$") as stream:
+        assert list(stream) == []
+        assert stream.end().status == 128 + signal.SIGSEGV
+
+
+def test_output_is_no_terminal_and_the_child_has_a_session_of_its_own(shell: Shell, node: Node) -> None:
+    script = "[ ! -t 0 ] && [ ! -t 1 ] && [ ! -t 2 ] && cut -d' ' -f6 /proc/$$/stat"
+    with shell.stream(node, script) as stream:
+        (session,) = list(stream)
+    assert int(session) != os.getsid(0)
 
 
 def test_garbage_and_endless_lines_are_bounded(shell: Shell, node: Node) -> None:
@@ -246,7 +233,6 @@ def test_a_slow_reader_does_not_fill_the_memory(shell: Shell, node: Node, tmp_pa
 
 def test_no_descriptor_and_no_thread_is_left(shell: Shell, node: Node) -> None:
     def once() -> None:
-        shell.run(node, "true", **ONE)
         with shell.stream(node, "echo x; cat") as stream:
             next(iter(stream))
 
@@ -263,4 +249,4 @@ def test_a_closed_shell_runs_nothing_far(far: tuple[Shell, Node, Path]) -> None:
     shell, node, _ = far
     shell.close()
     with pytest.raises(RuntimeError):
-        shell.run(node, "true", **ONE)
+        shell.connect(node, 5)

@@ -26,8 +26,9 @@ def test_every_transcript_is_understood(name: str) -> None:
     assert shown.minors in (((0, 0),), ((0, 10), (1, 11)))
     assert not shown.auto_promote
     (connection,) = shown.connections
-    assert (connection.local or "").startswith("ipv4:10.77.0.1:77")
-    assert (connection.remote or "").startswith("ipv4:10.77.0.2:77")
+    ((local, remote),) = connection.paths
+    assert local.startswith("ipv4:10.77.0.1:77")
+    assert remote.startswith("ipv4:10.77.0.2:77")
     assert connection.protocol == ("C" if "defaults" in name else None)
     assert not connection.allow_two_primaries
     assert shown.towards("node2") is connection
@@ -43,8 +44,7 @@ def test_84() -> None:
                 ShownConnection(
                     peer=None,
                     peer_node_id=None,
-                    local="ipv4:10.77.0.1:7788",
-                    remote="ipv4:10.77.0.2:7788",
+                    paths=(("ipv4:10.77.0.1:7788", "ipv4:10.77.0.2:7788"),),
                     allow_two_primaries=False,
                     protocol=None,
                 ),
@@ -76,7 +76,7 @@ def test_quotes_comments_and_ipv6() -> None:
         '_remote_host { address ipv6 [fe80::2]:7788; } net { shared-secret "x;y}z"; } }'
     )
     assert shown.name == 'a "b" {'
-    assert shown.connections[0].remote == "ipv6:[fe80::2]:7788"
+    assert [remote for _, remote in shown.connections[0].paths] == ["ipv6:[fe80::2]:7788"]
 
 
 @pytest.mark.parametrize(
