@@ -148,7 +148,7 @@ class Survivor:
                 source=dead,
                 target=target,
                 ran=True,
-                autostart=domain.autostart,
+                autostart=None,
                 target_had_definition=definition is None,
                 failover=True,
             ),

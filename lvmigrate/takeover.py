@@ -12,6 +12,7 @@ from typing import Final
 
 from lvmigrate import checks, fencing, outcome, stale
 from lvmigrate.chronicle import Chronicle
+from lvmigrate.decision import Sight
 from lvmigrate.errors import (
     Code,
     CommandFailed,
@@ -19,6 +20,7 @@ from lvmigrate.errors import (
     LeftBehind,
     LvmigrateError,
     MoveFailed,
+    NodeUnreachable,
     OutcomeUnknown,
     Refused,
     TokenLost,
@@ -254,8 +256,20 @@ class Takeover:
             )
 
     def start(self) -> None:
-        """Start the guest on the survivor."""
-        self.upstart.start()
+        """Start the guest on the survivor. A start that got no answer may come late: nothing is undone then."""
+        try:
+            self.upstart.start()
+        except MoveFailed as error:
+            if not isinstance(error.__cause__, NodeUnreachable):
+                raise
+            name, node = self.plan.instance, self.plan.target
+            raise OutcomeUnknown(
+                f"{node} did not answer when {name} was to be started; it does not run there, and may yet. Nothing was"
+                " undone.",
+                known=[f"{name} on {node}: {Sight.GONE.value}", f"{', '.join(self.names)}: Primary on {node}"],
+                hint=f"`lvmigrate status {name}` in a minute: if it does not run then, the same failover again.",
+                detail=error.detail,
+            ) from error
         self.moved = True
         self.rollback.forget()
 

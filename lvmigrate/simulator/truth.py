@@ -284,7 +284,8 @@ class Truth:
             if includes(copy.memory[disk], guest.latest[disk]):
                 continue
             if guest.old_copy_on == node:
-                guest.latest[disk] = copy.memory[disk]  # the rest was given up
+                guest.latest[disk] = copy.memory[disk]  # the rest is given up by this
+                guest.given_up = True
             else:
                 self.breach(
                     Breach.STALE, guest.name, f"{guest.name} was started on {node} from a disk that lacks writes"
