@@ -59,6 +59,9 @@ _ON_ITS_WAY: Final = frozenset(
     {Code.PEER_UNREACHABLE, Code.PORTS_UNREACHABLE, Code.PORTS_TAKEN, Code.VERSION_OLDER, Code.DISK_CACHED}
 )
 
+#: What is against the copies of the disks.
+_OF_COPIES: Final = frozenset({Code.NOT_UPTODATE, Code.NOT_CONNECTED, Code.SPLIT_BRAIN, Code.NO_QUORUM})
+
 
 class FailoverInstance:
     """Fail one guest over. ``target``: a node's name, or ``None`` for the best one that has its disks.
@@ -182,8 +185,10 @@ class FailoverInstance:
         self._sizes = sizes(seen.source.places, seen.source.resources)
         plan = _planned(seen)
         plan = replace(plan, target_because=choice.why)
-        against = (finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
+        against = tuple(finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
         findings = (*against, *self._of_the_living(domain))
+        if self._options.ignore_consistency and any(finding.code in _OF_COPIES for finding in against):
+            findings = (*findings, _newer(domain))
         if self._options.ignore_ipolicy:
             return replace(plan, warnings=(*plan.warnings, *bounds)), findings
         return plan, (*findings, *bounds)
@@ -256,6 +261,17 @@ class FailoverInstance:
 
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
+
+
+def _newer(domain: Domain) -> Finding:
+    """Why no data are given up, whatever was asked for: they can be had."""
+    return Finding(
+        code=Code.NODE_ALIVE,
+        sentence=f"{domain.node} answers and has the newer data of {domain.name}: none are given up while they can be"
+        " had.",
+        hint=f"Mend the connection, and wait until the disks are in step. If {domain.node} is lost, switch it off:"
+        f" then `--is-off {domain.node}` and --ignore-consistency.",
+    )
 
 
 def _planned(seen: Survey) -> Plan:

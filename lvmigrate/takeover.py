@@ -135,6 +135,7 @@ class Takeover:
                 leftover=f"the token of this failover on {self.plan.target}",
                 hint="The token runs out by itself.",
                 act=self._drop_token,
+                only_if_clean=True,  # it tells a cleanup what is left
             )
         )
         held = self.lease.take(self.plan.target)

@@ -56,6 +56,9 @@ _GUARDED: Final = frozenset({Wrong.TWO_PRIMARIES, Wrong.UNUSED, Wrong.ROLES, Wro
 _OF_THE_DEAD: Final = frozenset({Wrong.UNUSED, Wrong.ROLES, Wrong.COPIES})
 #: What a node that is off keeps until it is back, and is cleaned up.
 _OF_A_DEAD_NODE: Final = frozenset({Wrong.DEFINITION, Wrong.AUTOSTART})
+#: After these nobody knows that the survivor's definition was new: a node without power forgets its token, and a guest
+#: that was moved, and died, is started where it came from by that node's own boot.
+_FORGETTING: Final = frozenset({Happening.TARGET_POWER_CUT, Happening.TARGET_QEMU_KILLED})
 _OF_THE_CONTROLLER: Final = frozenset(
     {
         Kind.KILLED_BEFORE,
@@ -118,8 +121,7 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.ended = type(end).__name__
     if isinstance(end, TokenLost) and "autostart" in end.hint:
         outcome.told = frozenset({Wrong.AUTOSTART})
-    if case.scenario.dead is Dead.NO_DEFINITION and any(w is Happening.TARGET_POWER_CUT for _, w in case.faults):
-        # A node without power forgets its token, and with it that the definition there was new.
+    if case.scenario.dead is Dead.NO_DEFINITION and any(what in _FORGETTING for _, what in case.faults):
         outcome.told = frozenset({Wrong.DEFINITION})
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)

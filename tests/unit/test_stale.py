@@ -107,6 +107,20 @@ def test_it_is_no_word_for_a_fence() -> None:
     assert refusal(world).code is Code.NODE_ALIVE
 
 
+def test_while_the_source_answers_nothing_is_given_up() -> None:
+    """Its data are the newer ones, and can be had."""
+    options = FailoverOptions(ignore_consistency=True)
+    world = World(connected=False)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(world.context(), "web1", target="node2", options=options).check_prereq()
+    found = {finding.code: finding for finding in caught.value.findings}
+    assert set(found) == {Code.NOT_CONNECTED, Code.NODE_ALIVE}
+    assert "--is-off node1" in found[Code.NODE_ALIVE].hint
+    # Where the disks are in step, there is nothing to give up, and nothing is said.
+    made = FailoverInstance(World().context(), "web1", target="node2", options=options)
+    assert made.check_prereq().warnings == ()
+
+
 @pytest.mark.parametrize("becomes", [DiskState.INCONSISTENT, DiskState.DISKLESS])
 def test_a_copy_that_is_not_whole_any_more_is_not_taken(becomes: DiskState) -> None:
     world = dead()
@@ -144,7 +158,8 @@ def test_after_a_start_that_failed_it_is_said_that_the_copy_counts_as_good_now()
     assert "the old copy of r0 on node2 counts as UpToDate" in str(caught.value.leftovers)
     assert "the two have parted" in caught.value.hint
     assert world.roles["node2"] is Role.SECONDARY
-    assert (world.tokens, world.domains["node2"].left_on) == ({}, None)
+    # The token runs out, and tells a cleanup.
+    assert (list(world.tokens), world.domains["node2"].left_on) == (["node2"], None)
 
 
 def test_where_the_kernel_refuses_everything_is_as_it_was() -> None:
