@@ -213,6 +213,25 @@ def test_a_dead_node(settings: Settings) -> None:
         assert not world.violations
 
 
+def test_a_tombstone_of_the_living_is_taken_off() -> None:
+    """The command died before it started the guest; the node is back, and has started it itself."""
+    with World(settings=VARIANTS[0]) as world:
+        guest = dead(world)
+        world.faults.add("c1.start@node2#1", Kind.KILLED_BEFORE)
+        with pytest.raises(ControllerKilled):
+            fail_over(world, OFF)
+        world.power_on("node1")
+        world.timeline.advance(60.0)
+        assert world.running(guest) == ["node1"]
+        assert world.hosts["node2"].definitions[guest.uuid].left_on == "node1"
+        plan = CleanupInstance(world.controller("c2"), "web1").check_prereq()
+        assert "take the tombstone of node1 off the definition on node2" in plan.acts
+        clean_up(world)
+        whole(world, guest, "node1")
+        assert world.hosts["node1"].definitions[guest.uuid].autostart
+        assert not leftovers(world.controller("c3")).findings
+
+
 def test_the_fence_command_is_run_before_anything_is_promoted() -> None:
     with World() as world:
         guest = dead(world)

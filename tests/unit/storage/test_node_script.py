@@ -125,8 +125,16 @@ def test_a_living_token_is_replaced_by_whoever_names_it(storage: DrbdStorage) ->
     assert late.id == "id-b"
 
 
-@pytest.mark.parametrize("errand", [replace(ERRAND, memory_kib=524288), replace(ERRAND, memory_kib=7, failover=True)])
-def test_a_token_says_what_memory_the_guest_had(storage: DrbdStorage, errand: Errand) -> None:
+@pytest.mark.parametrize(
+    "errand",
+    [
+        replace(ERRAND, memory_kib=524288),
+        replace(ERRAND, memory_kib=7, failover=True),
+        replace(ERRAND, autostart=True),
+        replace(ERRAND, autostart=None, failover=True),
+    ],
+)
+def test_a_token_says_what_the_guest_had(storage: DrbdStorage, errand: Errand) -> None:
     assert storage.take_token("node1", replace(token("a"), errand=errand)) is None
     (seen,) = storage.traces("node1").tokens
     assert seen.errand == errand
