@@ -11,7 +11,7 @@ from typing import Final
 
 from lvmigrate import checks, fencing, kept, stale
 from lvmigrate.domain import Domain
-from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
+from lvmigrate.errors import Code, CommandFailed, Finding, NodeUnreachable, Refused
 from lvmigrate.occasion import sizes
 from lvmigrate.plan import Mode, Plan, ResourcePlan
 from lvmigrate.replication import ConnectionOptions, Place, Resource
@@ -62,16 +62,14 @@ class Survivor:
                 "Bring all but one of them back, or take those that are gone out of the configuration.",
             )
         dead = silent[0]
-        own = next((seen for seen in sightings.domains if seen.node == target and seen.persistent), None)
+        own = next((seen for seen in sightings.domains if seen.node == target), None)
         try:
             if self.definition is not None:
                 return self._defined(self.definition, own, target, dead)
             if own is None:
                 raise self._undefined(target, dead)
             return self._surveyed(own, dead, definition=None, warnings=())
-        except LvmigrateError as error:
-            if isinstance(error, Refused):
-                raise
+        except (CommandFailed, NodeUnreachable) as error:
             raise self._refused(error.code, error.sentence, error.hint) from error
 
     # ---- the definition
@@ -168,7 +166,7 @@ class Survivor:
             name=name,
             volumes=tuple(sorted(place.volume for place in places.values() if place.resource == name)),
             options=(options, options),
-            forced=resource is not None and stale.is_old(resource),
+            forced=self.ignore_consistency and resource is not None and stale.is_old(resource),
         )
 
     # ---- where to

@@ -128,7 +128,8 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.violations += stage.broken(case, end, world)
     world.timeline.advance(_GUARDS_S)
     # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
-    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
+    fails_over = case.scenario.failover or case.scenario.fallback
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not fails_over:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)

@@ -344,6 +344,53 @@ def test_a_start_that_fails_leaves_the_survivor_as_it_was() -> None:
         assert Wrong.UNUSED not in {finding.wrong for finding in audit(world)}
 
 
+# ---- of three nodes
+
+
+def three(**given: Any) -> World:
+    world = World(nodes=("node1", "node2", "node3"))
+    world.add_guest("web1", "node1", peer="node2", **given)
+    world.timeline.advance(2.0)
+    world.power_cut("node1")
+    world.timeline.advance(60.0)
+    return world
+
+
+def refused(world: World, target: str | None, options: FailoverOptions = OFF, **changes: Any) -> Code:
+    context = dataclasses.replace(world.controller("c1"), **changes)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1", target=target, options=options).check_prereq()
+    (code,) = {finding.code for finding in caught.value.findings}
+    return code
+
+
+def test_of_two_silent_nodes_it_may_run_on_either() -> None:
+    with three(defined_on_peer=True) as world:
+        assert refused(world, None) is Code.TARGET_AMBIGUOUS
+        world.power_cut("node3")
+        world.timeline.advance(60.0)
+        assert refused(world, None) is Code.NODE_UNREACHABLE
+        assert refused(world, "node2") is Code.NODE_UNREACHABLE
+        assert refused(world, "node1") is Code.NODE_UNREACHABLE
+
+
+def test_the_definition_of_a_third_node_is_not_the_target_s() -> None:
+    with three() as world:
+        (guest,) = world.guests.values()
+        world.define("node3", guest.uuid, None)
+        assert refused(world, "node2") is Code.DEFINITION_MISSING
+
+
+@pytest.mark.parametrize("closed", ["drained", "offline"])
+def test_a_node_that_takes_nothing_is_not_chosen(closed: str) -> None:
+    with three(defined_on_peer=True) as world:
+        nodes = dict(world.nodes)
+        shut = dataclasses.replace(nodes["node3"], **{closed: "for a test"})
+        assert refused(world, "node3", nodes=nodes | {"node3": shut}) is Code.NODE_DRAINED
+        context = dataclasses.replace(world.controller("c1"), nodes=nodes | {"node3": shut})
+        assert FailoverInstance(context, "web1", options=OFF).check_prereq().target == "node2"
+
+
 # ---- from an old copy, which somebody takes for good
 
 GIVEN_UP = FailoverOptions(is_off="node1", ignore_consistency=True)
