@@ -1,4 +1,7 @@
-"""A controller's libvirt: fulfils `lvmigrate.protocols.Hypervisor` over a simulated world."""
+"""A controller's libvirt: fulfils `lvmigrate.protocols.Hypervisor` over a simulated world.
+
+Long, because every method of the Protocol stands here.
+"""
 
 from __future__ import annotations
 

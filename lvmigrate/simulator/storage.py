@@ -1,4 +1,7 @@
-"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world."""
+"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world.
+
+Long, because every method of the Protocol stands here.
+"""
 
 from __future__ import annotations
 

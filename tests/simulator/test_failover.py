@@ -385,7 +385,8 @@ def test_the_definition_of_a_third_node_is_not_the_target_s() -> None:
 def test_a_node_that_takes_nothing_is_not_chosen(closed: str) -> None:
     with three(defined_on_peer=True) as world:
         nodes = dict(world.nodes)
-        shut = dataclasses.replace(nodes["node3"], **{closed: "for a test"})
+        why: dict[str, Any] = {closed: "for a test"}
+        shut = dataclasses.replace(nodes["node3"], **why)
         assert refused(world, "node3", nodes=nodes | {"node3": shut}) is Code.NODE_DRAINED
         context = dataclasses.replace(world.controller("c1"), nodes=nodes | {"node3": shut})
         assert FailoverInstance(context, "web1", options=OFF).check_prereq().target == "node2"
