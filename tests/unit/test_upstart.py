@@ -92,7 +92,9 @@ def test_why_it_does_not_start_is_what_libvirt_says(detail: str, hint: str) -> N
     with pytest.raises(MoveFailed) as caught:
         upstart(world).start()
     assert (caught.value.code, caught.value.hint) == (Code.START_FAILED, hint)
-    assert isinstance(caught.value.__cause__, CommandFailed)
+    cause = caught.value.__cause__
+    assert isinstance(cause, CommandFailed)
+    assert caught.value.detail == (detail or str(cause))
 
 
 def test_an_error_is_no_proof_that_it_does_not_run() -> None:
