@@ -187,7 +187,9 @@ def test_the_command_takes_the_word(world_of_the_command: World, capsys: pytest.
     assert cli.main(words) == ExitCode.USAGE
     assert "--to NODE" in capsys.readouterr().err
     assert cli.main([*words, "--to", "node2", "--dry-run"]) == ExitCode.OK
-    assert "COPY_OLD" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "COPY_OLD" in said
+    assert "r0/0: old on node2, which is promoted by force" in said
     assert world_of_the_command.running() == []
     assert cli.main([*words, "--to", "node2"]) == ExitCode.OK
     assert "2026-11-20T10:30:00" in capsys.readouterr().out
