@@ -296,6 +296,10 @@ class LibvirtHypervisor:
             return None
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
 
+    def described(self, node: str, text: str) -> Domain:
+        """The guest that ``text`` describes, as ``node`` would know it. Asks no node."""
+        return xml.described(node, text)
+
     @bounded("Defining the guest")
     def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
         """Define the guest on ``node`` as ``text`` says, with the tombstone or without one."""

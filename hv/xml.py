@@ -1,4 +1,4 @@
-"""What the domain's XML says about its disks and interfaces, and the tombstone in it."""
+"""What a domain's XML says: its disks and interfaces, the tombstone in it, and the guest that it describes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
-from lvmigrate.domain import DomainDisk, Nic
+from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind, Nic
+from lvmigrate.errors import Code, CommandFailed
 
 
 def virt_type(text: str) -> str:
@@ -81,3 +82,60 @@ def left_on(text: str) -> str | None:
     """What the tombstone says; ``None``: there is none."""
     stone = ET.fromstring(text).find(f"./metadata/{{{TOMBSTONE}}}left")  # noqa: S314 -- as above
     return None if stone is None else stone.get("on")
+
+
+#: libvirt's units of memory, in bytes (libvirt.org/formatdomain.html#memory-allocation); it writes KiB itself.
+_UNITS: Final = {
+    **dict.fromkeys(("b", "bytes"), 1),
+    "KB": 10**3,
+    **dict.fromkeys(("k", "KiB"), 2**10),
+    "MB": 10**6,
+    **dict.fromkeys(("M", "MiB"), 2**20),
+    "GB": 10**9,
+    **dict.fromkeys(("G", "GiB"), 2**30),
+    "TB": 10**12,
+    **dict.fromkeys(("T", "TiB"), 2**40),
+}
+
+
+def described(node: str, text: str) -> Domain:
+    """The guest that a definition describes, off. Raises `CommandFailed`: the text is no definition of one."""
+    try:
+        return _parsed(node, text)
+    except (ET.ParseError, ValueError) as error:
+        raise CommandFailed(
+            node,
+            "Reading the guest's definition",
+            status=0,
+            hint="Use a file that `virsh dumpxml --inactive --security-info` has written.",
+            detail=str(error),
+            code=Code.DEFINITION_WRONG,
+        ) from error
+
+
+def _parsed(node: str, text: str) -> Domain:
+    """Raises `ValueError` or `ET.ParseError`."""
+    if "<!DOCTYPE" in text:  # libvirt writes none; the entities of one could be made to fill the memory
+        raise ValueError("it has a document type")
+    root = ET.fromstring(text)  # noqa: S314 -- no entities in it
+    name, uuid = (root.findtext(key, "").strip() for key in ("name", "uuid"))
+    memory = root.find("memory")
+    unit = None if memory is None else _UNITS.get(memory.get("unit", "KiB"))
+    if root.tag != "domain" or not name or not uuid or memory is None or unit is None:
+        raise ValueError("it names no domain with its UUID and its memory")
+    return Domain(
+        node=node,
+        name=name,
+        uuid=uuid.lower(),
+        state=DomainState.OFF,
+        reason="",
+        job=JobKind.NONE,
+        persistent=True,
+        autostart=False,
+        virt_type=virt_type(text),
+        memory_kib=int(memory.text or "") * unit // 1024,
+        vcpus=vcpus(text),
+        disks=disks(text),
+        nics=nics(text),
+        left_on=left_on(text),
+    )

@@ -30,7 +30,7 @@ HYPERVISOR: Final = frozenset(
 )
 STORAGE: Final = frozenset(
     {
-        *("allow_two_primaries", "restore_options", "reconnect", "promote", "demote"),
+        *("allow_two_primaries", "restore_options", "reconnect", "promote", "promote_by_force", "demote"),
         *("take_token", "drop_token", "arm_guard", "disarm_guard"),
     }
 )

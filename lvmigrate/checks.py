@@ -161,7 +161,8 @@ def _unsettled(survey: Survey, errand: Errand) -> bool:
     """Whether definitions and autostart are still as that move has left them."""
     if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
         return False
-    if survey.domain.node == errand.target or survey.domain.autostart is not errand.autostart:
+    changed = errand.autostart is not None and survey.domain.autostart is not errand.autostart
+    if survey.domain.node == errand.target or changed:
         return True
     return survey.target.domain is not None and not errand.target_had_definition
 

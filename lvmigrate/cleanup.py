@@ -210,6 +210,7 @@ class _Cleanup:
                 home = self._settle()
                 self._close(home, self.seen.other(home))
                 self._define(home)
+                self._unbury(home)
                 self._lives()
             except GuestLost:
                 self._close(self.seen.source, self.seen.target)
@@ -524,6 +525,14 @@ class _Cleanup:
                     before_kib=errand.memory_kib,
                     clock=self.context.clock,
                 ).back(home)
+
+    def _unbury(self, home: str) -> None:
+        """A failover from a node that was off has left its tombstone, and the guest is on that very node again."""
+        for node in self.seen.buried(home):
+            text = self.context.hypervisor.definition(node, self.seen.uuid)
+            if text is not None:
+                self.context.hypervisor.define(node, text)
+                self.notes.add(f"took the tombstone off the definition on {node}")
 
     def _lives(self) -> None:
         """Raise `GuestLost` if the guest has died meanwhile: then there is more to close."""

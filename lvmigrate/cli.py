@@ -101,6 +101,8 @@ def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
         "keep_definition": asked.keep_definition or None,
         "ignore_ipolicy": asked.ignore_ipolicy or None,
         "iallocator": asked.iallocator,
+        "ignore_consistency": asked.ignore_consistency or None,
+        "definition": asked.definition,
     }
     _one_way_to_choose(asked)
     chosen = {key: value for key, value in chosen.items() if value is not None}
@@ -499,6 +501,18 @@ def _add_failover(command: argparse.ArgumentParser) -> None:
         "--is-off",
         metavar="NODE",
         help="your word that this node, which does not answer, is switched off; if it lives, the guest will run twice",
+    )
+    command.add_argument(
+        "--ignore-consistency",
+        action="store_true",
+        help="from a node that is off: start from the copy on --to NODE although it is old (Outdated, Consistent), and"
+        " give up for good what was written since; never from one that is Inconsistent",
+    )
+    command.add_argument(
+        "--definition",
+        metavar="kept|FILE",
+        help="from a node that is off, where the target has no definition: the one kept on this machine after the last"
+        " move, or this file's",
     )
     command.add_argument("--dry-run", action="store_true", help="say what it would do, or every reason against it")
 

@@ -19,11 +19,12 @@ class Definitions:
     #: The node that the guest leaves keeps its definition, for a failover when the other one is dead.
     keep: bool
 
-    def moved(self, *, autostart: bool) -> None:
+    def moved(self, *, autostart: bool | None) -> None:
         """The guest is on the target: forget the source's definition, and only then start it there after a reboot.
 
-        Guaranteed afterwards: the target has a definition, the source none, or one without autostart if it is to keep
-        it.  Raises `MoveFailed` when the target has none (nothing is forgotten then), or what the adapter raises.
+        ``autostart``: as it was at the source; ``None``: nobody knows, and it stays as it is.  Guaranteed afterwards:
+        the target has a definition, the source none, or one without autostart if it is to keep it.  Raises `MoveFailed`
+        when the target has none (nothing is forgotten then), or what the adapter raises.
         """
         arrived = self.hypervisor.domain(self.target, self.uuid)
         if arrived is None or not arrived.persistent:
@@ -38,9 +39,10 @@ class Definitions:
                 self.hypervisor.set_autostart(self.source, self.uuid, on=False)
         else:
             self.hypervisor.undefine(self.source, self.uuid)
-        self.hypervisor.set_autostart(self.target, self.uuid, on=autostart)
+        if autostart is not None:
+            self.hypervisor.set_autostart(self.target, self.uuid, on=autostart)
 
-    def stayed(self, *, autostart: bool, target_had_definition: bool) -> None:
+    def stayed(self, *, autostart: bool | None, target_had_definition: bool) -> None:
         """The guest is at the source: forget the definition that a move has brought to the target.
 
         Guaranteed afterwards: the source has its definition, with its autostart, and the target only what was there.
@@ -48,5 +50,5 @@ class Definitions:
         if not target_had_definition:
             self.hypervisor.undefine(self.target, self.uuid)
         here = self.hypervisor.domain(self.source, self.uuid)
-        if here is not None and here.persistent and here.autostart is not autostart:
+        if autostart is not None and here is not None and here.persistent and here.autostart is not autostart:
             self.hypervisor.set_autostart(self.source, self.uuid, on=autostart)

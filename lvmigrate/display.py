@@ -279,7 +279,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     for resource in plan.resources:
         volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)
         promotes = "by itself" if resource.options[1].auto_promote else "explicitly"
-        yield f"  disks         {volumes}: in step or on the way; {plan.target} is promoted {promotes}"
+        if resource.forced:
+            yield f"  disks         {volumes}: old on {plan.target}, which is promoted by force"
+        else:
+            yield f"  disks         {volumes}: in step or on the way; {plan.target} is promoted {promotes}"
     if plan.forecast is not None:
         yield from _forecast_lines(plan.forecast)
     for number, (name, sentence) in enumerate(plan.steps, 1):

@@ -102,6 +102,8 @@ class Code(enum.StrEnum):
     SPLIT_BRAIN = "SPLIT_BRAIN"
     #: A copy of a disk is not UpToDate, or not in step.
     NOT_UPTODATE = "NOT_UPTODATE"
+    #: The guest is started from a copy that lacks writes, because somebody gave them up (a warning).
+    COPY_OLD = "COPY_OLD"
     #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.
@@ -258,6 +260,10 @@ class Code(enum.StrEnum):
     START_FAILED = "START_FAILED"
     #: No definition of the guest is at hand.
     DEFINITION_MISSING = "DEFINITION_MISSING"
+    #: The guest is defined anew by what was kept of its definition, which may be old (a warning).
+    DEFINITION_KEPT = "DEFINITION_KEPT"
+    #: What was kept, or named, is no definition of this guest.
+    DEFINITION_WRONG = "DEFINITION_WRONG"
     #: A pre hook refused (or a post hook failed, a warning), or the hooks cannot be listed.
     HOOK_FAILED = "HOOK_FAILED"
     #: A file among the hooks is not executable (a warning).

@@ -13,19 +13,19 @@ from typing import Final, Self
 
 import structlog
 
-from lvmigrate import acts, checks, fencing, hooks, kept
+from lvmigrate import acts, checks, hooks, kept
 from lvmigrate.domain import Domain, DomainState
-from lvmigrate.errors import Code, Finding, LvmigrateError, Refused, UsageError
+from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
-from lvmigrate.replication import ConnectionOptions, DiskState
+from lvmigrate.replication import ConnectionOptions
 from lvmigrate.report import Report
 from lvmigrate.survey import Sightings, Survey, find, survey
-from lvmigrate.takeover import STEPS as TAKEOVER
+from lvmigrate.survivor import Found, Survivor
 from lvmigrate.takeover import Takeover
 from lvmigrate.target import chosen, policy
 from lvmigrate.tasklet import Context, described
@@ -50,6 +50,10 @@ class FailoverOptions:
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named, and both nodes answer.
     iallocator: str | None = None
+    #: From a node that is off: start from a copy that is old, and give up what it lacks.  Needs the target's name.
+    ignore_consistency: bool = False
+    #: From a node that is off, where the target has no definition: ``kept``, or the name of a file with one.
+    definition: str | None = None
 
     @classmethod
     def of(cls, options: Options) -> Self:
@@ -67,6 +71,9 @@ class FailoverOptions:
 _ON_ITS_WAY: Final = frozenset(
     {Code.PEER_UNREACHABLE, Code.PORTS_UNREACHABLE, Code.PORTS_TAKEN, Code.VERSION_OLDER, Code.DISK_CACHED}
 )
+
+#: What is against the copies of the disks.
+_OF_COPIES: Final = frozenset({Code.NOT_UPTODATE, Code.NOT_CONNECTED, Code.SPLIT_BRAIN, Code.NO_QUORUM})
 
 
 class FailoverInstance:
@@ -93,13 +100,21 @@ class FailoverInstance:
         self._notes = notes
         self._because = because
         self._plan: Plan | None = None
-        #: Whether the source does not answer.
-        self._dead = False
+        #: What a survivor says, where the source does not answer.
+        self._survivor: Found | None = None
         #: By device path, in MiB.
         self._sizes: Mapping[str, int] = {}
 
     def check_prereq(self) -> Plan:
-        """Observe what answers; change nothing. Raises `Refused` with every reason not to start."""
+        """Observe what answers; change nothing. Raises `Refused` with every reason not to start.
+
+        Raises `UsageError` where a copy is to be taken for good and nobody has said on which node.
+        """
+        if self._options.ignore_consistency and self._target is None:
+            raise UsageError(
+                "--ignore-consistency gives data up, and nobody has said which copy is taken instead.",
+                hint="Name the node whose copy is to be the guest's from now on: --to NODE.",
+            )
         nodes = tuple(self._context.nodes)
         if self._target is not None and self._target not in nodes:
             raise self._refused(
@@ -108,8 +123,11 @@ class FailoverInstance:
                 f"It names {', '.join(nodes)}.",
             )
         sightings = find(self._context.hypervisor, nodes, self._instance)
-        self._dead = bool(sightings.silent) and not sightings.active
-        plan, findings = self._from_the_dead(sightings) if self._dead else self._from_the_living(sightings)
+        plan, findings = (
+            self._from_the_dead(sightings)
+            if sightings.silent and not sightings.active
+            else self._from_the_living(sightings)
+        )
         occasion = self._occasion(plan)
         findings = (*findings, *hooks.objections(self._context, occasion))
         if (trouble := self._context.journal.trouble()) is not None:
@@ -130,13 +148,15 @@ class FailoverInstance:
         """
         if self._plan is None:
             raise UsageError("exec() was called before check_prereq().", hint="Call check_prereq() first.")
-        plan, options, dead, occasion = self._plan, self._options, self._dead, self._occasion(self._plan)
+        plan, options, survivor, occasion = self._plan, self._options, self._survivor, self._occasion(self._plan)
 
         def act(record: Record) -> Report:
             context = acts.recorded(self._context, record)
             with ExitStack() as stack:
-                if dead:
-                    return Takeover(context, plan, stack, typed=options.is_off, record=record).run()
+                if survivor is not None:
+                    return Takeover(
+                        context, plan, stack, typed=options.is_off, definition=survivor.definition, record=record
+                    ).run()
                 return Handover(
                     context,
                     plan,
@@ -178,8 +198,10 @@ class FailoverInstance:
         self._sizes = sizes(seen.source.places, seen.source.resources)
         plan = _planned(seen, keep_definition=self._options.keep_definition)
         plan = replace(plan, target_because=choice.why)
-        against = (finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
+        against = tuple(finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
         findings = (*against, *self._of_the_living(domain))
+        if self._options.ignore_consistency and any(finding.code in _OF_COPIES for finding in against):
+            findings = (*findings, _newer(domain))
         if self._options.ignore_ipolicy:
             return replace(plan, warnings=(*plan.warnings, *bounds)), findings
         return plan, (*findings, *bounds)
@@ -193,6 +215,14 @@ class FailoverInstance:
                     sentence=f"{self._options.is_off} was said to be off, but {domain.name} runs on {domain.node},"
                     " which answers.",
                     hint="Leave --is-off out.",
+                )
+            )
+        if self._options.definition is not None:
+            findings.append(
+                Finding(
+                    code=Code.OPTIONS_CONFLICT,
+                    sentence=f"{domain.node} answers, and has the definition of {domain.name}: none is needed.",
+                    hint="Leave --definition out.",
                 )
             )
         if not domain.persistent:
@@ -216,97 +246,16 @@ class FailoverInstance:
     # ---- the source does not answer
 
     def _from_the_dead(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
-        answering = tuple(node for node in self._context.nodes if node not in {s.node for s in sightings.silent})
-        target = self._choose(answering)
-        silent = [error.node for error in sightings.silent]
-        if len(silent) > 1:
-            # It may run on any of them, and only one can be said to be off.
-            raise self._refused(
-                Code.NODE_UNREACHABLE,
-                f"{' and '.join(silent)} do not answer: {self._instance} may run on any of them.",
-                "Bring all but one of them back, or take those that are gone out of the configuration.",
-            )
-        dead = silent[0]
-        domain = next((seen for seen in sightings.domains if seen.node == target), None)
-        if domain is None or not domain.persistent:
-            copy = kept.last(self._context, self._instance)
-            raise self._refused(
-                Code.DEFINITION_MISSING,
-                f"{target} has no definition of {self._instance}, and {dead} does not answer.",
-                f"`virsh define` it on {target} from a copy, without starting it; then again."
-                + ("" if copy is None else f" {copy} on this machine is as it was after its last move."),
-            )
-        try:
-            return self._surveyed(domain, dead)
-        except LvmigrateError as error:
-            if isinstance(error, Refused):
-                raise
-            raise self._refused(error.code, error.sentence, error.hint) from error
-
-    def _surveyed(self, domain: Domain, dead: str) -> tuple[Plan, tuple[Finding, ...]]:
-        hypervisor, storage = self._context.hypervisor, self._context.storage
-        target = domain.node
-        paths = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
-        places = storage.locate(target, paths)
-        names = tuple(sorted({place.resource for place in places.values()}))
-        resources = storage.observe(target, names)
-        self._sizes = sizes(places, resources)
-        signs = fencing.look(hypervisor, storage, dead, target, names)
-        findings = [*fencing.objections(signs, has_command=dead in self._context.fences, typed=self._options.is_off)]
-        findings += [
-            Finding(
-                code=Code.DISK_NOT_REPLICATED,
-                sentence=f"Disk {disk.target} of {domain.name} is not replicated by DRBD on {target}"
-                f" ({disk.source or disk.kind}).",
-                hint="Only what was replicated can be started from elsewhere.",
-            )
-            for disk in checks.replicated_disks(domain)
-            if disk.source not in places
-        ]
-        for resource in resources.values():
-            findings += [
-                Finding(
-                    code=Code.NOT_UPTODATE,
-                    sentence=f"{resource.name}/{volume.number} on {target} is {volume.disk.value}: it may lack writes.",
-                    hint=f"Bring {dead} back; to start from this disk all the same, look at `drbdsetup status"
-                    f" {resource.name}` and promote it by hand, knowing that the newer data are given up.",
-                )
-                for volume in resource.volumes
-                if volume.disk is not DiskState.UP_TO_DATE
-            ]
-        held = storage.traces(target).token(domain.uuid)
-        if held is not None and held.alive:
-            sentence = checks.locked(domain.name, target, held.holder)
-            findings.append(Finding(code=Code.LOCKED, sentence=sentence, hint=checks.LOCKED_HINT))
-        options = {name: storage.options(target, name, dead) for name in names if resources[name].towards(dead)}
-        none = ConnectionOptions(allow_two_primaries=False, protocol=None)
-        plan = Plan(
-            instance=domain.name,
-            domain=domain,
-            source=dead,
-            target=target,
-            target_had_definition=True,
-            mode=Mode.FAILOVER,
-            resources=tuple(
-                ResourcePlan(
-                    name=name,
-                    volumes=tuple(sorted(p.volume for p in places.values() if p.resource == name)),
-                    options=(options.get(name, none), options.get(name, none)),
-                )
-                for name in names
-            ),
-            errand=Errand(
-                source=dead,
-                target=target,
-                ran=True,
-                autostart=domain.autostart,
-                target_had_definition=True,
-                failover=True,
-            ),
-            steps=described(TAKEOVER),
-            warnings=(),
-        )
-        return plan, tuple(findings)
+        self._survivor = Survivor(
+            context=self._context,
+            instance=self._instance,
+            target=self._target,
+            is_off=self._options.is_off,
+            ignore_consistency=self._options.ignore_consistency,
+            definition=self._options.definition,
+        ).found(sightings)
+        self._sizes = self._survivor.sizes_mib
+        return self._survivor.plan, self._survivor.findings
 
     # ---- both
 
@@ -319,37 +268,23 @@ class FailoverInstance:
             source=plan.source,
             target=plan.target,
             sizes_mib=self._sizes,
+            ignore_consistency=self._options.ignore_consistency,
             shutdown_timeout_s=self._options.shutdown_timeout_s,
         )
 
-    def _choose(self, answering: tuple[str, ...]) -> str:
-        """The survivor. Policies are not asked: what has lost its node is to run again."""
-        open_ = [node for node in answering if self._context.nodes[node].closed is None]
-        if self._target is not None and self._target in answering:
-            closed = self._context.nodes[self._target].closed
-            if closed is None:
-                return self._target
-            raise self._refused(
-                Code.NODE_DRAINED,
-                f"{self._target} {closed}.",
-                f"Choose another target, or change [nodes.{self._target}].",
-            )
-        if self._target is not None:
-            raise self._refused(
-                Code.NODE_UNREACHABLE,
-                f"{self._target} does not answer.",
-                f"Choose another target: {', '.join(open_) or 'there is none'}.",
-            )
-        if len(open_) != 1:
-            raise self._refused(
-                Code.TARGET_AMBIGUOUS,
-                f"{self._instance} could go to {', '.join(open_) or 'no other node'}.",
-                "Name the target with --to.",
-            )
-        return open_[0]
-
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
+
+
+def _newer(domain: Domain) -> Finding:
+    """Why no data are given up, whatever was asked for: they can be had."""
+    return Finding(
+        code=Code.NODE_ALIVE,
+        sentence=f"{domain.node} answers and has the newer data of {domain.name}: none are given up while they can be"
+        " had.",
+        hint=f"Mend the connection, and wait until the disks are in step. If {domain.node} is lost, switch it off:"
+        f" then `--is-off {domain.node}` and --ignore-consistency.",
+    )
 
 
 def _planned(seen: Survey, *, keep_definition: bool) -> Plan:

@@ -113,7 +113,8 @@ class Handover:
         except TokenLost as lost:
             return lost
         leftovers = self.rollback.run()
-        return outcome.failed(self.plan, error, leftovers, self.settlement.look_until_known())
+        sights = self.settlement.look_until_known()
+        return outcome.failed(self.plan, error, leftovers, sights, self.settlement.how_to_start())
 
     # The steps, in order.
 

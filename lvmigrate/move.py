@@ -170,7 +170,8 @@ class Move:
                     detail=error.detail,
                 )
             )
-        return outcome.failed(self.plan, error, self._undo(), self.settlement.look_until_known())
+        leftovers, sights = self._undo(), self.settlement.look_until_known()
+        return outcome.failed(self.plan, error, leftovers, sights, self.settlement.how_to_start())
 
     def _undo(self) -> tuple[Leftover, ...]:
         """Undo everything, under a new id: a command of ours that is late must not act after its undo."""

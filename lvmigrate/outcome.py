@@ -27,9 +27,12 @@ def where(plan: Plan, source: Sight, target: Sight) -> str:
 
 
 def failed(
-    plan: Plan, error: LvmigrateError, leftovers: Sequence[Leftover], sights: tuple[Sight, Sight]
+    plan: Plan, error: LvmigrateError, leftovers: Sequence[Leftover], sights: tuple[Sight, Sight], start: str
 ) -> LvmigrateError:
-    """The error to raise for ``error`` when the rollback left ``leftovers`` and both nodes' word is ``sights``."""
+    """The error to raise for ``error`` when the rollback left ``leftovers`` and both nodes' word is ``sights``.
+
+    ``start`` says how a guest that runs nowhere is started.
+    """
     if isinstance(error, Refused) and not leftovers:
         return error
     what = error.sentence.rstrip(".")
@@ -47,7 +50,7 @@ def failed(
     if isinstance(error, GuestLost):
         return error
     if sights == (Sight.GONE, Sight.GONE):
-        return GuestLost(f"{what}; {where(plan, *sights)}.", hint=f"`virsh start {plan.instance}` on {plan.source}.")
+        return GuestLost(f"{what}; {where(plan, *sights)}.", hint=start)
     kind = type(error) if isinstance(error, MoveFailed) else MoveFailed
     return kind(f"{what}; {where(plan, *sights)}.", code=error.code, hint=error.hint, detail=error.detail)
 

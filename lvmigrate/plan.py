@@ -134,6 +134,8 @@ class ResourcePlan:
     volumes: tuple[int, ...]
     #: As found on (source, target).
     options: tuple[ConnectionOptions, ConnectionOptions]
+    #: The target's copy is old, and made Primary by force: what it lacks was given up.
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,6 +145,12 @@ class Hypervisor(Protocol):
     def definition(self, node: str, uuid: str) -> str | None:
         """The guest's definition on ``node`` in libvirt's words, secrets included; ``None``: it has none."""
 
+    def described(self, node: str, text: str) -> Domain:
+        """The guest that ``text`` describes, as ``node`` would know it once it was defined there. Asks no node.
+
+        Raises `CommandFailed` (`Code.DEFINITION_WRONG`) when it describes none.
+        """
+
     def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
         """Define the guest on ``node`` as ``text`` says. Idempotent; it is not started, and not when the node boots.
 
@@ -254,6 +260,14 @@ class Storage(Protocol):
 
     def promote(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary although its copies are old: whoever asks has the operator's word for it.
+
+        Guaranteed afterwards: they count as UpToDate, with a generation of their own, so that the peer's newer data
+        are not taken over unasked.  Refuses (`CommandFailed`) unless each is UpToDate, or whole and old (Outdated,
+        Consistent), and the peer is not connected.  Raises also `TokenLost`.
+        """
 
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Idempotent; never by force.

@@ -35,6 +35,10 @@ class DiskState(enum.Enum):
     UP_TO_DATE = "UpToDate"
 
 
+#: A copy that is whole, as the disk was at one moment, and may lack what was written since.
+OLD: Final = frozenset({DiskState.OUTDATED, DiskState.CONSISTENT})
+
+
 class ConnectionState(enum.Enum):
     """The state of the connection to one peer."""
 

@@ -117,6 +117,10 @@ class Scene:
             return None
         return str(domain.left_on), home
 
+    def buried(self, home: str | None) -> tuple[str, ...]:
+        """Where a tombstone names the node that the guest is on: it was not started away from there, or is back."""
+        return tuple(node for node, domain in self.domains.items() if home is not None and domain.left_on == home)
+
     @property
     def shut_down_for_a_failover(self) -> bool:
         """Whether the guest is off because a failover has shut it down, and was not finished.
@@ -151,6 +155,10 @@ class Scene:
         """What is to be done about definitions, in sentences."""
         if (came_back := self.came_back) is not None:
             return [f"forget the definition on {came_back[0]}, which was off when it was started on {came_back[1]}"]
+        buried = [f"take the tombstone of {self.home} off the definition on {node}" for node in self.buried(self.home)]
+        return [*buried, *self._strays_of_the_errand()]
+
+    def _strays_of_the_errand(self) -> list[str]:
         errand, action = self.errand, self.ruling().action
         if errand is None:
             return []

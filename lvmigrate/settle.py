@@ -63,6 +63,8 @@ class Settlement:
     clock: Clock = field(default_factory=Clock)
     #: The same by the word of the source's libvirt, when it was asked last.
     _word: bool | None = field(default=None, init=False)
+    #: By node that answered then: whether it has the guest's definition.
+    _defined: dict[str, bool] = field(default_factory=dict, init=False)
 
     @property
     def nodes(self) -> tuple[str, str]:
@@ -74,7 +76,21 @@ class Settlement:
         outcomes = outcomes_of([partial(self.hypervisor.domain, node, self.uuid) for node in self.nodes])
         source, target = (Sight.UNKNOWN if isinstance(o, LvmigrateError) else sight_of(o) for o in outcomes)
         self._word = None if isinstance(outcomes[0], LvmigrateError) else handed_over(outcomes[0])
+        self._defined = {
+            node: seen is not None and seen.persistent
+            for node, seen in zip(self.nodes, outcomes, strict=True)
+            if not isinstance(seen, LvmigrateError)
+        }
         return source, target
+
+    def how_to_start(self) -> str:
+        """The command that starts a guest that runs nowhere: at the source, unless its definition is elsewhere."""
+        name, start = self.instance, f"`virsh start {self.instance}` on"
+        if self._defined.get(self.source, True):
+            return f"{start} {self.source}."
+        if self._defined.get(self.target, True):
+            return f"{start} {self.target}, which alone has its definition."
+        return f"`virsh define` {name} on {self.source} from a copy, as neither node has its definition; {start} it."
 
     def _rule(self, seen: tuple[Sight, Sight], *, late: bool) -> Ruling:
         over = True if self.handed_over else self._word
@@ -150,7 +166,7 @@ class Settlement:
                 raise GuestLost(
                     f"{self.instance} runs neither on {self.source} nor on {self.target}.",
                     hint=f"See why it ended (/var/log/libvirt/qemu/{self.instance}.log on both nodes), then"
-                    f" `virsh start {self.instance}` on {self.source}.",
+                    f" {self.how_to_start()}",
                 )
             case Action.SUSPEND_BOTH:
                 raise self.twice()

@@ -10,13 +10,25 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
-from lvmigrate import checks, fencing, outcome
+from lvmigrate import checks, fencing, outcome, stale
 from lvmigrate.chronicle import Chronicle
-from lvmigrate.errors import Code, Finding, LeftBehind, LvmigrateError, MoveFailed, OutcomeUnknown, Refused, TokenLost
+from lvmigrate.decision import Sight
+from lvmigrate.errors import (
+    Code,
+    CommandFailed,
+    Finding,
+    LeftBehind,
+    LvmigrateError,
+    MoveFailed,
+    NodeUnreachable,
+    OutcomeUnknown,
+    Refused,
+    TokenLost,
+)
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Plan
-from lvmigrate.replication import DiskState, Role
+from lvmigrate.replication import Role
 from lvmigrate.report import Report
 from lvmigrate.rollback import Rollback, Undo
 from lvmigrate.tasklet import Context, Step
@@ -32,15 +44,26 @@ class Takeover:
     """One failover from a dead node under way."""
 
     def __init__(
-        self, context: Context, plan: Plan, stack: ExitStack, *, typed: str | None, record: Record = NO_RECORD
+        self,
+        context: Context,
+        plan: Plan,
+        stack: ExitStack,
+        *,
+        typed: str | None,
+        definition: str | None = None,
+        record: Record = NO_RECORD,
     ) -> None:
         self.context = context
         self.plan = plan
         self.stack = stack
         #: The node that the operator says is off.
         self.typed = typed
+        #: What defines the guest on the survivor, where it has no definition of its own.
+        self.definition = definition
         self.record = record
         self.names = tuple(resource.name for resource in plan.resources)
+        #: The resources whose copies here are old, as the operator was told, and are taken by force.
+        self.forced = frozenset(resource.name for resource in plan.resources if resource.forced)
         self.chronicle = Chronicle(plan, clock=context.clock, on_progress=context.on_progress, record=record)
         self.rollback = Rollback()
         self.lease = Lease(
@@ -63,6 +86,7 @@ class Takeover:
             uuid=plan.domain.uuid,
             node=plan.target,
             promotes={resource.name: resource.options[1].auto_promote for resource in plan.resources},
+            forced=self.forced,
             token=lambda: self.lease.token,
             confirm=self.lease.confirm,
             clock=context.clock,
@@ -111,6 +135,7 @@ class Takeover:
                 leftover=f"the token of this failover on {self.plan.target}",
                 hint="The token runs out by itself.",
                 act=self._drop_token,
+                only_if_clean=True,  # it tells a cleanup what is left
             )
         )
         held = self.lease.take(self.plan.target)
@@ -138,31 +163,46 @@ class Takeover:
             self.context.clock.sleep(_ASK_S)
 
     def mark(self) -> None:
-        """Leave a tombstone in the survivor's definition, so that an audit finds what comes back with the dead node."""
-        text = self.context.hypervisor.definition(self.plan.target, self.plan.domain.uuid)
-        if text is None:
+        """Leave a tombstone in the survivor's definition, so that an audit finds what comes back with the dead node.
+
+        Where it has none, it gets the one that was kept.
+        """
+        hypervisor, target, uuid_ = self.context.hypervisor, self.plan.target, self.plan.domain.uuid
+        text = hypervisor.definition(target, uuid_)
+        if (text is None) is (self.definition is None):
+            has = (
+                f"no definition of {self.plan.instance} any more" if text is None else "a definition of its own by now"
+            )
             raise MoveFailed(
-                f"{self.plan.target} has no definition of {self.plan.instance} any more.",
+                f"{target} has {has}.",
                 code=Code.DEFINITION_MISSING,
-                hint="Look with `lvmigrate status`.",
+                hint="Look with `lvmigrate status`, then try again.",
             )
-        define = partial(self.context.hypervisor.define, self.plan.target, text)
-        self.rollback.register(
-            Undo(
-                leftover=f"the tombstone of {self.plan.source} on {self.plan.target}",
+        if text is None:
+            undo = Undo(
+                leftover=f"a definition of {self.plan.instance} on {target}",
+                hint=f"`virsh undefine --keep-nvram {self.plan.instance}` there.",
+                act=partial(hypervisor.undefine, target, uuid_),
+            )
+        else:
+            undo = Undo(
+                leftover=f"the tombstone of {self.plan.source} on {target}",
                 hint="It is only words in the definition.",
-                act=partial(define, left_on=self.plan.domain.left_on),
+                act=partial(hypervisor.define, target, text, left_on=self.plan.domain.left_on),
             )
-        )
-        define(left_on=self.plan.source)
+        self.rollback.register(undo)
+        hypervisor.define(target, text or self.definition or "", left_on=self.plan.source)
 
     def promote(self) -> None:
-        """Look once more, and promote the survivor; never by force: its disk must be UpToDate by its own word."""
+        """Look once more, and promote the survivor.
+
+        Its disk must be UpToDate by its own word: by force only what was old, and whole, when the operator was told.
+        """
         if (signs := self._signs()).ways:
             raise self._alive(signs)
         here = self.context.hypervisor.domain(self.plan.target, self.plan.domain.uuid)
         seen = self.context.storage.observe(self.plan.target, self.names)
-        good = all(volume.disk is DiskState.UP_TO_DATE for r in seen.values() for volume in r.volumes)
+        good = all(stale.usable(resource, old=resource.name in self.forced) for resource in seen.values())
         if here is None or here.state.active or set(seen) != set(self.names) or not good:
             raise MoveFailed(
                 f"{self.plan.instance} or its disks changed on {self.plan.target} between the checks and the failover.",
@@ -170,6 +210,15 @@ class Takeover:
                 hint="Look with `lvmigrate status`, then try again.",
             )
         for name in self.names:
+            if name in self.forced:
+                self.rollback.register(
+                    Undo(
+                        leftover=f"the old copy of {name} on {self.plan.target} counts as UpToDate",
+                        hint=f"Nothing was written to it. When {self.plan.source} is back, the two have parted:"
+                        f" `lvmigrate cleanup {self.plan.instance}` says how one is given up.",
+                        act=partial(self._still_old, name),
+                    )
+                )
             if seen[name].role is not Role.PRIMARY:
                 self.rollback.register(
                     Undo(
@@ -180,10 +229,48 @@ class Takeover:
                 )
         self.lease.renew()
         self.upstart.promote()
+        if self.forced:
+            self._forced()
+
+    def _forced(self) -> None:
+        """Raise unless what was promoted by force is seen Primary, its copies UpToDate."""
+        seen = self.context.storage.observe(self.plan.target, self.forced)
+        for name in sorted(self.forced):
+            resource = seen.get(name)
+            if resource is None or resource.role is not Role.PRIMARY or not stale.usable(resource, old=False):
+                raise MoveFailed(
+                    f"{self.plan.target} was not seen Primary and UpToDate for {name}.",
+                    code=Code.STORAGE_FAILED,
+                    hint=f"Look with `drbdsetup status {name}` there.",
+                )
+            self.chronicle.note(f"{name} is Primary on {self.plan.target} by force, and so until it is demoted")
+
+    def _still_old(self, name: str) -> None:
+        """Raise unless the copies here are as old as they were: nothing makes them so again."""
+        if not stale.is_old(self.context.storage.observe(self.plan.target, (name,))[name]):
+            raise CommandFailed(
+                self.plan.target,
+                f"Having {name} as old as it was",
+                status=0,
+                code=Code.COPY_OLD,
+                hint=f"`drbdadm get-gi {name}` there shows its generations.",
+            )
 
     def start(self) -> None:
-        """Start the guest on the survivor."""
-        self.upstart.start()
+        """Start the guest on the survivor. A start that got no answer may come late: nothing is undone then."""
+        try:
+            self.upstart.start()
+        except MoveFailed as error:
+            if not isinstance(error.__cause__, NodeUnreachable):
+                raise
+            name, node = self.plan.instance, self.plan.target
+            raise OutcomeUnknown(
+                f"{node} did not answer when {name} was to be started; it does not run there, and may yet. Nothing was"
+                " undone.",
+                known=[f"{name} on {node}: {Sight.GONE.value}", f"{', '.join(self.names)}: Primary on {node}"],
+                hint=f"`lvmigrate status {name}` in a minute: if it does not run then, the same failover again.",
+                detail=error.detail,
+            ) from error
         self.moved = True
         self.rollback.forget()
 
@@ -243,7 +330,11 @@ STEPS: Final[tuple[Step[Takeover], ...]] = (
     Step(name="fence", sentence="have the silent node switched off, or take the operator's word", act=Takeover.fence),
     Step(name="silence", sentence="see that nothing of it answers: libvirt, ssh, DRBD", act=Takeover.silence),
     Step(name="mark", sentence="leave a tombstone that names it", act=Takeover.mark),
-    Step(name="promote", sentence="look once more, then promote; never by force", act=Takeover.promote),
+    Step(
+        name="promote",
+        sentence="look once more, then promote; by force only an old copy that --ignore-consistency takes",
+        act=Takeover.promote,
+    ),
     Step(name="start", sentence="start the guest", act=Takeover.start),
     Step(name="verify", sentence="look at everything again", act=Takeover.verify),
 )

@@ -18,8 +18,9 @@ class Errand:
     target: str
     #: Whether the guest's CPUs ran when the move began; one that was paused stays paused.
     ran: bool
-    #: Whether the source starts the guest when it boots; the definition that travels does not carry it.
-    autostart: bool
+    #: Whether the source starts the guest when it boots; the definition that travels does not carry it.  ``None``: the
+    #: source could not be asked.
+    autostart: bool | None
     #: Whether the target had a definition of the guest before the move.
     target_had_definition: bool
     #: The move has seen that the source's copy ended because it was handed over: the target's is not the older one.

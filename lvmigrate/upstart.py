@@ -37,12 +37,16 @@ class Upstart:
     token: Callable[[], Token]
     #: Raises `TokenLost` if somebody else took the guest over.
     confirm: Callable[[], None]
+    #: The resources whose old copies are taken for good, because the operator has given up what they lack.
+    forced: frozenset[str] = frozenset()
     clock: Clock = field(default_factory=Clock)
 
     def promote(self) -> None:
         """Make the node Primary for every resource that would not become so by itself."""
         for name, by_itself in self.promotes.items():
-            if not by_itself:
+            if name in self.forced:
+                self.storage.promote_by_force(self.node, name, self.token())
+            elif not by_itself:
                 self.storage.promote(self.node, name, self.token())
 
     def start(self) -> None:

@@ -156,6 +156,14 @@ class DrbdStorage(Marks):
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
         self._kernels.promote(node, self._names.own(node, name), token)
 
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary although its copies are old: ``drbdsetup primary --force``. Raises also `TokenLost`.
+
+        Refuses with `CommandFailed` (`Code.NOT_UPTODATE`) unless each is UpToDate, Outdated or Consistent and no peer
+        is connected, which is looked at in the same remote command.  Guaranteed afterwards: they count as UpToDate.
+        """
+        self._kernels.promote_by_force(node, self._names.own(node, name), token)
+
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Idempotent; never by force.
 

@@ -202,6 +202,14 @@ class Kernels:
         """
         self._remote.act(node, f"Promoting {name}", token, "promote", _name(name))
 
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary although its copies are old: ``drbdsetup primary --force``. Raises also `TokenLost`.
+
+        Refuses with `CommandFailed` (`Code.NOT_UPTODATE`) unless each is UpToDate, Outdated or Consistent and no peer
+        is connected, which is looked at in the same remote command.  Guaranteed afterwards: they count as UpToDate.
+        """
+        self._remote.act(node, f"Promoting {name} by force", token, "promote_by_force", _name(name))
+
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Idempotent; never by force.
 

@@ -21,8 +21,10 @@ from storage.remote import TAKEN, Remote, uuid
 
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
-_YES_NO: Final[Mapping[bool, str]] = {True: "yes", False: "no"}
-_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?")
+_YES_NO: Final[Mapping[bool | None, str]] = {True: "yes", False: "no", None: "unknown"}
+_ERRAND: Final = re.compile(
+    r"(\S+) (\S+) (yes|no) (yes|no|unknown) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?"
+)
 #: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
 _LINK: Final = re.compile(
     r"(?P<resource>\S+) (?P<peer>\S+) \d+ (?P<allow>yes|no) (?P<protocol>\S) (?P<auto>yes|no)(?: .*)?"
@@ -222,7 +224,7 @@ def _errand(words: str) -> Errand | None:
         source=source,
         target=target,
         ran=ran == "yes",
-        autostart=autostart == "yes",
+        autostart=None if autostart == "unknown" else autostart == "yes",
         target_had_definition=had == "yes",
         handed_over=over == "yes",
         failover=failover is not None,

@@ -10,6 +10,7 @@
 #   92 another command has the lock 95 no such resource
 #   96 not connected                97 something has the device open (who, on stdout)
 #   98 the guard does not answer    99 a guard could not be started
+#   89 nothing that may be forced
 
 # shellcheck disable=SC2154 # root and patience stand before these lines
 set -u
@@ -496,7 +497,8 @@ hand() {
     say "hand $1 $3 $running"
 }
 
-# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $connected (node ids of peers).
+# look RESOURCE: what the kernel says: $role, $devices (VOLUME:MINOR ...), $disks (their states, as many), $connected (node
+# ids of peers).
 look() {
     look_at "$1" || fail 95 "there is no resource $1"
 }
@@ -506,7 +508,7 @@ look() {
 look_at() {
     need_drbd
     dump=$(drbdsetup events2 --now "$1") || exit
-    role='' devices='' connected=''
+    role='' devices='' disks='' connected=''
     while read -r _action object words; do
         volume='' minor='' peer=''
         for word in $words; do
@@ -514,6 +516,7 @@ look_at() {
                 resource/role:*) role=${word#role:} ;;
                 device/volume:*) volume=${word#volume:} ;;
                 device/minor:*) minor=${word#minor:} ;;
+                device/disk:*) disks="$disks ${word#disk:}" ;;
                 connection/peer-node-id:*) peer=${word#peer-node-id:} ;;
                 connection/connection:Connected) connected="$connected $peer" ;;
             esac
@@ -540,17 +543,32 @@ shown_of() {
     [ "$status" = 0 ] || exit "$status"
 }
 
-# each primary|secondary RESOURCE: the tool for 8.4 takes one minor at a time.
+# each primary|secondary RESOURCE [OPTION]: the tool for 8.4 takes one minor at a time.
 each() {
     case $version in
-        8.*) for device in $devices; do drbdsetup "$1" "${device#*:}" || return; done ;;
-        *) drbdsetup "$1" "$2" ;;
+        8.*) for device in $devices; do drbdsetup "$1" "${device#*:}" ${3:+"$3"} || return; done ;;
+        *) drbdsetup "$1" "$2" ${3:+"$3"} ;;
     esac
 }
 
 promote() {
     look "$1"
     each primary "$1"
+}
+
+# promote_by_force RESOURCE: copies that are old, and whole.  drbdsetup's --force takes more: an Inconsistent one, which is
+# a mixture of two points in time; and a connected one, whose peer it overwrites.
+promote_by_force() {
+    look "$1"
+    [ -z "$connected" ] || fail 89 "its connection is Connected"
+    [ -n "$disks" ] || fail 89 "it has no volume"
+    for disk in $disks; do
+        case $disk in
+            UpToDate | Outdated | Consistent) ;;
+            *) fail 89 "a copy is $disk" ;;
+        esac
+    done
+    each primary "$1" --force
 }
 
 # A holder may be fleeting: udev looks at a device that was just closed.  So about a second is given.

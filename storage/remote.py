@@ -20,6 +20,7 @@ _SCRIPT: Final = Path(__file__).with_name("node.sh").read_text(encoding="utf-8")
 _GUARD: Final = Path(__file__).with_name("guard.sh").read_text(encoding="utf-8")
 
 # Statuses of node.sh; see there.
+NOT_FORCED: Final = 89
 NO_MODULE: Final = 90
 TOKEN_LOST: Final = 91
 BUSY: Final = 92
@@ -33,6 +34,7 @@ NOT_ARMED: Final = 99
 _NO_SUCH_COMMAND: Final = 127
 
 _HINTS: Final[Mapping[int, str]] = {
+    NOT_FORCED: "Only a copy that is Outdated or Consistent, and has no peer, is made Primary by force.",
     NO_MODULE: "Load it on the node: modprobe drbd, then drbdadm up all.",
     BUSY: "Another command works on this guest there: wait for its end.",
     BLIND: "The node needs GNU find and coreutils, util-linux, systemd for guards, and a writable /run.",
@@ -44,6 +46,7 @@ _HINTS: Final[Mapping[int, str]] = {
 }
 _CODES: Final[Mapping[int, Code]] = {
     BUSY: Code.LOCKED,
+    NOT_FORCED: Code.NOT_UPTODATE,
     NOT_CONNECTED: Code.NOT_CONNECTED,
     NO_GUARD: Code.GUARD_LOST,
     NOT_ARMED: Code.GUARD_UNAVAILABLE,

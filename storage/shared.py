@@ -112,6 +112,10 @@ class SharedStorage(Marks):
         """There are no resources: `CommandFailed`."""
         self._refuse(node, f"Promoting {name}")
 
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
+        """There are no resources: `CommandFailed`."""
+        self._refuse(node, f"Promoting {name} by force")
+
     def demote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
         """There are no resources: `CommandFailed`."""
         self._refuse(node, f"Demoting {name}")

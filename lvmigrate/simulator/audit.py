@@ -130,5 +130,7 @@ def _definitions(world: Truth, guest: Guest, home: str | None) -> Iterator[Findi
         words = f"{guest.name} is defined on {found}, belongs on {', '.join(sorted(expected)) or 'no node'}"
         yield Finding(wrong=Wrong.DEFINITION, words=words)
     for name, definition in there.items():
+        if definition.left_on == home:
+            yield Finding(wrong=Wrong.DEFINITION, words=f"a tombstone on {name} names {home}, where {guest.name} is")
         if definition.autostart is not (guest.autostart and name == home):
             yield Finding(wrong=Wrong.AUTOSTART, words=f"{guest.name} on {name}: {definition.autostart}")

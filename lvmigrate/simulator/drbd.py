@@ -27,6 +27,8 @@ from lvmigrate.simulator.records import EMPTY, Record, includes
 from lvmigrate.simulator.timeline import Timeline
 
 _SIZE_KIB: Final = 65536
+#: What ``--force`` takes for UpToDate.
+_FORCED: Final = frozenset({DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE})
 
 
 class Version(enum.Enum):
@@ -294,13 +296,18 @@ class Replicated:
         hold.write = True
         self._tell()
 
-    def promote(self, node: str) -> None:
-        """``drbdsetup primary``. Raises `KernelRefused`."""
+    def promote(self, node: str, *, force: bool = False) -> None:
+        """``drbdsetup primary``, with ``--force`` or without it. Raises `KernelRefused`."""
         end = self.ends[node]
         if not end.up:
             raise KernelRefused(10, "(158) Unknown resource")
         if end.role is not Role.PRIMARY:
-            self._may_promote(end)
+            forced = force and not end.good and all(disk in _FORCED for disk in end.disks.values())
+            self._may_promote(end, forced=forced)
+            if forced:
+                # drbd_set_role(): "Forced to consider local data as UpToDate!", and a generation of its own.
+                end.disks = dict.fromkeys(end.disks, DiskState.UP_TO_DATE)
+                self._begin_alone(end)
             end.role = Role.PRIMARY
             if not self.connected:
                 self._begin_alone_84(end)
@@ -318,11 +325,11 @@ class Replicated:
         end.explicit = False
         self._tell()
 
-    def _may_promote(self, end: End) -> None:
+    def _may_promote(self, end: End, *, forced: bool = False) -> None:
         peer = self.peer(end.node)
         if self.connected and self.blind:
             self._notice()  # the kernel asks its peer first, and so finds out that there is none
-        if not end.good and not (self.connected and peer.good):
+        if not forced and not end.good and not (self.connected and peer.good):
             raise KernelRefused(17, "(-2) Need access to UpToDate data")
         if self.connected and peer.role is Role.PRIMARY and not (end.two_primaries and peer.two_primaries):
             raise KernelRefused(11, "(-1) Multiple primaries not allowed by config")
@@ -413,6 +420,17 @@ class Replicated:
         if end.state is ConnectionState.CONNECTING:
             end.state = ConnectionState.STANDALONE
             self._tell()
+
+    def outdate(self, node: str) -> None:
+        """A Secondary is taken apart: ``drbdadm disconnect`` there, and ``outdate``, which 9 does by itself."""
+        end, peer = self.ends[node], self.peer(node)
+        end.state = ConnectionState.STANDALONE
+        end.disks = dict.fromkeys(end.disks, DiskState.OUTDATED)
+        if peer.up and peer.state is ConnectionState.CONNECTED:
+            peer.state = ConnectionState.CONNECTING
+            self._begin_alone_84(peer)
+        self._interrupt()
+        self._tell()
 
     def reconnect(self, node: str, *, discard: bool = False) -> None:
         """``drbdadm connect``: nothing unless it is StandAlone there; it takes both ends.

@@ -43,12 +43,17 @@ class Happening(enum.Enum):
     TARGET_GUARD_KILLED = "the guard on the target is killed"
     ABORTED = "somebody asks to stop"
     SUSPENDED = "somebody pauses the guest where it runs"
+    SOURCE_COMES_BACK = "the source's power is switched on"
     CONTROLLER_KILLED = "the controller is killed"
     CONTROLLER_STOPPED = "the controller is stopped, and woken late"
 
 
-#: What a campaign puts before every call; killing and stopping the controller is done to the calls themselves.
-BETWEEN: Final = tuple(h for h in Happening if h not in (Happening.CONTROLLER_KILLED, Happening.CONTROLLER_STOPPED))
+_NOT_BETWEEN: Final = frozenset(
+    {Happening.CONTROLLER_KILLED, Happening.CONTROLLER_STOPPED, Happening.SOURCE_COMES_BACK}
+)
+#: What a campaign puts before every call; killing and stopping the controller is done to the calls themselves, and only
+#: a node that was off comes back.
+BETWEEN: Final = tuple(happening for happening in Happening if happening not in _NOT_BETWEEN)
 
 What = Kind | Happening
 #: How something happens: to a world, a guest of it, and a controller.
@@ -203,6 +208,7 @@ _ACTS: Final[Mapping[Happening, Act]] = {
     Happening.TARGET_QEMU_KILLED: _on(_TARGET, Truth.kill_qemu),
     Happening.SOURCE_GUARD_KILLED: _on(_SOURCE, Truth.kill_guard),
     Happening.TARGET_GUARD_KILLED: _on(_TARGET, Truth.kill_guard),
+    Happening.SOURCE_COMES_BACK: _on(_SOURCE, lambda world, node, _guest: world.power_on(node)),
     Happening.ABORTED: lambda _world, _guest, actor: actor.cancel.set(),
     Happening.SUSPENDED: _suspend,
     Happening.CONTROLLER_KILLED: lambda _world, _guest, actor: actor.kill(),

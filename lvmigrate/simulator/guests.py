@@ -51,6 +51,10 @@ class Guest:
     latest: dict[Disk, Record] = field(default_factory=dict)
     #: Somebody other than lvmigrate paused it.
     paused_by_operator: bool = False
+    #: The node from whose old disk it may be started, because somebody has given up what that lacks.
+    old_copy_on: str | None = None
+    #: It was.
+    given_up: bool = False
     #: What ended its last copy, if that was a fault or a person.
     ended_by: str = ""
     ended_at_s: float = 0.0

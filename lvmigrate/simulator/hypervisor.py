@@ -1,7 +1,11 @@
-"""A controller's libvirt: fulfils `lvmigrate.protocols.Hypervisor` over a simulated world."""
+"""A controller's libvirt: fulfils `lvmigrate.protocols.Hypervisor` over a simulated world.
+
+Long, because every method of the Protocol stands here.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -200,13 +204,23 @@ class SimulatedHypervisor:
         """The guest's definition on ``node``; ``None``: it has none."""
 
         def look() -> str | None:
-            return uuid if uuid in self._world.hosts[node].definitions else None
+            found = self._world.hosts[node].definitions.get(uuid)
+            return None if found is None else f"<domain><name>{found.guest.name}</name><uuid>{uuid}</uuid></domain>"
 
         return self._call("definition", node, look, acts=False)
 
+    def described(self, node: str, text: str) -> Domain:
+        """The guest of that name and UUID, which is all that a definition says here. Asks no node."""
+        guest = self._world.guests.get(_uuid(text))
+        if guest is None:
+            raise CommandFailed(
+                node, "Reading the guest's definition", status=0, code=Code.DEFINITION_WRONG, hint="Look."
+            )
+        return self._as_defined(node, guest)
+
     def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
-        """Define the guest on ``node`` as ``text`` says: here that is its UUID."""
-        self._call("define", node, lambda: self._world.define(node, text, left_on), acts=True)
+        """Define the guest on ``node`` as ``text`` says: here it names it, and no more."""
+        self._call("define", node, lambda: self._world.define(node, _uuid(text), left_on), acts=True)
 
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         """Whether the node starts the guest when it boots."""
@@ -251,21 +265,31 @@ class SimulatedHypervisor:
             kind = JobKind.OUTGOING
         elif job and copy is not None and copy.incoming:
             kind = JobKind.INCOMING
-        return Domain(
-            node=node,
-            name=guest.name,
-            uuid=guest.uuid,
+        return dataclasses.replace(
+            self._as_defined(node, guest),
             state=DomainState.OFF if copy is None else copy.state,
             reason=copy.reason if copy is not None else "" if definition is None else definition.off,
             job=kind,
             persistent=definition is not None,
             autostart=definition is not None and definition.autostart,
+            current_kib=guest.memory_kib if guest.current_kib is None else guest.current_kib,
+            left_on=None if definition is None else definition.left_on,
+        )
+
+    def _as_defined(self, node: str, guest: Guest) -> Domain:
+        return Domain(
+            node=node,
+            name=guest.name,
+            uuid=guest.uuid,
+            state=DomainState.OFF,
+            reason="",
+            job=JobKind.NONE,
+            persistent=True,
+            autostart=False,
             virt_type="kvm",
             memory_kib=guest.memory_kib,
             vcpus=1,
-            current_kib=guest.memory_kib if guest.current_kib is None else guest.current_kib,
             disks=tuple(disk.described for disk in guest.disks),
-            left_on=None if definition is None else definition.left_on,
         )
 
     def _no_domain(self, node: str, what: str) -> CommandFailed:
@@ -278,6 +302,10 @@ class SimulatedHypervisor:
 
     def _refusal(self, node: str, what: str) -> CommandFailed:
         return CommandFailed(node, what, status=_OPERATION_INVALID, code=Code.HYPERVISOR_FAILED, hint="Look.")
+
+
+def _uuid(definition: str) -> str:
+    return definition.partition("<uuid>")[2].partition("</uuid>")[0]
 
 
 def _abort(controller: Controller, node: str, uuid: str) -> None:

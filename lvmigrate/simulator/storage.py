@@ -1,4 +1,7 @@
-"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world."""
+"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world.
+
+Long, because every method of the Protocol stands here.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.premises import Match, Premises, Wanted
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import (
+    OLD,
     ConnectionOptions,
     ConnectionState,
+    DiskState,
     Lineage,
     Opener,
     Place,
@@ -226,6 +231,22 @@ class SimulatedStorage:
             self._world.tell(f"{name} is Primary on {node}, by {self._world.actor}")
 
         self._act("promote", node, act, what)
+
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:
+        """Make the node Primary although its copies are old; refused as node.sh does. Raises also `TokenLost`."""
+        what = f"Promoting {name} by force"
+
+        def act() -> None:
+            self._ours(node, token, what)
+            end = self._resource(node, name).ends[node]
+            whole = set(end.disks.values()) <= {DiskState.UP_TO_DATE, *OLD}
+            if end.state is ConnectionState.CONNECTED or not whole:
+                raise CommandFailed(
+                    node, what, status=89, hint="Look at drbdadm status.", code=Code.NOT_UPTODATE, detail="(89)"
+                )
+            self._kernel(node, what, lambda resource: self._world.force(node, resource.name), name)
+
+        self._act("promote_by_force", node, act, what)
 
     def demote(self, node: str, name: str, token: Token) -> None:
         """Make the node Secondary. Refuses with `DeviceHeld` while anything has a device open in any mode."""

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from lvmigrate.domain import DomainState
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, ConnectionState, Role
+from lvmigrate.replication import ConnectionOptions, ConnectionState, DiskState, Role
 from lvmigrate.simulator.calls import Call, Kind
 from lvmigrate.simulator.drbd import Hold, IoFailed, KernelRefused, Replicated, Version
 from lvmigrate.simulator.guests import Copy, Definition, Disk, Guest
@@ -189,10 +189,15 @@ class Truth:
             pace=self.settings.pace,
             linked=lambda: self._carries(DRBD, *nodes) and all(self.hosts[node].powered for node in nodes),
             changed=self._replication_changed,
-            parted=lambda resource, words: self.breach(Breach.SPLIT, resource.name, words, by="drbd"),
+            parted=self._parted,
         )
         self.resources[name] = resource
         return resource
+
+    def _parted(self, resource: Replicated, words: str) -> None:
+        guest = self._guest_of(resource.name)
+        if guest is None or guest.old_copy_on is None:  # else somebody has given up one of the two
+            self.breach(Breach.SPLIT, resource.name, words, by="drbd")
 
     @property
     def _promotes(self) -> bool:
@@ -315,7 +320,12 @@ class Truth:
         for disk in guest.disks:
             found = disk.resource.content(node, disk.volume)
             copy.memory[disk] = found if found is not None else EMPTY
-            if not includes(copy.memory[disk], guest.latest[disk]):
+            if includes(copy.memory[disk], guest.latest[disk]):
+                continue
+            if guest.old_copy_on == node:
+                guest.latest[disk] = copy.memory[disk]  # the rest is given up by this
+                guest.given_up = True
+            else:
                 self.breach(
                     Breach.STALE, guest.name, f"{guest.name} was started on {node} from a disk that lacks writes"
                 )
@@ -420,6 +430,18 @@ class Truth:
 
     def _guest_of(self, resource: str) -> Guest | None:
         return next((g for g in self.guests.values() if any(r.name == resource for r in g.resources)), None)
+
+    def force(self, node: str, resource: str) -> None:
+        """Make it Primary by force. Raises `KernelRefused`."""
+        guest, replicated = self._guest_of(resource), self.resources[resource]
+        if guest is not None and guest.old_copy_on != node:
+            self.breach(Breach.LAW, guest.name, f"{node} was promoted by force, and nobody has given up what it lacks")
+        if guest is not None and (copies := self.copies(guest)):
+            self.breach(Breach.LAW, guest.name, f"{node} was promoted by force beside a copy on {copies[0].node}")
+        if DiskState.INCONSISTENT in replicated.ends[node].disks.values():
+            self.breach(Breach.LAW, resource, f"an Inconsistent disk was promoted by force on {node}")
+        replicated.promote(node, force=True)
+        self.tell(f"{resource} is Primary on {node}, by force, by {self.actor}")
 
     def demote(self, node: str, resource: str) -> None:
         """Make it Secondary. Raises `KernelRefused`."""

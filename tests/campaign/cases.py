@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -89,6 +90,22 @@ MAIN: Final = tuple(
 )
 
 
+class Hooks(enum.Enum):
+    """What the operator's hooks do."""
+
+    REFUSE = "a pre hook refuses"
+    HANG = "a pre hook hangs"
+    FAIL_AFTER = "the pre hook is content, a post hook fails"
+
+
+class Dead(enum.Enum):
+    """What the survivor of a dead node has."""
+
+    ALL = "a definition, and a disk that was in step"
+    NO_DEFINITION = "no definition: the one that was kept is used"
+    OLD_DISK = "a disk that is old: what it lacks is given up"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What leads up to the tasklet under test, which controller ``c1`` (a move) or ``c2`` (a cleanup) runs."""
@@ -109,6 +126,14 @@ class Scenario:
     cramped: bool = False
     #: The node that the guest leaves keeps its definition.
     keeps_definition: bool = False
+    #: It cannot move while it runs, and a failover in its place is allowed.
+    fallback: bool = False
+    #: A third node, to which the guest's disks are not replicated (in the simulator a resource has two nodes).
+    third_node: bool = False
+    #: What the operator's hooks do; `None`: there are none.
+    hooks: Hooks | None = None
+    #: The failover is from a node that lost its power; the operator says so.
+    dead: Dead | None = None
 
     @property
     def controller(self) -> str:
@@ -162,6 +187,14 @@ SCENARIOS: Final = (
         keeps_definition=True,
     ),
     Scenario(name="failover-keeping-definition", failover=True, keeps_definition=True),
+    Scenario(name="migrate-falling-back", fallback=True),
+    Scenario(name="migrate-with-three-nodes", third_node=True),
+    Scenario(name="migrate-hook-refuses", hooks=Hooks.REFUSE),
+    Scenario(name="migrate-hook-hangs", hooks=Hooks.HANG),
+    Scenario(name="migrate-post-hook-fails", hooks=Hooks.FAIL_AFTER),
+    Scenario(name="failover-of-a-dead-node", failover=True, dead=Dead.ALL),
+    Scenario(name="failover-with-a-kept-definition", failover=True, dead=Dead.NO_DEFINITION),
+    Scenario(name="failover-ignoring-consistency", failover=True, dead=Dead.OLD_DISK),
     Scenario(name="migrate-long", copy_s=100.0),
     Scenario(name="migrate-taken-over", taken_over=True),
     Scenario(
@@ -231,7 +264,8 @@ def faults_of(calls: list[Call], phases: list[Moment], scenario: Scenario) -> It
     stops = scenario.taken_over
     for call in distinct([call for call in calls if call.place.controller == scenario.controller]):
         kinds = tuple(kind for kind in kinds_of(call) if not stops or kind in _STOPS)
-        yield from ((call.place, what) for what in (kinds if stops else (*kinds, *BETWEEN)))
+        back = () if scenario.dead is None else (Happening.SOURCE_COMES_BACK,)
+        yield from ((call.place, what) for what in (kinds if stops else (*kinds, *BETWEEN, *back)))
     for moment in phases:
         yield from ((moment, what) for what in ((Happening.CONTROLLER_STOPPED,) if stops else _IN_PHASES))
 

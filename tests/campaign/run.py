@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
@@ -18,8 +18,6 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     TokenLost,
 )
-from lvmigrate.failover import FailoverInstance, FailoverOptions
-from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
 from lvmigrate.report import CleanupReport
@@ -38,7 +36,8 @@ from lvmigrate.simulator import (
     audit,
 )
 from lvmigrate.simulator.guests import Copy, Definition
-from tests.campaign.cases import Case, faults_of
+from tests.campaign import stage
+from tests.campaign.cases import Case, Dead, faults_of
 
 #: Long enough for every lease to run out and every guard to act.
 _GUARDS_S: Final = 150.0
@@ -48,14 +47,19 @@ _AGAIN_S: Final = 45.0
 #: How often somebody looks whether a controller is stopped.
 _LOOK_S: Final = 5.0
 _CLEANUPS: Final = 4
-_SOURCE: Final = "node1"
-_NAME: Final = "web1"
+_SOURCE: Final = stage.SOURCE
+_NAME: Final = stage.NAME
 #: What a fault can still do after the last look, so that no promise covers it.
 _PASSING: Final = frozenset({Wrong.NODE, Wrong.APART})
 #: What guards are there for.
 _GUARDED: Final = frozenset({Wrong.TWO_PRIMARIES, Wrong.UNUSED, Wrong.ROLES, Wrong.STATE, Wrong.COPIES, Wrong.GUARD})
 #: What is so when the guest has died a moment ago.
 _OF_THE_DEAD: Final = frozenset({Wrong.UNUSED, Wrong.ROLES, Wrong.COPIES})
+#: What a node that is off keeps until it is back, and is cleaned up.
+_OF_A_DEAD_NODE: Final = frozenset({Wrong.DEFINITION, Wrong.AUTOSTART})
+#: After these nobody knows that the survivor's definition was new: a node without power forgets its token, and a guest
+#: that was moved, and died, is started where it came from by that node's own boot.
+_FORGETTING: Final = frozenset({Happening.TARGET_POWER_CUT, Happening.TARGET_QEMU_KILLED})
 _OF_THE_CONTROLLER: Final = frozenset(
     {
         Kind.KILLED_BEFORE,
@@ -90,16 +94,12 @@ class Outcome:
 def run(case: Case) -> Outcome:
     """Play it."""
     outcome = Outcome(case=case)
-    with World(settings=replace(case.variant.settings, copy_s=case.scenario.copy_s)) as world:
-        guest = world.add_guest(_NAME, _SOURCE, running=case.variant.running, called=case.variant.called)
-        guest.keeps_definition = case.scenario.keeps_definition
-        if case.scenario.cramped and case.variant.running:
-            world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
+    with stage.world_of(case) as world:
         if case.scenario.taken_over:
             _take_over(case.scenario.controller, world, outcome)
         for place, what in (*case.scenario.given, *case.faults):
             world.faults.add(place, what)
-        world.timeline.advance(1.0)
+        guest = stage.guest_of(case, world)
         _play(case, world, guest, outcome)
         outcome.met = len(world.faults.hit) == len(case.scenario.given) + len(case.faults)
         outcome.story = world.story
@@ -122,11 +122,15 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     outcome.ended = type(end).__name__
     if isinstance(end, TokenLost) and "autostart" in end.hint:
         outcome.told = frozenset({Wrong.AUTOSTART})
+    if case.scenario.dead is Dead.NO_DEFINITION and any(what in _FORGETTING for _, what in case.faults):
+        outcome.told = frozenset({Wrong.DEFINITION})
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
+    outcome.violations += stage.broken(case, end, world)
     world.timeline.advance(_GUARDS_S)
     # A failover opens nothing, and has no guard: what a dead one leaves is a cleanup's.
-    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not case.scenario.failover:
+    fails_over = case.scenario.failover or case.scenario.fallback
+    if isinstance(end, ControllerKilled) and _only_the_controller(case) and not fails_over:
         _judge_guards(world, outcome)
     world.heal()
     world.timeline.advance(_HEALED_S)
@@ -149,16 +153,7 @@ def _tokens(world: World) -> frozenset[str]:
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
     context = world.controller("c1")
-    options = replace(
-        case.variant.options,
-        allow_runtime_changes=case.scenario.cramped,
-        keep_definition=case.scenario.keeps_definition,
-    )
-    move: MigrateInstance | FailoverInstance = (
-        FailoverInstance(context, _NAME, options=FailoverOptions.of(options))
-        if case.scenario.failover
-        else MigrateInstance(context, _NAME, options=options)
-    )
+    move = stage.tasklet_of(case, context)
 
     def migrate() -> Any:
         move.check_prereq()
@@ -221,6 +216,8 @@ def _judge_promise(end: Any, world: World, guest: Guest, outcome: Outcome, marks
     if isinstance(end, LvmigrateError) and not isinstance(end, MoveFailed):
         return
     passing = _PASSING | (_OF_THE_DEAD if guest.ended_by and guest.ended_at_s >= _looked_s(world) else set())
+    if outcome.case.scenario.dead is not None:
+        passing |= _OF_A_DEAD_NODE
     found = [finding for finding in audit(world) if finding.wrong not in passing]
     outcome.violations += [f"{type(end).__name__}, but {finding}" for finding in found]
     away = [copy.node for copy in world.copies(guest) if copy.node != _SOURCE]
@@ -307,7 +304,8 @@ def _mended(world: World, guest: Guest, why: str) -> bool:
             world.end_copy(copies[0], reason="destroyed")
             return _connect_again(world, guest, guest.home) and _started(world, guest)
         if why.startswith("split-brain"):
-            return _connect_again(world, guest, copies[0].node if copies else guest.home)
+            last = guest.old_copy_on if guest.given_up and guest.old_copy_on else guest.home
+            return _connect_again(world, guest, copies[0].node if copies else last)
         if why.startswith("nobody can say"):
             world.resume(copies[0].node, guest.uuid)  # the guest's log at the source told
             return True

@@ -16,7 +16,7 @@ import pytest
 
 from lvmigrate.errors import CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import Role
+from lvmigrate.replication import DiskState, Role
 from lvmigrate.token import Errand, Guarded, Token
 
 BOTH = ("node1", "node2")
@@ -39,6 +39,12 @@ class Stage(Protocol):
 
     def held(self, node: str, *, write: bool) -> AbstractContextManager[None]:
         """While in the context, some process has the resource's first device open there."""
+
+    def old(self, node: str) -> AbstractContextManager[None]:
+        """While in the context, the copy there is Outdated, and has no peer; then both are connected and in step again.
+
+        Whatever was done to it meanwhile, nothing was written to the other copy.
+        """
 
 
 @pytest.fixture
@@ -157,6 +163,27 @@ class StorageContract:
         storage.reconnect("node1", name, "node2", before["node1"], ours)
         assert storage.observe("node1", [name])[name].in_step_with("node2")
 
+    def test_an_old_copy_is_promoted_by_force_alone_and_is_another_generation_then(
+        self, stage: Stage, ours: Token
+    ) -> None:
+        storage, name = stage.storage, stage.name
+        with pytest.raises(CommandFailed):  # beside its peer never
+            storage.promote_by_force("node2", name, ours)
+        with stage.old("node2"):
+            before = storage.generations("node2", [name])
+            with pytest.raises(CommandFailed):
+                storage.promote("node2", name, ours)
+            assert role(stage, "node2") is Role.SECONDARY
+            storage.promote_by_force("node2", name, ours)
+            storage.promote_by_force("node2", name, ours)
+            (volume, *_) = storage.observe("node2", [name])[name].volumes
+            assert (role(stage, "node2"), volume.disk) == (Role.PRIMARY, DiskState.UP_TO_DATE)
+            assert storage.generations("node2", [name]) != before
+            assert storage.generations("node1", [name]) == before
+            storage.demote("node2", name, ours)
+        for node in BOTH:
+            assert storage.observe(node, [name])[name].in_step_with(PEER[node])
+
     @pytest.mark.parametrize("write", [False, True])
     def test_a_device_that_is_open_in_any_mode_is_not_demoted(self, stage: Stage, ours: Token, write: bool) -> None:  # noqa: FBT001
         stage.storage.promote("node1", stage.name, ours)
@@ -176,6 +203,7 @@ class StorageContract:
         link = Guarded(resource=name, peer="node2", options=options)
         for act in (
             partial(storage.promote, "node1", name, token),
+            partial(storage.promote_by_force, "node1", name, token),
             partial(storage.demote, "node1", name, token),
             partial(storage.allow_two_primaries, "node1", name, "node2", token),
             partial(storage.restore_options, "node1", name, "node2", options, token),

@@ -42,6 +42,18 @@ class Real:
         finally:
             self._lab.run(node, f"kill {pid.strip()}; while kill -0 {pid.strip()} 2>/dev/null; do sleep 0.05; done")
 
+    @contextmanager
+    def old(self, node: str) -> Iterator[None]:
+        self._lab.run(node, f"drbdadm disconnect {self.name}")
+        try:
+            # 9 has outdated it by then; 8.4 leaves the peer of a Secondary as it is.
+            self._lab.run(node, f"drbdadm outdate {self.name}")
+            yield
+        finally:
+            self._lab.run(node, f"drbdadm secondary {self.name}; drbdadm connect {self.name}")
+            in_step = f"drbdsetup events2 --now {self.name} | grep -q 'replication:Established.*peer-disk:UpToDate'"
+            self._lab.both(f"n=0; until {in_step}; do n=$((n + 1)); [ $n -lt 300 ] || exit 1; sleep 0.2; done")
+
 
 @pytest.fixture(scope="module")
 def storage(cluster_file: Path) -> Iterator[DrbdStorage]:

@@ -86,6 +86,13 @@ class Disks(Simulated):
         yield
         self.resource.close(node, hold)
 
+    @contextmanager
+    def old(self, node: str) -> Iterator[None]:
+        self.resource.outdate(node)
+        yield
+        self.resource.reconnect(node)
+        self.world.timeline.advance(30.0)
+
 
 class TestStorage(storage.StorageContract):
     @pytest.fixture(

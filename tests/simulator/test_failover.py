@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.errors import (
     Code,
     GuestLost,
+    LeftBehind,
     LvmigrateError,
     MoveAborted,
     MoveFailed,
@@ -22,8 +24,21 @@ from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fencing import FenceFailed
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
+from lvmigrate.replication import DiskState
 from lvmigrate.report import Report
-from lvmigrate.simulator import DRBD, ControllerKilled, Guest, Happening, Kind, Settings, Version, World, Wrong, audit
+from lvmigrate.simulator import (
+    DRBD,
+    Breach,
+    ControllerKilled,
+    Guest,
+    Happening,
+    Kind,
+    Settings,
+    Version,
+    World,
+    Wrong,
+    audit,
+)
 
 OFF = FailoverOptions(is_off="node1")
 VARIANTS = [
@@ -200,6 +215,25 @@ def test_a_dead_node(settings: Settings) -> None:
         assert not world.violations
 
 
+def test_a_tombstone_of_the_living_is_taken_off() -> None:
+    """The command died before it started the guest; the node is back, and has started it itself."""
+    with World(settings=VARIANTS[0]) as world:
+        guest = dead(world)
+        world.faults.add("c1.start@node2#1", Kind.KILLED_BEFORE)
+        with pytest.raises(ControllerKilled):
+            fail_over(world, OFF)
+        world.power_on("node1")
+        world.timeline.advance(60.0)
+        assert world.running(guest) == ["node1"]
+        assert world.hosts["node2"].definitions[guest.uuid].left_on == "node1"
+        plan = CleanupInstance(world.controller("c2"), "web1").check_prereq()
+        assert "take the tombstone of node1 off the definition on node2" in plan.acts
+        clean_up(world)
+        whole(world, guest, "node1")
+        assert world.hosts["node1"].definitions[guest.uuid].autostart
+        assert not leftovers(world.controller("c3")).findings
+
+
 def test_the_fence_command_is_run_before_anything_is_promoted() -> None:
     with World() as world:
         guest = dead(world)
@@ -327,3 +361,193 @@ def test_a_start_that_fails_leaves_the_survivor_as_it_was() -> None:
         assert world.hosts["node2"].tokens == {}
         assert world.hosts["node2"].definitions[guest.uuid].left_on is None
         assert Wrong.UNUSED not in {finding.wrong for finding in audit(world)}
+
+
+# ---- of three nodes
+
+
+def three(**given: Any) -> World:
+    world = World(nodes=("node1", "node2", "node3"))
+    world.add_guest("web1", "node1", peer="node2", **given)
+    world.timeline.advance(2.0)
+    world.power_cut("node1")
+    world.timeline.advance(60.0)
+    return world
+
+
+def refused(world: World, target: str | None, options: FailoverOptions = OFF, **changes: Any) -> Code:
+    context = dataclasses.replace(world.controller("c1"), **changes)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1", target=target, options=options).check_prereq()
+    (code,) = {finding.code for finding in caught.value.findings}
+    return code
+
+
+def test_of_two_silent_nodes_it_may_run_on_either() -> None:
+    with three(defined_on_peer=True) as world:
+        assert refused(world, None) is Code.TARGET_AMBIGUOUS
+        world.power_cut("node3")
+        world.timeline.advance(60.0)
+        assert refused(world, None) is Code.NODE_UNREACHABLE
+        assert refused(world, "node2") is Code.NODE_UNREACHABLE
+        assert refused(world, "node1") is Code.NODE_UNREACHABLE
+
+
+def test_the_definition_of_a_third_node_is_not_the_target_s() -> None:
+    with three() as world:
+        (guest,) = world.guests.values()
+        world.define("node3", guest.uuid, None)
+        assert refused(world, "node2") is Code.DEFINITION_MISSING
+
+
+@pytest.mark.parametrize("closed", ["drained", "offline"])
+def test_a_node_that_takes_nothing_is_not_chosen(closed: str) -> None:
+    with three(defined_on_peer=True) as world:
+        nodes = dict(world.nodes)
+        why: dict[str, Any] = {closed: "for a test"}
+        shut = dataclasses.replace(nodes["node3"], **why)
+        assert refused(world, "node3", nodes=nodes | {"node3": shut}) is Code.NODE_DRAINED
+        context = dataclasses.replace(world.controller("c1"), nodes=nodes | {"node3": shut})
+        assert FailoverInstance(context, "web1", options=OFF).check_prereq().target == "node2"
+
+
+# ---- from an old copy, which somebody takes for good
+
+GIVEN_UP = FailoverOptions(is_off="node1", ignore_consistency=True)
+
+
+def dead_and_old(world: World, **given: Any) -> Guest:
+    """As `dead`, and the other node's copy was taken out of replication long before: what followed is on node1 only."""
+    guest = world.add_guest("web1", "node1", defined_on_peer=True, **given)
+    world.timeline.advance(2.0)
+    for resource in guest.resources:
+        resource.outdate("node2")
+    world.timeline.advance(30.0)
+    world.power_cut("node1")
+    world.timeline.advance(60.0)
+    return guest
+
+
+def give_up(world: World, **changes: Any) -> Report:
+    context = dataclasses.replace(world.controller("c1"), **changes)
+    tasklet = FailoverInstance(context, "web1", target="node2", options=GIVEN_UP)
+    tasklet.check_prereq()
+    return tasklet.exec()
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_an_old_copy_is_refused_and_taken_if_asked(settings: Settings) -> None:
+    with World(settings=settings) as world:
+        guest = dead_and_old(world)
+        with pytest.raises(Refused) as caught:
+            fail_over(world, OFF)
+        assert [finding.code for finding in caught.value.findings] == [Code.NOT_UPTODATE]
+        assert world.running(guest) == []
+        guest.old_copy_on = "node2"
+        report = give_up(world)
+        assert [warning.code for warning in report.warnings] == [Code.COPY_OLD]
+        assert world.running(guest) == ["node2"]
+        assert world.hosts["node2"].definitions[guest.uuid].left_on == "node1"
+        assert not world.violations
+
+
+def test_what_is_taken_by_force_without_the_word_is_a_violation_in_the_simulator() -> None:
+    """It would be noticed, if it happened."""
+    with World() as world:
+        dead_and_old(world)
+        give_up(world)
+        assert {violation.breach for violation in world.violations} >= {Breach.LAW, Breach.STALE}
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_the_node_that_has_the_newer_data_comes_back_and_a_person_gives_them_up(settings: Settings) -> None:
+    with World(settings=settings) as world:
+        guest = dead_and_old(world)
+        guest.old_copy_on = "node2"
+        give_up(world)
+        world.hosts["node1"].definitions[guest.uuid].autostart = False  # as the warning says
+        world.power_on("node1")
+        world.timeline.advance(60.0)
+        found = [f for f in leftovers(world.controller("c2")).findings if "is back" in f.sentence]
+        assert [f.code for f in found] == [Code.LEFT_BEHIND]
+        with pytest.raises(LeftBehind) as caught:
+            clean_up(world, "c3")
+        assert "Split-brain" in str(caught.value.leftovers)
+        assert "on node1 `drbdadm connect --discard-my-data web1`" in caught.value.hint
+        (resource,) = guest.resources
+        for node in resource.nodes:
+            resource.disconnect(node)
+        resource.reconnect("node1", discard=True)
+        resource.reconnect("node2")
+        world.timeline.advance(60.0)
+        clean_up(world, "c4")
+        assert not leftovers(world.controller("c5")).findings
+        world.hosts["node2"].definitions[guest.uuid].autostart = True  # as the hint says: nobody could know it
+        whole(world, guest, "node2")
+
+
+def test_a_node_with_two_volumes_of_which_one_is_old_takes_both() -> None:
+    with World() as world:
+        guest = dead_and_old(world, volumes=2)
+        (resource,) = guest.resources
+        resource.ends["node2"].disks[1] = DiskState.UP_TO_DATE
+        resource.ends["node2"].seen = None
+        guest.old_copy_on = "node2"
+        give_up(world)
+        assert world.running(guest) == ["node2"]
+
+
+def test_a_resync_that_was_cut_off_is_never_taken() -> None:
+    with World() as world:
+        guest = dead_and_old(world)
+        (resource,) = guest.resources
+        resource.ends["node2"].disks[0] = DiskState.INCONSISTENT
+        resource.ends["node2"].seen = None
+        guest.old_copy_on = "node2"
+        with pytest.raises(Refused) as caught:
+            give_up(world)
+        assert [finding.code for finding in caught.value.findings] == [Code.NOT_UPTODATE]
+        assert "No option" in caught.value.findings[0].hint
+
+
+# ---- without a definition on the survivor
+
+
+def test_a_definition_that_was_kept_is_defined_there(tmp_path: Path) -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        world.timeline.advance(2.0)
+        fail_over(world, definitions=tmp_path)
+        fail_over(world, definitions=tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [f"{guest.uuid}.xml"]
+        world.power_cut("node1")
+        world.timeline.advance(60.0)
+        with pytest.raises(Refused) as caught:
+            fail_over(world, OFF, definitions=tmp_path)
+        assert (caught.value.code, "--definition kept" in caught.value.findings[0].hint) == (
+            Code.DEFINITION_MISSING,
+            True,
+        )
+        kept = dataclasses.replace(OFF, definition="kept")
+        report = fail_over(world, kept, definitions=tmp_path)
+        assert [warning.code for warning in report.warnings] == [Code.DEFINITION_KEPT]
+        assert world.running(guest) == ["node2"]
+        world.power_on("node1")
+        world.timeline.advance(60.0)
+        clean_up(world)
+        whole(world, guest, "node2")  # its autostart too, which only the node that was off could tell
+
+
+def test_a_definition_that_was_kept_is_gone_again_where_the_guest_does_not_start(tmp_path: Path) -> None:
+    with World() as world:
+        guest = world.add_guest("web1", "node1")
+        text = world.controller("c1").hypervisor.definition("node1", guest.uuid)
+        assert text is not None
+        (tmp_path / f"{guest.uuid}.xml").write_text(text)
+        world.power_cut("node1")
+        world.timeline.advance(60.0)
+        world.faults.add("c1.start@node2#1", Kind.REFUSED_BEFORE)
+        with pytest.raises(MoveFailed):
+            fail_over(world, dataclasses.replace(OFF, definition="kept"), definitions=tmp_path)
+        assert guest.uuid not in world.hosts["node2"].definitions
+        assert world.hosts["node2"].tokens == {}

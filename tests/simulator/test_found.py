@@ -19,6 +19,17 @@ CASES = [
     # One refused look at the disks, and the guest that a failover had shut down stayed off for good.
     "cleanup-in-failover 9-auto/strict/running c2.observe@node1#5=REFUSED_BEFORE",
     "cleanup-in-failover 9/strict/running c2.observe@node2#5=REFUSED_BEFORE",
+    # A failover from a dead node took the survivor's autostart, which was off, for that of the source.
+    "failover-of-a-dead-node 9-auto/strict/running c1.take_token@node2#1=KILLED_AFTER",
+    "failover-with-a-kept-definition 9-auto/strict/running c1.domains@node1#2=KILLED_BEFORE",
+    # A start without an answer was taken for one that had failed, was undone, and came late.
+    "failover-of-a-dead-node 9-auto/strict/running c1.start@node2#1=LATE",
+    "failover-ignoring-consistency 9-auto/strict/running c1.start@node2#1=LATE",
+    # The tombstone stayed for good where the guest was on the node that it names.
+    "failover-of-a-dead-node 9-auto/strict/running c1.define@node2#1=KILLED_AFTER",
+    "failover-with-a-kept-definition 9-auto/strict/running c1.renew_token@node2#5=TARGET_POWER_CUT",
+    # The new definition could not be taken away again, and the token that says that it was new was dropped.
+    "failover-with-a-kept-definition 9-auto/strict/running c1.observe@node2#4=TARGET_DAEMON_KILLED",
 ]
 
 

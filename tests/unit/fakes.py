@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from hv import xml
 from lvmigrate.certificates import Certificates
 from lvmigrate.clock import Clock
 from lvmigrate.domain import Activity, Domain, DomainDisk, DomainState, Host, JobKind
@@ -19,6 +20,7 @@ from lvmigrate.premises import Match, Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import (
+    OLD,
     Connection,
     ConnectionOptions,
     ConnectionState,
@@ -370,9 +372,13 @@ class FakeHypervisor:
         with self.world.call("definition", node):
             return "a definition" if node in self.world.domains else None
 
+    def described(self, node: str, text: str) -> Domain:
+        return xml.described(node, text)
+
     def define(self, node: str, text: str, *, left_on: str | None = None) -> None:
         with self.world.call("define", node):
-            self.world.domains.setdefault(node, guest(node, state=DomainState.OFF, autostart=False, left_on=left_on))
+            self.world.domains.setdefault(node, guest(node, state=DomainState.OFF, autostart=False))
+            self.world.set(node, left_on=left_on)
 
     def set_autostart(self, node: str, uuid: str, *, on: bool) -> None:
         with self.world.call("set_autostart", node):
@@ -527,6 +533,14 @@ class FakeStorage:
             self._need(node, token)
             assert self.world.two_primaries or self.world.roles[other(node)] is not Role.PRIMARY
             self.world.roles[node] = Role.PRIMARY
+
+    def promote_by_force(self, node: str, name: str, token: Token) -> None:
+        with self.world.call("promote_by_force", node):
+            self._need(node, token)
+            assert not self.world.connected
+            assert self.world.disks[node] in OLD
+            self.world.roles[node] = Role.PRIMARY
+            self.world.disks[node] = DiskState.UP_TO_DATE
 
     def demote(self, node: str, name: str, token: Token) -> None:
         with self.world.call("demote", node):

@@ -281,3 +281,31 @@ def test_a_second_copy_beside_the_arrived_one_is_suspended() -> None:
     with pytest.raises(OutcomeUnknown, match="suspended on both"):
         arrival(world).alone()
     assert world.running() == []
+
+
+@pytest.mark.parametrize(
+    ("defined", "words"),
+    [
+        (("node1", "node2"), "`virsh start web1` on node1."),
+        (("node1",), "`virsh start web1` on node1."),
+        (("node2",), "`virsh start web1` on node2, which alone has its definition."),
+        ((), "neither node has its definition"),
+    ],
+)
+def test_a_guest_that_runs_nowhere_is_to_be_started_where_its_definition_is(
+    defined: tuple[str, ...], words: str
+) -> None:
+    world = two(S.GONE, S.GONE)
+    for node in set(NODES) - set(defined):
+        del world.domains[node]
+    with pytest.raises(GuestLost) as caught:
+        settlement(world).settle(lambda: None)
+    assert words in caught.value.hint
+
+
+def test_of_a_node_that_gives_no_answer_it_is_not_said_that_it_has_no_definition() -> None:
+    world = two(S.GONE, S.GONE)
+    made = settlement(world)
+    world.faults["domain", "node1"] = unreachable("node1")
+    made.look()
+    assert made.how_to_start() == "`virsh start web1` on node1."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,8 +44,7 @@ class Lab:
                 yield lab
             finally:
                 for node in NODES:
-                    command = [*lab.ssh(node, "true")[:-3], "-O", "exit", node]
-                    subprocess.run(command, capture_output=True, check=False)
+                    lab.forget(node)
 
     @property
     def config(self) -> Path:
@@ -76,6 +76,35 @@ class Lab:
         with ThreadPoolExecutor(len(NODES)) as pool:
             futures = {node: pool.submit(self.run, node, script, check=check) for node in NODES}
             return {node: future.result() for node, future in futures.items()}
+
+    def cut_power(self, node: str) -> None:
+        """Switch ``node`` off, as a power cut would; it must be on."""
+        self.forget(node)
+        subprocess.run([HERE / "lab", "cut-power", node], check=True, capture_output=True, timeout=60)
+
+    def switch_on(self, node: str, *, timeout_s: float = 180) -> None:
+        """Switch ``node`` on, unless it is, and wait until its libvirt answers and DRBD is up. Raises `LabError`."""
+        self.forget(node)
+        done = subprocess.run([HERE / "lab", "start", node], check=False, capture_output=True, text=True, timeout=60)
+        if done.returncode and "already" not in done.stderr:
+            raise LabError(f"{node} cannot be switched on: {done.stderr}")
+        deadline = time.monotonic() + timeout_s
+        look = "systemctl is-active --quiet lab-drbd.service && virsh -q version >/dev/null && echo up"
+        while True:
+            try:
+                if self.run(node, look, check=False, timeout_s=40).strip() == "up":
+                    return
+            except subprocess.TimeoutExpired:
+                pass
+            if time.monotonic() > deadline:
+                raise LabError(f"{node} was switched on, and does not answer")
+            self.forget(node)
+            time.sleep(1)
+
+    def forget(self, node: str) -> None:
+        """End the shared ssh connection to ``node``: one to a node that has died is waited for in vain."""
+        command = [*self.ssh(node, "true")[:-3], "-O", "exit", node]
+        subprocess.run(command, capture_output=True, check=False, timeout=60)
 
     def drbd_version(self) -> str:
         """The version of the DRBD module on the nodes."""

@@ -15,6 +15,7 @@ from hv.bounded import within
 from hv.connections import Connections, event_words
 from hv.libvirt_kvm import LibvirtHypervisor
 from hv.statistics import progress_of
+from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.progress import MemoryProgress
@@ -228,3 +229,27 @@ def test_interfaces_of_a_domain() -> None:
         ("", "direct", "eth0"),
         ("", "user", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "kib"),
+    [
+        ("<memory>2048</memory>", 2048),
+        ("<memory unit='KiB'>2048</memory>", 2048),
+        ("<memory unit='MiB'>24</memory>", 24 * 1024),
+        ("<memory unit='G'>2</memory>", 2 << 20),
+        ("<memory unit='GB'>1</memory>", 10**9 // 1024),
+        ("<memory unit='bytes'>4096</memory>", 4),
+    ],
+)
+def test_what_a_definition_describes(memory: str, kib: int) -> None:
+    text = f"""<domain type='kvm'><name>web1</name><uuid>8F4B1F6E-5A8C-4A0E-9D0C-7A1D0C3B0009</uuid>{memory}
+    <vcpu>3</vcpu><metadata><t:left xmlns:t='{xml.TOMBSTONE}' on='node9'/></metadata><devices>
+    <disk type='block' device='disk'><source dev='/dev/drbd7'/><target dev='vda'/></disk>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/></interface></devices></domain>"""
+    found = xml.described("node2", text)
+    assert (found.node, found.name, found.uuid) == ("node2", "web1", "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009")
+    assert (found.memory_kib, found.vcpus, found.virt_type, found.left_on) == (kib, 3, "kvm", "node9")
+    assert [disk.source for disk in found.disks] == ["/dev/drbd7"]
+    assert [nic.link for nic in found.nics] == ["br0"]
+    assert (found.state, found.persistent, found.autostart) == (DomainState.OFF, True, False)

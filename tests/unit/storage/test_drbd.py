@@ -128,6 +128,63 @@ def test_promote_and_demote(fake: Make, storage: DrbdStorage, version: str, name
     assert node.told == [*told, *(word.replace("primary", "secondary") for word in told)]
 
 
+def alone(node: Any, *disks: str) -> None:
+    """Its peer is gone, and its copies are in these states."""
+    left = iter(disks)
+    dump = (node.root / "dump").read_text().replace("connection:Connected", "connection:Connecting")
+    node.put("dump", re.sub(r"(?<= )disk:\w+", lambda _: f"disk:{next(left)}", dump))
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "disks", "told"),
+    [
+        ("drbd93", "r1", ("Outdated", "UpToDate"), ["primary r1 --force"]),
+        ("drbd84", "r0", ("Consistent",), ["primary 0 --force"]),
+    ],
+)
+def test_an_old_copy_is_promoted_by_force(
+    fake: Make, storage: DrbdStorage, version: str, name: str, disks: tuple[str, ...], told: list[str]
+) -> None:
+    node = fake(version)
+    alone(node, *disks)
+    assert storage.take_token("node1", TOKEN) is None
+    storage.promote_by_force("node1", name, TOKEN)
+    assert node.told == told
+
+
+@pytest.mark.parametrize("bad", ["Inconsistent", "Diskless", "Failed", "Attaching", "Negotiating", "DUnknown"])
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_is_not_whole_is_not_promoted_by_force(fake: Make, storage: DrbdStorage, bad: str, where: int) -> None:
+    node = fake("drbd93")
+    alone(node, *[bad if volume == where else "Outdated" for volume in range(2)])
+    assert storage.take_token("node1", TOKEN) is None
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote_by_force("node1", "r1", TOKEN)
+    assert (caught.value.code, caught.value.detail) == (Code.NOT_UPTODATE, f"a copy is {bad}")
+    assert node.told == []
+
+
+@pytest.mark.parametrize("version", ["drbd93", "drbd84"])
+def test_beside_a_peer_nothing_is_promoted_by_force(fake: Make, storage: DrbdStorage, version: str) -> None:
+    node = fake(version)
+    node.put("dump", re.sub(r"(?<= )disk:\w+", "disk:Outdated", (node.root / "dump").read_text()))
+    assert storage.take_token("node1", TOKEN) is None
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote_by_force("node1", "r1" if version == "drbd93" else "r0", TOKEN)
+    assert (caught.value.code, caught.value.detail) == (Code.NOT_UPTODATE, "its connection is Connected")
+    assert node.told == []
+
+
+def test_what_has_no_volume_is_not_promoted_by_force(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    node.put("dump", "exists resource name:r1 role:Secondary suspended:no\nexists -\n")
+    assert storage.take_token("node1", TOKEN) is None
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote_by_force("node1", "r1", TOKEN)
+    assert caught.value.detail == "it has no volume"
+    assert node.told == []
+
+
 def test_84_is_told_every_minor(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
     node.put("sys/module/drbd/version", "8.4.11\n")
@@ -136,13 +193,14 @@ def test_84_is_told_every_minor(fake: Make, storage: DrbdStorage) -> None:
     assert sorted(node.told) == ["primary 10", "primary 11"]
 
 
-@pytest.mark.parametrize("action", ["promote", "demote", "allow_two_primaries", "restore_options"])
+@pytest.mark.parametrize("action", ["promote", "promote_by_force", "demote", "allow_two_primaries", "restore_options"])
 def test_without_the_token_nothing_is_done(fake: Make, storage: DrbdStorage, action: str) -> None:
     node = fake("drbd93")
     assert storage.take_token("node1", THEIRS) is None
     options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
     acts: dict[str, Callable[[], None]] = {
         "promote": lambda: storage.promote("node1", "r1", TOKEN),
+        "promote_by_force": lambda: storage.promote_by_force("node1", "r1", TOKEN),
         "demote": lambda: storage.demote("node1", "r1", TOKEN),
         "allow_two_primaries": lambda: storage.allow_two_primaries("node1", "r1", "node2", TOKEN),
         "restore_options": lambda: storage.restore_options("node1", "r1", "node2", options, TOKEN),

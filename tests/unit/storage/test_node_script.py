@@ -132,6 +132,8 @@ def test_a_living_token_is_replaced_by_whoever_names_it(storage: DrbdStorage) ->
         replace(ERRAND, memory_kib=7, failover=True),
         replace(ERRAND, keep_definition=True),
         replace(ERRAND, memory_kib=7, failover=True, keep_definition=True),
+        replace(ERRAND, autostart=True),
+        replace(ERRAND, autostart=None, failover=True),
     ],
 )
 def test_a_token_says_what_else_is_to_be_done(storage: DrbdStorage, errand: Errand) -> None:

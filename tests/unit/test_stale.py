@@ -1,0 +1,196 @@
+"""Starting from a copy that is old, because somebody gives up what it lacks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from lvmigrate import cli
+from lvmigrate.domain import DomainState
+from lvmigrate.errors import Code, ExitCode, Finding, LeftBehind, LvmigrateError, MoveFailed, Refused, UsageError
+from lvmigrate.failover import FailoverInstance, FailoverOptions
+from lvmigrate.occasion import Phase
+from lvmigrate.replication import OLD, DiskState, Lineage, Role
+from lvmigrate.report import Report
+from tests.unit.fakes import NODES, World, guest, refusing, unreachable
+from tests.unit.test_cli import world as world_of_the_command  # noqa: F401 -- the fixture
+
+LOST = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
+#: Every state in which a copy is neither good nor old.
+BROKEN = sorted(set(DiskState) - OLD - {DiskState.UP_TO_DATE}, key=lambda state: state.value)
+
+
+def dead(disk: DiskState = DiskState.OUTDATED, **given: Any) -> World:
+    """node1 is off, and node2's copy is in this state."""
+    world = World(connected=False, roles=dict.fromkeys(NODES, Role.SECONDARY), **given)
+    world.disks["node2"] = disk
+    world.domains = {node: guest(node, state=DomainState.OFF) for node in NODES}
+    world.lineages["node2"] = Lineage(current="A", earlier=(), lost_at=LOST)
+    for method in ("domain", "domains", "traces"):
+        world.faults[method, "node1"] = unreachable("node1")
+    return world
+
+
+def tasklet(world: World, **options: Any) -> FailoverInstance:
+    asked: dict[str, Any] = {"is_off": "node1", "ignore_consistency": True} | options
+    return FailoverInstance(world.context(), "web1", target="node2", options=FailoverOptions(**asked))
+
+
+def fail_over(world: World, **options: Any) -> Report:
+    made = tasklet(world, **options)
+    made.check_prereq()
+    return made.exec()
+
+
+def refusal(world: World, **options: Any) -> Finding:
+    with pytest.raises(Refused) as caught:
+        tasklet(world, **options).check_prereq()
+    (finding,) = caught.value.findings
+    assert not {"promote", "promote_by_force", "define", "take_token"} & {name for name, _ in world.calls}
+    return finding
+
+
+@pytest.mark.parametrize("disk", [DiskState.CONSISTENT, DiskState.OUTDATED])
+def test_an_old_copy_is_taken_only_if_asked(disk: DiskState) -> None:
+    found = refusal(dead(disk), ignore_consistency=False)
+    assert (found.code, disk.value in found.sentence) == (Code.NOT_UPTODATE, True)
+    assert "--ignore-consistency --to node2" in found.hint
+    world = dead(disk)
+    report = fail_over(world)
+    assert world.running() == ["node2"]
+    assert [name for name, node in world.calls if "promote" in name] == ["promote_by_force"]
+    (warning,) = report.warnings
+    assert warning.code is Code.COPY_OLD
+    assert f"r0/0 is {disk.value} on node2" in warning.sentence
+    assert "Everything written since 2026-11-20T10:30:00+00:00, when node2 lost node1" in warning.sentence
+    assert "lvmigrate cleanup web1" in warning.hint
+    assert world.domains["node2"].left_on == "node1"
+
+
+def test_the_plan_says_it_before_anything_is_done_and_where_nothing_tells_since_when_that_is_said() -> None:
+    world = dead()
+    world.lineages["node2"] = Lineage(current="A", earlier=())
+    (warning,) = tasklet(world).check_prereq().warnings
+    assert "nobody knows when" in warning.sentence
+    assert ("promote_by_force", "node2") not in world.calls
+
+
+@pytest.mark.parametrize("disk", BROKEN)
+def test_what_is_not_whole_is_never_taken(disk: DiskState) -> None:
+    for asked in (True, False):
+        found = refusal(dead(disk), ignore_consistency=asked)
+        assert (found.code, disk.value in found.sentence) == (Code.NOT_UPTODATE, True)
+        assert "No option starts a guest from it" in found.hint
+
+
+def test_nobody_is_asked_to_give_up_what_is_there() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    report = fail_over(world)
+    assert report.warnings == ()
+    assert [name for name, _ in world.calls if "promote" in name] == ["promote"]
+
+
+def test_the_node_has_to_be_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        FailoverInstance(
+            dead().context(), "web1", options=FailoverOptions(is_off="node1", ignore_consistency=True)
+        ).check_prereq()
+    assert "--to NODE" in caught.value.hint
+
+
+def test_it_is_no_word_for_a_fence() -> None:
+    assert refusal(dead(), is_off=None).code is Code.NOT_FENCED
+    world = dead()
+    del world.faults["traces", "node1"]  # its ssh answers
+    assert refusal(world).code is Code.NODE_ALIVE
+
+
+def test_while_the_source_answers_nothing_is_given_up() -> None:
+    """Its data are the newer ones, and can be had."""
+    options = FailoverOptions(ignore_consistency=True)
+    world = World(connected=False)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(world.context(), "web1", target="node2", options=options).check_prereq()
+    found = {finding.code: finding for finding in caught.value.findings}
+    assert set(found) == {Code.NOT_CONNECTED, Code.NODE_ALIVE}
+    assert "--is-off node1" in found[Code.NODE_ALIVE].hint
+    # Where the disks are in step, there is nothing to give up, and nothing is said.
+    made = FailoverInstance(World().context(), "web1", target="node2", options=options)
+    assert made.check_prereq().warnings == ()
+
+
+@pytest.mark.parametrize("becomes", [DiskState.INCONSISTENT, DiskState.DISKLESS])
+def test_a_copy_that_is_not_whole_any_more_is_not_taken(becomes: DiskState) -> None:
+    world = dead()
+    world.faults["define", "node2"] = lambda: world.disks.update(node2=becomes)
+    with pytest.raises(MoveFailed) as caught:
+        fail_over(world)
+    assert caught.value.code is Code.INSTANCE_STATE
+    assert ("promote_by_force", "node2") not in world.calls
+
+
+def test_a_copy_that_has_become_old_since_the_plan_is_not_taken() -> None:
+    """Nobody was told that it is: what was agreed to is what the plan says."""
+    world = dead(DiskState.UP_TO_DATE)
+    world.faults["define", "node2"] = lambda: world.disks.update(node2=DiskState.OUTDATED)
+    with pytest.raises(MoveFailed) as caught:
+        fail_over(world)
+    assert caught.value.code is Code.INSTANCE_STATE
+    assert not {"promote", "promote_by_force"} & {name for name, _ in world.calls}
+
+
+def test_one_that_was_not_seen_promoted_is_not_started_from() -> None:
+    world = dead()
+    world.late_faults["promote_by_force", "node2"] = lambda: world.roles.update(node2=Role.SECONDARY)
+    with pytest.raises(LeftBehind) as caught:
+        fail_over(world)
+    assert "was not seen Primary" in str(caught.value)
+    assert world.running() == []
+
+
+def test_after_a_start_that_failed_it_is_said_that_the_copy_counts_as_good_now() -> None:
+    world = dead()
+    world.faults["start", "node2"] = refusing("node2")
+    with pytest.raises(LeftBehind) as caught:
+        fail_over(world)
+    assert "the old copy of r0 on node2 counts as UpToDate" in str(caught.value.leftovers)
+    assert "the two have parted" in caught.value.hint
+    assert world.roles["node2"] is Role.SECONDARY
+    # The token runs out, and tells a cleanup.
+    assert (list(world.tokens), world.domains["node2"].left_on) == (["node2"], None)
+
+
+def test_where_the_kernel_refuses_everything_is_as_it_was() -> None:
+    world = dead()
+    world.faults["promote_by_force", "node2"] = refusing("node2")
+    with pytest.raises(LvmigrateError) as caught:
+        fail_over(world)
+    assert not isinstance(caught.value, LeftBehind)
+    assert (world.disks["node2"], world.tokens) == (DiskState.OUTDATED, {})
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_hooks_are_told(*, asked: bool) -> None:
+    made = tasklet(dead(DiskState.UP_TO_DATE), ignore_consistency=asked)
+    plan = made.check_prereq()
+    told = made._occasion(plan).environment(Phase.PRE)
+    assert told["IGNORE_CONSISTENCY"] == told["GANETI_IGNORE_CONSISTENCY"] == str(asked)
+
+
+def test_the_command_takes_the_word(world_of_the_command: World, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    made = dead()
+    for name in ("connected", "roles", "disks", "domains", "lineages", "faults"):
+        setattr(world_of_the_command, name, getattr(made, name))
+    words = ["failover", "web1", "--is-off", "node1", "--ignore-consistency"]
+    assert cli.main(words) == ExitCode.USAGE
+    assert "--to NODE" in capsys.readouterr().err
+    assert cli.main([*words, "--to", "node2", "--dry-run"]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "COPY_OLD" in said
+    assert "r0/0: old on node2, which is promoted by force" in said
+    assert world_of_the_command.running() == []
+    assert cli.main([*words, "--to", "node2"]) == ExitCode.OK
+    assert "2026-11-20T10:30:00" in capsys.readouterr().out
+    assert world_of_the_command.running() == ["node2"]
