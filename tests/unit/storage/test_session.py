@@ -70,13 +70,16 @@ def test_a_call_does_not_read_the_next_one(call: Call) -> None:
     assert call("echo", "next").out == "next\n"
 
 
-def test_calls_one_after_the_other_have_one_shell_and_those_at_once_one_each(call: Call) -> None:
-    def serving() -> str:
-        return call("eval", "echo $$; sleep 0.2").out
-
-    assert len({serving() for _ in range(3)}) == 1
+def test_calls_one_after_the_other_have_one_shell_and_those_at_once_one_each(call: Call, tmp_path: Path) -> None:
+    assert len({call("eval", "echo $$").out for _ in range(3)}) == 1
     seen: list[str] = []
-    threads = [threading.Thread(target=lambda: seen.append(serving())) for _ in range(8)]
+
+    def serve(number: int) -> None:
+        # None ends before all have begun, however long that takes.
+        wait = f"touch {tmp_path}/{number}; until [ $(ls {tmp_path} | wc -l) = 8 ]; do sleep 0.05; done"
+        seen.append(call("eval", f"echo $$; {wait}").out)
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
