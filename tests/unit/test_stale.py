@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,8 @@ from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.occasion import Phase
 from lvmigrate.replication import OLD, DiskState, Lineage, Role
 from lvmigrate.report import Report
-from tests.unit.fakes import NODES, World, guest, refusing, unreachable
+from lvmigrate.token import Token
+from tests.unit.fakes import NODES, UUID, World, guest, refusing, unreachable
 from tests.unit.test_cli import world as world_of_the_command  # noqa: F401 -- the fixture
 
 LOST = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
@@ -194,3 +196,33 @@ def test_the_command_takes_the_word(world_of_the_command: World, capsys: pytest.
     assert cli.main([*words, "--to", "node2"]) == ExitCode.OK
     assert "2026-11-20T10:30:00" in capsys.readouterr().out
     assert world_of_the_command.running() == ["node2"]
+
+
+# ---- a failover from a dead node, whatever its disk is
+
+
+def test_one_who_was_there_first_keeps_the_guest() -> None:
+    """The token was taken between the checks and the failover: nobody is fenced, and nothing is marked."""
+    world = dead(DiskState.UP_TO_DATE)
+    fenced: list[str] = []
+    context = dataclasses.replace(world.context(), fences={"node1": lambda: fenced.append("node1")})
+    made = FailoverInstance(context, "web1", target="node2")
+    made.check_prereq()
+    world.tokens["node2"] = Token(uuid=UUID, instance="web1", id="theirs", holder="another", lease_s=30, errand=None)
+    with pytest.raises(Refused) as caught:
+        made.exec()
+    assert caught.value.code is Code.LOCKED
+    assert fenced == []
+    assert ("define", "node2") not in world.calls
+    assert world.tokens["node2"].id == "theirs"
+
+
+def test_what_runs_and_is_not_primary_is_said_and_nothing_is_undone() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.late_faults["start", "node2"] = lambda: world.roles.update(node2=Role.SECONDARY)
+    with pytest.raises(LeftBehind) as caught:
+        fail_over(world)
+    assert str(caught.value) == "web1 runs on node2, but the failover could not be finished."
+    assert "not Primary for all disks" in str(caught.value.leftovers)
+    assert world.running() == ["node2"]
+    assert world.domains["node2"].left_on == "node1"
