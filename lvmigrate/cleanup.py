@@ -514,7 +514,11 @@ class _Cleanup:
             )
             self.lease.confirm()
             if home == errand.target and self.seen.persistent:
-                definitions.moved(autostart=errand.autostart)
+                try:
+                    definitions.moved(autostart=errand.autostart)
+                except MoveFailed:
+                    self._lives()
+                    raise
             elif home == errand.source:
                 definitions.stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
             if errand.memory_kib:

@@ -24,7 +24,7 @@ class Definitions:
 
         ``autostart``: as it was at the source; ``None``: nobody knows, and it stays as it is.  Guaranteed afterwards:
         the target has a definition, the source none, or one without autostart if it is to keep it.  Raises `MoveFailed`
-        when the target has none (nothing is forgotten then), or what the adapter raises.
+        when the target has none, or the guest has ended there (nothing is forgotten then), or what the adapter raises.
         """
         arrived = self.hypervisor.domain(self.target, self.uuid)
         if arrived is None or not arrived.persistent:
@@ -32,6 +32,12 @@ class Definitions:
                 f"The guest is not defined on {self.target} as it was on {self.source}.",
                 code=Code.LEFT_BEHIND,
                 hint=f"`virsh dumpxml {self.uuid}` on {self.target}; the definition on {self.source} was kept.",
+            )
+        if not arrived.state.active:
+            raise MoveFailed(
+                f"The guest ended on {self.target} while its move was being finished; no definition was forgotten.",
+                code=Code.LEFT_BEHIND,
+                hint=f"`lvmigrate cleanup {self.uuid}` closes what it had open, and says how to start it.",
             )
         if self.keep:
             left = self.hypervisor.domain(self.source, self.uuid)
