@@ -226,3 +226,57 @@ def test_what_runs_and_is_not_primary_is_said_and_nothing_is_undone() -> None:
     assert "not Primary for all disks" in str(caught.value.leftovers)
     assert world.running() == ["node2"]
     assert world.domains["node2"].left_on == "node1"
+
+
+def test_the_last_sign_of_life_is_waited_out_and_not_longer_than_a_minute() -> None:
+    """DRBD notices after its ping timeout that the node is gone that was just switched off."""
+    for dies_after_s, code in ((10, None), (1000, Code.NODE_ALIVE)):
+        world = dead(DiskState.UP_TO_DATE)
+        made = tasklet(world)
+        made.check_prereq()
+        begin, looks = world.time, world.calls.count(("traces", "node1"))
+
+        def answers(world: World = world, until: float = begin + dies_after_s) -> None:
+            assert world.calls.count(("traces", "node1")) < 200, "nothing lets time pass"
+            if world.time > until:
+                unreachable("node1")()
+
+        world.faults["traces", "node1"] = answers
+        if code is None:
+            assert made.exec().running
+            assert world.calls.count(("traces", "node1")) - looks < 15
+        else:
+            with pytest.raises(Refused) as caught:
+                made.exec()
+            assert caught.value.code is code
+            assert 60 < world.time - begin < 63
+            assert (world.tokens, world.running()) == ({}, [])
+
+
+def test_a_node_that_answers_again_is_seen_right_before_promoting() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.late_faults["define", "node2"] = lambda: world.faults.pop(("traces", "node1"), None) and None
+    with pytest.raises(Refused) as caught:
+        fail_over(world)
+    assert caught.value.code is Code.NODE_ALIVE
+    assert ("promote", "node2") not in world.calls
+    assert (world.tokens, world.domains["node2"].left_on) == ({}, None)
+
+
+def test_a_definition_that_is_gone_by_then_is_not_defined_anew() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    made = tasklet(world)
+    made.check_prereq()
+    del world.domains["node2"]
+    with pytest.raises(MoveFailed) as caught:
+        made.exec()
+    assert (caught.value.code, "no definition" in str(caught.value)) == (Code.DEFINITION_MISSING, True)
+    assert ("define", "node2") not in world.calls
+
+
+def test_the_token_is_renewed_right_before_promoting() -> None:
+    """A fence command may have taken long, and nobody else is to begin in the middle of this."""
+    world = dead(DiskState.UP_TO_DATE)
+    fail_over(world)
+    names = [name for name, node in world.calls if node == "node2"]
+    assert "renew_token" in names[names.index("define") : names.index("promote")]
