@@ -18,6 +18,7 @@ from lvmigrate.report import Report
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, World, guest, refusing, unreachable
 from tests.unit.test_cli import world as world_of_the_command  # noqa: F401 -- the fixture
+from tests.unit.test_move import with_renewing
 
 LOST = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 #: Every state in which a copy is neither good nor old.
@@ -280,3 +281,15 @@ def test_the_token_is_renewed_right_before_promoting() -> None:
     fail_over(world)
     names = [name for name, node in world.calls if node == "node2"]
     assert "renew_token" in names[names.index("define") : names.index("promote")]
+
+
+def test_the_token_is_renewed_until_right_before_it_is_removed() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    context, renewing = with_renewing(world)
+    stories: list[list[str]] = []
+    for method in ("start", "drop_token"):
+        world.faults[method, "node2"] = lambda: stories.append(list(renewing.story))
+    made = FailoverInstance(context, "web1", target="node2", options=FailoverOptions(is_off="node1"))
+    made.check_prereq()
+    made.exec()
+    assert stories == [["began"], ["began", "ended"]]
