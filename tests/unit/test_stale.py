@@ -202,6 +202,16 @@ def test_the_command_takes_the_word(world_of_the_command: World, capsys: pytest.
 # ---- a failover from a dead node, whatever its disk is
 
 
+def test_a_guest_that_somebody_works_on_is_refused() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.tokens["node2"] = Token(uuid=UUID, instance="web1", id="theirs", holder="another", lease_s=30, errand=None)
+    with pytest.raises(Refused) as caught:
+        tasklet(world).check_prereq()
+    assert [(finding.code, "another" in finding.sentence) for finding in caught.value.findings] == [(Code.LOCKED, True)]
+    world.left_s = -1.0  # it ran out
+    assert tasklet(world).check_prereq().target == "node2"
+
+
 def test_one_who_was_there_first_keeps_the_guest() -> None:
     """The token was taken between the checks and the failover: nobody is fenced, and nothing is marked."""
     world = dead(DiskState.UP_TO_DATE)
