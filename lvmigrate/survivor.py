@@ -163,7 +163,7 @@ class Survivor:
             name=resource.name,
             volumes=tuple(sorted(place.volume for place in places.values() if place.resource == resource.name)),
             options=(options, options),
-            forced=self.ignore_consistency and stale.is_old(resource),
+            forced=stale.is_old(resource),  # where nobody has asked for it, `stale.objections` refuses
         )
 
     # ---- where to
