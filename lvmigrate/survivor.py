@@ -120,9 +120,9 @@ class Survivor:
         mine = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
         theirs = {disk.source for other in others for disk in other.disks if disk.source}
         everything = storage.locate(target, mine | theirs)
-        places = {path: place for path, place in everything.items() if path in mine}
-        names = tuple(sorted({place.resource for place in places.values()}))
-        resources = storage.observe(target, names)
+        resources = storage.observe(target, sorted({everything[path].resource for path in mine & everything.keys()}))
+        places = {p: place for p, place in everything.items() if p in mine and place.resource in resources}
+        names = tuple(sorted(resources))
         signs = fencing.look(hypervisor, storage, dead, target, names)
         findings = [*fencing.objections(signs, has_command=dead in self.context.fences, typed=self.is_off)]
         findings += _unusable(domain, places, others, everything)
@@ -141,7 +141,7 @@ class Survivor:
             target=target,
             target_had_definition=definition is None,
             mode=Mode.FAILOVER,
-            resources=tuple(self._planned(dead, name, places, resources) for name in names),
+            resources=tuple(self._planned(dead, resources[name], places) for name in names),
             errand=Errand(
                 source=dead,
                 target=target,
@@ -155,18 +155,15 @@ class Survivor:
         )
         return Found(plan=plan, findings=tuple(findings), definition=definition, sizes_mib=sizes(places, resources))
 
-    def _planned(
-        self, dead: str, name: str, places: Mapping[str, Place], resources: Mapping[str, Resource]
-    ) -> ResourcePlan:
-        resource = resources.get(name)
-        connected = resource is not None and resource.towards(dead) is not None
-        target = resource.node if resource is not None else ""
-        options = self.context.storage.options(target, name, dead) if connected else _NOT_SET
+    def _planned(self, dead: str, resource: Resource, places: Mapping[str, Place]) -> ResourcePlan:
+        options = _NOT_SET
+        if resource.towards(dead) is not None:
+            options = self.context.storage.options(resource.node, resource.name, dead)
         return ResourcePlan(
-            name=name,
-            volumes=tuple(sorted(place.volume for place in places.values() if place.resource == name)),
+            name=resource.name,
+            volumes=tuple(sorted(place.volume for place in places.values() if place.resource == resource.name)),
             options=(options, options),
-            forced=self.ignore_consistency and resource is not None and stale.is_old(resource),
+            forced=stale.is_old(resource),  # where nobody has asked for it, `stale.objections` refuses
         )
 
     # ---- where to

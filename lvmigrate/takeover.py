@@ -271,8 +271,7 @@ class Takeover:
                 hint=f"`lvmigrate status {name}` in a minute: if it does not run then, the same failover again.",
                 detail=error.detail,
             ) from error
-        self.moved = True
-        self.rollback.forget()
+        self.moved = True  # the point of no return: from here on nothing is undone
 
     def verify(self) -> None:
         """It is Primary there; a reboot of the survivor may start it again if it was so before; the token goes last."""

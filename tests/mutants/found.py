@@ -30,14 +30,11 @@ MODULES: Final = (
     "guard",
     "disks",
     "decision",
-    "handover",
     "takeover",
     "survivor",
     "stale",
     "upstart",
     "fencing",
-    "hooks",
-    "program",
     "kept",
 )
 #: Module-level tables of which each member is a mutant.

@@ -113,6 +113,19 @@ def test_it_is_started_from_what_was_kept(tmp_path: Path, word: str) -> None:
     assert world.calls.index(("define", "node2")) < world.calls.index(("promote", "node2"))
 
 
+def test_where_somebody_has_defined_it_by_then_that_is_left(tmp_path: Path) -> None:
+    (tmp_path / f"{UUID}.xml").write_text(WHOLE)
+    world, context = dead(tmp_path)
+    failover = fail_over(context, definition="kept")
+    failover.check_prereq()
+    world.domains["node2"] = guest("node2", state=DomainState.OFF)
+    with pytest.raises(LvmigrateError) as caught:
+        failover.exec()
+    assert (caught.value.code, "a definition of its own by now" in str(caught.value)) == (Code.DEFINITION_MISSING, True)
+    assert ("define", "node2") not in world.calls
+    assert "node2" in world.domains
+
+
 def test_where_the_failover_fails_the_definition_is_gone_again(tmp_path: Path) -> None:
     (tmp_path / f"{UUID}.xml").write_text(WHOLE)
     world, context = dead(tmp_path)

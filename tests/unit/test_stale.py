@@ -18,6 +18,7 @@ from lvmigrate.report import Report
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, World, guest, refusing, unreachable
 from tests.unit.test_cli import world as world_of_the_command  # noqa: F401 -- the fixture
+from tests.unit.test_move import with_renewing
 
 LOST = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 #: Every state in which a copy is neither good nor old.
@@ -201,6 +202,16 @@ def test_the_command_takes_the_word(world_of_the_command: World, capsys: pytest.
 # ---- a failover from a dead node, whatever its disk is
 
 
+def test_a_guest_that_somebody_works_on_is_refused() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.tokens["node2"] = Token(uuid=UUID, instance="web1", id="theirs", holder="another", lease_s=30, errand=None)
+    with pytest.raises(Refused) as caught:
+        tasklet(world).check_prereq()
+    assert [(finding.code, "another" in finding.sentence) for finding in caught.value.findings] == [(Code.LOCKED, True)]
+    world.left_s = -1.0  # it ran out
+    assert tasklet(world).check_prereq().target == "node2"
+
+
 def test_one_who_was_there_first_keeps_the_guest() -> None:
     """The token was taken between the checks and the failover: nobody is fenced, and nothing is marked."""
     world = dead(DiskState.UP_TO_DATE)
@@ -226,3 +237,69 @@ def test_what_runs_and_is_not_primary_is_said_and_nothing_is_undone() -> None:
     assert "not Primary for all disks" in str(caught.value.leftovers)
     assert world.running() == ["node2"]
     assert world.domains["node2"].left_on == "node1"
+
+
+def test_the_last_sign_of_life_is_waited_out_and_not_longer_than_a_minute() -> None:
+    """DRBD notices after its ping timeout that the node is gone that was just switched off."""
+    for dies_after_s, code in ((10, None), (1000, Code.NODE_ALIVE)):
+        world = dead(DiskState.UP_TO_DATE)
+        made = tasklet(world)
+        made.check_prereq()
+        begin, looks = world.time, world.calls.count(("traces", "node1"))
+
+        def answers(world: World = world, until: float = begin + dies_after_s) -> None:
+            assert world.calls.count(("traces", "node1")) < 200, "nothing lets time pass"
+            if world.time > until:
+                unreachable("node1")()
+
+        world.faults["traces", "node1"] = answers
+        if code is None:
+            assert made.exec().running
+            assert world.calls.count(("traces", "node1")) - looks < 15
+        else:
+            with pytest.raises(Refused) as caught:
+                made.exec()
+            assert caught.value.code is code
+            assert 60 < world.time - begin < 63
+            assert (world.tokens, world.running()) == ({}, [])
+
+
+def test_a_node_that_answers_again_is_seen_right_before_promoting() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.late_faults["define", "node2"] = lambda: world.faults.pop(("traces", "node1"), None) and None
+    with pytest.raises(Refused) as caught:
+        fail_over(world)
+    assert caught.value.code is Code.NODE_ALIVE
+    assert ("promote", "node2") not in world.calls
+    assert (world.tokens, world.domains["node2"].left_on) == ({}, None)
+
+
+def test_a_definition_that_is_gone_by_then_is_not_defined_anew() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    made = tasklet(world)
+    made.check_prereq()
+    del world.domains["node2"]
+    with pytest.raises(MoveFailed) as caught:
+        made.exec()
+    assert (caught.value.code, "no definition" in str(caught.value)) == (Code.DEFINITION_MISSING, True)
+    assert ("define", "node2") not in world.calls
+
+
+def test_the_token_is_renewed_right_before_promoting() -> None:
+    """A fence command may have taken long, and nobody else is to begin in the middle of this."""
+    world = dead(DiskState.UP_TO_DATE)
+    fail_over(world)
+    names = [name for name, node in world.calls if node == "node2"]
+    assert "renew_token" in names[names.index("define") : names.index("promote")]
+
+
+def test_the_token_is_renewed_until_right_before_it_is_removed() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    context, renewing = with_renewing(world)
+    stories: list[list[str]] = []
+    for method in ("start", "drop_token"):
+        world.faults[method, "node2"] = lambda: stories.append(list(renewing.story))
+    made = FailoverInstance(context, "web1", target="node2", options=FailoverOptions(is_off="node1"))
+    made.check_prereq()
+    made.exec()
+    assert stories == [["began"], ["began", "ended"]]
