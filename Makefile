@@ -71,6 +71,10 @@ bench-storage: ready ## events per second and their latency; opening and closing
 bench-hv: venv ## a move against virsh migrate of the same guest, in turn; aborts; a controller with 20 moves; on the pair
 	@$(BIN)/python -m tests.bench.hv
 
+.PHONY: bench-fleet
+bench-fleet: venv ## the plan of a drain of 1,000 nodes with 20,000 guests: seconds and memory
+	@$(BIN)/python -m tests.bench.fleet
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up
