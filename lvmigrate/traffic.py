@@ -214,20 +214,16 @@ class Traffic:
         for node in self._nodes.values():
             self._room(node)
 
-    def next(self) -> list[Departure]:
-        """Everybody who may set out now; from now on they are under way."""
-        gone = self._try(self._all)
-        if not gone and not self._under_way and self._all.left > 0:
-            # All gates are open, yet somebody may wait at one whose turn never came.
-            for gate in self._gates():
-                for entry in gate.parked:
-                    heapq.heappush(self._all.parked, entry)
-                gate.parked.clear()
-            gone = self._try(self._all)
-        return gone
+    def next(self, most: int | None = None) -> list[Departure]:
+        """Everybody who may set out now, or so many of them; from now on they are under way."""
+        for gate in self._gates():
+            for place in gate.parked:
+                heapq.heappush(self._all.parked, place)
+            gate.parked.clear()
+        return self._try(self._all, most)
 
-    def ended(self, uuid: str, *, arrived: bool) -> list[Departure]:
-        """Somebody is not under way any more; who may set out for that."""
+    def ended(self, uuid: str, *, arrived: bool, more: bool = True) -> list[Departure]:
+        """Somebody is not under way any more; who sets out for that, if there are to be ``more``."""
         gone = self._under_way.pop(uuid)
         here, there = self._nodes.get(gone.source), self._nodes.get(gone.target)
         link = self._link(gone.source, gone.target)
@@ -244,6 +240,8 @@ class Traffic:
         if freed is not None:
             freed.free_kib += gone.memory_kib
             self._room(freed)
+        if not more:
+            return []
         begun: list[Departure] = []
         for gate in (*gates, link, self._all):
             begun += self._try(gate)
@@ -277,11 +275,11 @@ class Traffic:
 
     # ---- how
 
-    def _try(self, gate: _Gate) -> list[Departure]:
+    def _try(self, gate: _Gate, most: int | None = None) -> list[Departure]:
         """Let those go who were turned away at this gate, as many as it lets through."""
-        gone = []
+        gone: list[Departure] = []
         tries = self._all.left if gate.left <= 0 else gate.left  # a rate has no count of its own
-        while tries > 0 and gate.parked:
+        while tries > 0 and gate.parked and (most is None or len(gone) < most):
             place = heapq.heappop(gate.parked)
             waiting = self._waiting.get(place[2])
             if waiting is None:
