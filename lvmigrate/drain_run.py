@@ -48,6 +48,8 @@ _PATIENCE_S: Final = 60.0
 _ASK_S: Final = 5.0
 #: How often a guest is tried that failed for what may have passed since.
 _TRIES: Final = 2
+#: The same for one that somebody else is working on, and will have done with.
+_TRIES_LOCKED: Final = 10
 #: What does not pass by itself: the guest is not tried again on the same node.
 FOR_GOOD: Final = frozenset(
     {
@@ -407,7 +409,8 @@ class Run:
         """It does not go: not any more, or not before the others."""
         self._names[stayed.uuid] = stayed.name
         self._tries[stayed.uuid] += 1
-        again = not for_good and self._tries[stayed.uuid] < _TRIES and not self._context.cancel.is_set()
+        most = _TRIES_LOCKED if stayed.finding.code is Code.LOCKED else _TRIES
+        again = not for_good and self._tries[stayed.uuid] < most and not self._context.cancel.is_set()
         (self._again if again else self._stayed)[stayed.uuid] = stayed
         self._tell(stayed, again=again)
 

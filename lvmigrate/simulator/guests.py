@@ -45,6 +45,8 @@ class Guest:
     defined_on: frozenset[str]
     #: What its balloon leaves it; ``None``: all.
     current_kib: int | None = None
+    #: How long a copy of its memory takes; ``None``: as in all of the world.
+    copy_s: float | None = None
     #: The newest acknowledged write to each disk.
     latest: dict[Disk, Record] = field(default_factory=dict)
     #: Somebody other than lvmigrate paused it.

@@ -117,6 +117,7 @@ class Truth:
         autostart: bool = True,
         defined_on_peer: bool = False,
         memory_kib: int = 1 << 20,
+        copy_s: float | None = None,
     ) -> Guest:
         """A guest on ``node``, with a resource of its own (or more) replicated to ``peer``, the only other node."""
         other = peer or next(n for n in self.hosts if n != node)
@@ -132,6 +133,7 @@ class Truth:
             uuid=str(uuid.uuid5(_NAMESPACE, name)),
             disks=tuple(disks),
             memory_kib=memory_kib,
+            copy_s=copy_s,
             home=node,
             ran=running,
             persistent=persistent,
