@@ -112,14 +112,13 @@ class ManyMoves:
                 raise _Incomplete(report)
             return report
 
-        about = ", ".join(self._nodes)
-        from_here = self.what == DrainNodes.what
+        departures = [leg.departure for leg in schedule.legs]
         opening = Opening(
             tasklet=self.what,
-            instance=about,
+            instance=", ".join(self._nodes),
             uuid="",
-            source=about if from_here else "",
-            target="" if from_here else about,
+            source=", ".join(sorted({departure.source for departure in departures})),
+            target=", ".join(sorted({departure.target for departure in departures})),
             holder=holder(),
             plan=jsonable(schedule),
         )

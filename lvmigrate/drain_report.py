@@ -13,7 +13,11 @@ from lvmigrate.traffic import Departure, Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """A guest that is where it was to go. ``how``: live, non-live, post-copy, failover, or cleanup."""
+    """A guest that is where it was to go.
+
+    ``how``: live, non-live, post-copy, failover; cleanup, where somebody else's move was finished; or another, where
+    somebody else has moved it.
+    """
 
     uuid: str
     name: str

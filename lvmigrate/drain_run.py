@@ -13,13 +13,14 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import fleet, outcome
+from lvmigrate import drain_move, fleet, outcome
 from lvmigrate.assignment import assign, short
-from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import Domain
 from lvmigrate.drain_report import DrainReport, Moved, Stayed
 from lvmigrate.errors import (
     Code,
+    ExitCode,
+    Finding,
     GuestLost,
     LeftBehind,
     LvmigrateError,
@@ -28,11 +29,9 @@ from lvmigrate.errors import (
     Refused,
     TokenLost,
 )
-from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fleet import Fleet, Question, Unfinished
 from lvmigrate.journal import Kind, Record
 from lvmigrate.manner import Manner
-from lvmigrate.migrate import MigrateInstance
 from lvmigrate.node_states import Wish
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.tasklet import Context
@@ -64,8 +63,6 @@ FOR_GOOD: Final = frozenset(
         *(Code.NODE_DRAINED, Code.NODE_OFFLINE, Code.NO_TARGET),
     }
 )
-#: After these, where the guest is allowed to, it is shut down and started on the target.
-_TOO_BUSY: Final = frozenset({Code.NOT_CONVERGING, Code.COPY_TIMEOUT})
 
 
 class Run:
@@ -94,6 +91,9 @@ class Run:
         self._moved: dict[str, Moved] = {}
         self._stayed: dict[str, Stayed] = {}
         self._again: dict[str, Stayed] = {}
+        #: What was said last of those that are tried again; where everybody was at the last look.
+        self._words: dict[str, Stayed] = {}
+        self._whereabouts: Mapping[str, str] = {}
         self._names: dict[str, str] = {}
         self._off: tuple[str, ...] = ()
         self._domains: dict[str, Domain] = {}
@@ -121,17 +121,48 @@ class Run:
         finally:
             for thread in self._threads.values():
                 thread.join()
-        done = self._moved.keys() | self._stayed.keys() | self._again.keys()
+        not_begun = self._settle_the_rest()
         return DrainReport(
             what=what,
             nodes=nodes,
             seconds=self._context.clock.now() - began,
             forecast_s=schedule.seconds,
             moved=tuple(self._moved.values()),
-            stayed=(*self._stayed.values(), *self._again.values()),
-            not_begun=tuple(sorted(name for uuid, name in self._names.items() if uuid not in done)),
-            off=self._off,
+            stayed=tuple(self._stayed.values()),
+            not_begun=not_begun,
+            off=tuple(sorted({*self._off} - {stayed.name for stayed in self._stayed.values()})),
         )
+
+    def _settle_the_rest(self) -> tuple[str, ...]:
+        """What to say of those that nobody has brought to an end; the names of those that have not begun."""
+        not_begun = []
+        self._stayed |= self._again
+        for uuid, name in sorted(self._names.items(), key=lambda item: item[1]):
+            if uuid in self._moved or uuid in self._stayed:
+                continue
+            word, where = self._words.get(uuid), self._whereabouts.get(uuid)
+            gone = where is not None and where not in self._question.sources
+            if gone and (word is None or word.exit_code is ExitCode.REFUSED):
+                source = self._domains[uuid].node if uuid in self._domains else ""
+                self._moved[uuid] = Moved(
+                    uuid=uuid, name=name, source=source, target=str(where), how="another", seconds=0.0
+                )
+            elif word is not None:
+                self._stayed[uuid] = word
+            elif self._context.cancel.is_set() or where is not None:
+                not_begun.append(name)
+            else:
+                self._stays(self._off_now(uuid, name), for_good=True)
+        return tuple(not_begun)
+
+    def _off_now(self, uuid: str, name: str) -> Stayed:
+        source = self._domains[uuid].node if uuid in self._domains else ", ".join(sorted(self._question.sources))
+        finding = Finding(
+            code=Code.INSTANCE_STOPPED,
+            sentence=f"{name} does not run any more, on any node that answers.",
+            hint=f"If it is to: look with `lvmigrate status {name}`, and start it where its disks are Primary.",
+        )
+        return Stayed(uuid=uuid, name=name, source=source, finding=finding)
 
     # ---- one turn after the other
 
@@ -186,6 +217,7 @@ class Run:
         if not self._context.cancel.is_set():
             for uuid in self._again:
                 self._not_to.pop(uuid, None)
+            self._words |= self._again
             self._again.clear()
             self._stale = True
 
@@ -205,6 +237,7 @@ class Run:
         self._stale = False
         self._firm = not under_way
         self._off = tuple(sorted(domain.name for domain in seen.off))
+        self._whereabouts = seen.whereabouts
         self._domains |= seen.domains
         self._peers |= {guest.uuid: (*guest.peers, *guest.last_resort) for guest in seen.travellers}
         self._names |= {guest.uuid: guest.name for guest in seen.travellers}
@@ -293,48 +326,11 @@ class Run:
         thread.start()
 
     def _move(self, departure: Departure) -> Report:
-        """Live, or as the guest's options say; and where that was too much for it, and is allowed, by a failover."""
-        options = self._manner.options(self._domains[departure.uuid])
-        rate = min(departure.bandwidth_mib_s, options.bandwidth_mib_s or departure.bandwidth_mib_s)
-        rates: dict[str, int] = {"bandwidth_mib_s": rate}
-        if options.may_post_copy:
-            rates["postcopy_bandwidth_mib_s"] = min(rate, options.postcopy_bandwidth_mib_s or rate)
-        options = replace(options, **rates, iallocator=None)  # type: ignore[arg-type]  # every one is named
-        context = self._context_of_a_move()
-        tasklet = MigrateInstance(context, departure.uuid, target=departure.target, options=options)
-        try:
-            return self._done(tasklet)
-        except LvmigrateError as error:
-            if error.code not in _TOO_BUSY or not options.allow_failover:
-                raise
-            self._manner.onlooker.says(
-                f"{departure.name}: {error.sentence} It is shut down and started there, as allowed"
-            )
-        chosen = FailoverOptions(
-            shutdown_timeout_s=options.shutdown_timeout_s,
-            sync_timeout_s=options.sync_timeout_s,
-            ignore_ipolicy=options.ignore_ipolicy,
-        )
-        return self._done(FailoverInstance(context, departure.uuid, target=departure.target, options=chosen))
-
-    def _done(self, tasklet: MigrateInstance | FailoverInstance) -> Report:
-        tasklet.check_prereq()
-        if self._abort.is_set():
-            raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
-        return tasklet.exec()
+        domain = self._domains[departure.uuid]
+        return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
-        tasklet = CleanupInstance(self._context_of_a_move(), left.uuid)
-        tasklet.check_prereq()
-        return tasklet.exec()
-
-    def _context_of_a_move(self) -> Context:
-        return replace(
-            self._context,
-            cancel=self._abort,
-            post_copy=threading.Event(),
-            on_progress=self._manner.onlooker.progress,
-        )
+        return drain_move.clean_up(self._context, left.uuid, self._manner, abort=self._abort)
 
     # ---- what became of it
 
@@ -367,7 +363,6 @@ class Run:
         if where is not None and where in self._question.targets and where not in self._question.sources:
             self._has_moved(departure, where, "cleanup", 0.0)
         else:
-            self._names.pop(departure.uuid, None)  # it is seen again, if it is still to leave
             self._say(f"{departure.name}: cleaned up; it is {'off' if where is None else f'on {where}'}")
 
     def _has_moved(self, departure: Departure, target: str, how: str, downtime_s: float) -> None:

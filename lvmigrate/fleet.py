@@ -68,6 +68,8 @@ class Fleet:
     unfinished: tuple[Unfinished, ...]
     #: Guests that are defined on the nodes this is about, and are off.
     off: tuple[Domain, ...]
+    #: By UUID: the node that a guest is active on, of all guests on the nodes that answered.
+    whereabouts: Mapping[str, str]
     #: The nodes that gave no answer.
     silent: Mapping[str, LvmigrateError]
     #: By UUID: the guests that are to leave.
@@ -136,6 +138,7 @@ def observe(context: Context, question: Question) -> Fleet:
         stays=tuple(stays),
         unfinished=unfinished,
         off=tuple(d for node in sorted(question.about) for d in known[node].domains if not d.state.active),
+        whereabouts={d.uuid: node for node, word in known.items() for d in word.domains if d.state.active},
         silent=silent,
         domains=leavers,
     )

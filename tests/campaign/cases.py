@@ -97,6 +97,8 @@ class Scenario:
     taken_over: bool = False
     #: The target has room for less than the guest has, and the guest may give some back (if it runs).
     cramped: bool = False
+    #: The tasklet under test is a drain of the guest's node.
+    drain: bool = False
 
     @property
     def controller(self) -> str:
@@ -142,6 +144,7 @@ SCENARIOS: Final = (
         cleanup_after_s=1.0,
         cramped=True,
     ),
+    Scenario(name="drain", drain=True),
     Scenario(name="migrate-long", copy_s=100.0),
     Scenario(name="migrate-taken-over", taken_over=True),
     Scenario(

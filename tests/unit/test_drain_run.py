@@ -14,6 +14,7 @@ import pytest
 from lvmigrate import fleet
 from lvmigrate.assignment import Room, Traveller
 from lvmigrate.domain import Domain
+from lvmigrate.drain_move import shared
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.drain_run import Run
 from lvmigrate.errors import Code, ExitCode, Finding, GuestLost, LvmigrateError, MoveAborted, MoveFailed, Refused
@@ -21,7 +22,7 @@ from lvmigrate.fleet import Fleet, Question
 from lvmigrate.journal import NO_RECORD
 from lvmigrate.manner import Manner
 from lvmigrate.node_states import Wish
-from lvmigrate.plan import Options
+from lvmigrate.plan import Mode, Options
 from lvmigrate.report import Report
 from lvmigrate.traffic import Departure, Limits, plan
 from tests.unit.fakes import World, guest
@@ -72,7 +73,14 @@ class Stage(Nobody):
         rooms += [Room(node=peer, free_kib=(self.free_gib - taken) * GIB) for peer in self.peers]
         domains: dict[str, Domain] = {each.uuid: guest("node1", name=each.name, uuid=each.uuid) for each in there}
         return Fleet(
-            rooms=tuple(rooms), travellers=tuple(there), stays=(), unfinished=(), off=(), silent={}, domains=domains
+            rooms=tuple(rooms),
+            travellers=tuple(there),
+            stays=(),
+            unfinished=(),
+            off=(),
+            whereabouts={},
+            silent={},
+            domains=domains,
         )
 
     # ---- what is done
@@ -256,3 +264,20 @@ def test_everybody_is_told_of_before_it_sets_out_and_when_it_has_arrived(monkeyp
     )
     for number in range(3):
         assert notes.index(f"leaving g{number}") < notes.index(f"arrived g{number}")
+
+
+@pytest.mark.parametrize(
+    ("own", "share", "rates"),
+    [
+        (Options(), 40, (40, None)),
+        (Options(bandwidth_mib_s=10), 40, (10, None)),
+        (Options(bandwidth_mib_s=100), 40, (40, None)),
+        (Options(mode=Mode.POST_COPY), 40, (40, 40)),
+        (Options(mode=Mode.POST_COPY, postcopy_bandwidth_mib_s=5), 40, (40, 5)),
+    ],
+)
+def test_the_share_of_the_link_is_the_limit_unless_the_guest_has_a_lower_one(
+    own: Options, share: int, rates: tuple[int, int | None]
+) -> None:
+    made = shared(own, share)
+    assert (made.bandwidth_mib_s, made.postcopy_bandwidth_mib_s) == rates
