@@ -72,8 +72,9 @@ bench-hv: venv ## a move against virsh migrate of the same guest, in turn; abort
 	@$(BIN)/python -m tests.bench.hv
 
 .PHONY: bench-fleet
-bench-fleet: venv ## the plan of a drain of 1,000 nodes with 20,000 guests: seconds and memory
+bench-fleet: venv ## the plan for 1,000 nodes with 20,000 guests; a drain of 20 guests against virsh, on the pair
 	@$(BIN)/python -m tests.bench.fleet
+	@$(BIN)/python -m tests.bench.drain
 
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)

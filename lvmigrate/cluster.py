@@ -18,7 +18,7 @@ from lvmigrate.config import Config
 from lvmigrate.domain import Domain
 from lvmigrate.drain import DrainNodes, ReturnGuests
 from lvmigrate.drain_report import DrainReport, Moved
-from lvmigrate.errors import Code, MoveAborted, UsageError
+from lvmigrate.errors import Code, ConfigurationError, MoveAborted, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fencing import commands
 from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
@@ -154,10 +154,13 @@ class Cluster:
                     abort=abort,
                 )
                 tasklet.check_prereq()
-                if self._states.kept:
-                    for node in nodes:
-                        if self._states.of(node).state is State.ONLINE:
-                            self._states.set(node, State.DRAINED, reason or "by `lvmigrate drain`")
+                if not self._states.kept:
+                    tasklet.manner.onlooker.says(
+                        "without a journal nothing keeps that the nodes are drained, and who was sent away"
+                    )
+                for node in nodes if self._states.kept else ():
+                    if self._states.of(node).state is State.ONLINE:
+                        self._states.set(node, State.DRAINED, reason or "by `lvmigrate drain`")
                 return tasklet.exec()
 
         return _in_thread(work, stop, name="drain", harder=abort)
@@ -201,6 +204,14 @@ class Cluster:
     def wish(self, node: str, wanted: Wish) -> None:
         """Have the drain of ``node`` that is under way on this machine pause, go on, or stop. Raises `UsageError`."""
         wish(self._directory, node, wanted)
+
+    def _nodes_or_none_open(self) -> Mapping[str, Node]:
+        """The nodes; where their states cannot be read, no guest may come to any, and what mends goes on."""
+        try:
+            return self.nodes
+        except ConfigurationError as error:
+            why = error.sentence.rstrip(".")
+            return {name: replace(node, drained=node.drained or why) for name, node in self.config.nodes.items()}
 
     def _manner(self, manner: Manner | None) -> Manner:
         return manner or Manner(options=self.options_of)
@@ -354,7 +365,7 @@ class Cluster:
         post_copy: threading.Event | None = None,
     ) -> Context:
         return Context(
-            nodes=self.nodes,
+            nodes=self._nodes_or_none_open(),
             hypervisor=self._hypervisor,
             storage=self._storage,
             cancel=cancel,

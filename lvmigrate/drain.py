@@ -52,7 +52,7 @@ class ManyMoves:
     ) -> None:
         self._context = context
         self._nodes = tuple(dict.fromkeys(nodes))
-        self._manner = manner or Manner()
+        self.manner: Final = manner or Manner()
         self._abort = abort or threading.Event()
         self._schedule: Schedule | None = None
         #: By UUID: the nodes that the checks of its move have refused.
@@ -68,7 +68,7 @@ class ManyMoves:
         gives no answer, or when the configuration does not name it.
         """
         known = self._context.nodes
-        for node in (*self._nodes, *sorted(self._manner.to)):
+        for node in (*self._nodes, *sorted(self.manner.to)):
             if node not in known:
                 raise _refused(
                     node,
@@ -80,7 +80,7 @@ class ManyMoves:
         checked: set[tuple[str, str]] = set()
         refused: list[Stay] = []
         while True:
-            drawn = plan(seen.rooms, seen.travellers, self._manner.limits)
+            drawn = plan(seen.rooms, seen.travellers, self.manner.limits)
             against = self._against(seen, drawn, checked)
             if not against:
                 break
@@ -106,7 +106,7 @@ class ManyMoves:
         schedule, question = self._schedule, self._question()
 
         def work(record: Record) -> DrainReport:
-            run = Run(self._context, question, self._manner, record, abort=self._abort, not_to=self._not_to)
+            run = Run(self._context, question, self.manner, record, abort=self._abort, not_to=self._not_to)
             report = run.run(schedule, self.what, self._nodes)
             if report.exit_code is not ExitCode.OK:
                 raise _Incomplete(report)
@@ -143,7 +143,7 @@ class ManyMoves:
         return found
 
     def _check(self, domain: Domain, leg: Departure) -> None:
-        options = replace(self._manner.options(domain), iallocator=None, forecast_s=0)
+        options = replace(self.manner.options(domain), iallocator=None, forecast_s=0)
         MigrateInstance(self._context, leg.uuid, target=leg.target, options=options).check_prereq()
 
 
@@ -157,11 +157,11 @@ class DrainNodes(ManyMoves):
         others = frozenset(self._context.nodes) - leaving
         return Question(
             sources=leaving,
-            targets=others & self._manner.to if self._manner.to else others,
+            targets=others & self.manner.to if self.manner.to else others,
             leaves=lambda _domain: True,
-            options=self._manner.options,
+            options=self.manner.options,
             about=leaving,
-            forecast_s=self._manner.forecast_s,
+            forecast_s=self.manner.forecast_s,
         )
 
 
@@ -202,9 +202,9 @@ class ReturnGuests(ManyMoves):
             sources=frozenset(name for name, node in self._context.nodes.items() if node.offline is None) - coming,
             targets=coming,
             leaves=lambda domain: guests is None or domain.uuid in guests,
-            options=self._manner.options,
+            options=self.manner.options,
             about=coming,
-            forecast_s=self._manner.forecast_s,
+            forecast_s=self.manner.forecast_s,
             if_replicated=guests is None,
         )
 

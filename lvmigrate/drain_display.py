@@ -31,7 +31,7 @@ def schedule_lines(schedule: Schedule) -> Iterator[str]:
     if not schedule.legs:
         yield "nobody is to move"
         return
-    yield f"{len(schedule.legs)} guests, about {seconds(schedule.seconds)}; nothing was changed"
+    yield f"{_guests(len(schedule.legs))}, about {seconds(schedule.seconds)}; nothing was changed"
     for leg in schedule.legs:
         gone = leg.departure
         doubt = "" if gone.converges else "; it dirties memory as fast as that, and may not come to an end without help"
@@ -69,6 +69,10 @@ def states_lines(nodes: dict[str, tuple[str, NodeState | None]]) -> Iterator[str
             yield f"{'':<13} {gone.name} was sent to {gone.target}"
 
 
+def _guests(number: int) -> str:
+    return "1 guest" if number == 1 else f"{number} guests"
+
+
 def _begun_words(departure: Departure) -> str:
     return f"{departure.name}: {departure.source} -> {departure.target}, with {departure.bandwidth_mib_s} MiB/s"
 
@@ -99,7 +103,7 @@ class PlainDrain:
 
     def planned(self, schedule: Schedule) -> None:
         """How many, and how long."""
-        self._say(f"{len(schedule.legs)} guests are to move, about {seconds(schedule.seconds)}")
+        self._say(f"{_guests(len(schedule.legs))} to move, about {seconds(schedule.seconds)}")
 
     def begun(self, departure: Departure) -> None:
         """A guest sets out."""

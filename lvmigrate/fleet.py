@@ -286,7 +286,7 @@ def _stay(domain: Domain, against: list[Finding]) -> Stay:
     # That most nodes have no copy of a guest's disks goes without saying, as long as one has.
     telling = codes - {Code.REPLICA_MISSING} or codes
     said = [finding for finding in against if finding.code in telling]
-    words = "; ".join(finding.sentence for finding in said) or "the configuration names no other node"
+    words = "; ".join(finding.sentence for finding in said) or "there is no node that it may go to"
     if telling == {Code.REPLICA_MISSING} and len(said) > 1:
         words = f"no other node has a copy of all its disks ({words})"
     return Stay(

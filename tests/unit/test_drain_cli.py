@@ -45,7 +45,7 @@ class InMemory(Cluster):
     def _context(self, cancel: threading.Event, on_progress: Any, post_copy: Any = None) -> Context:
         given = {"on_progress": on_progress, "post_copy": post_copy}
         known = {key: value for key, value in given.items() if value is not None}
-        return replace(self._world.context(cancel=cancel, **known), nodes=self.nodes)
+        return replace(self._world.context(cancel=cancel, **known), nodes=self._nodes_or_none_open())
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_there_and_back(world: World, capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_plan_first(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["drain", "node1", "--dry-run"]) == ExitCode.OK
     out = capsys.readouterr().out
-    assert out.startswith("1 guests, about ")
+    assert out.startswith("1 guest, about ")
     assert "web1: node1 -> node2" in out
     assert cli.main(["drain", "node1", "--dry-run", "--json", "--budget", "40"]) == ExitCode.OK
     leg = said(capsys)["legs"][0]
@@ -152,6 +152,20 @@ def test_what_is_wished_reaches_the_one_under_way(
 def test_all_that_have_their_disks_there(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["return", "node2", "--all"]) == ExitCode.OK
     assert world.running() == ["node2"]
+
+
+def test_states_that_cannot_be_read_keep_guests_where_they_are_and_nobody_from_mending(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nodes.json").write_text("nothing of ours")
+    assert cli.main(["migrate", "web1"]) == ExitCode.REFUSED
+    assert "NODE_DRAINED: node2 is drained (The states of nodes in" in capsys.readouterr().err
+    assert cli.main(["drain", "node1", "--json"]) == ExitCode.CONFIGURATION
+    assert said(capsys)["error"]["code"] == "CONFIG_INVALID"
+    assert cli.main(["node", "--json"]) == ExitCode.CONFIGURATION
+    assert said(capsys)["error"]["code"] == "CONFIG_INVALID"
+    assert cli.main(["cleanup", "web1", "--json"]) == ExitCode.OK
+    assert world.running() == ["node1"]
 
 
 # ---- what is shown
