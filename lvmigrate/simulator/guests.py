@@ -35,7 +35,7 @@ class Guest:
     uuid: str
     disks: tuple[Disk, ...]
     memory_kib: int
-    #: Where it was when the world began, and whether its CPUs ran.
+    #: Where it was when the world began, and whether its CPUs ran (or have run since it was started anew).
     home: str
     ran: bool
     #: What was defined in the beginning: persistent at home, with or without autostart.

@@ -288,6 +288,7 @@ class Truth:
     def start(self, guest: Guest, node: str) -> None:
         """``virsh start``. Raises `KernelRefused` if DRBD does not let its disks be opened."""
         self._start(guest, node, explicit=False)
+        guest.ran = True  # whatever it was before: started from its disks it runs, and is to run wherever it goes
 
     def run(self, copy: Copy, why: str) -> None:
         """Let its CPUs run."""
