@@ -81,6 +81,11 @@ bench-hv: venv ## a move against virsh migrate of the same guest, in turn; abort
 bench-lab: ready ## a move between the two nodes against the same by hand, and by the seed's way
 	@$(IN_LAB) $(BIN)/python -m tests.bench.lab
 
+.PHONY: bench-fleet
+bench-fleet: venv ## the plan for 1,000 nodes with 20,000 guests; a drain of 20 guests against virsh, on the pair
+	@$(BIN)/python -m tests.bench.fleet
+	@$(BIN)/python -m tests.bench.drain
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up

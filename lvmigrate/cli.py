@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
 
@@ -156,6 +156,100 @@ def _audit(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.LEFT_BEHIND if found.findings else ExitCode.OK
 
 
+def _drain(cluster: Cluster, asked: argparse.Namespace) -> int:
+    return _many(cluster, asked)
+
+
+def _return(cluster: Cluster, asked: argparse.Namespace) -> int:
+    return _many(cluster, asked)
+
+
+def _many(cluster: Cluster, asked: argparse.Namespace) -> int:
+    """A drain, or a return."""
+    from lvmigrate import drain_display  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+    from lvmigrate.manner import Manner  # noqa: PLC0415
+    from lvmigrate.node_states import Wish  # noqa: PLC0415
+
+    if asked.wish is not None:
+        for node in asked.nodes:
+            cluster.wish(node, Wish(asked.wish))
+        _print(json.dumps({"asked": asked.wish}) if asked.json else f"asked to {asked.wish}")
+        return ExitCode.OK
+    returns = asked.act is _return
+    limits = {
+        "at_once": asked.at_once,
+        "per_source": asked.per_source,
+        "per_target": asked.per_target,
+        "per_link": asked.per_link,
+        "budget_mib_s": asked.budget,
+    }
+    chosen = _chosen(cluster, asked)
+    manner = Manner(
+        limits=dataclasses.replace(cluster.config.drain, **{k: v for k, v in limits.items() if v is not None}),
+        options=lambda domain: dataclasses.replace(cluster.options_of(domain), **chosen),
+        to=frozenset(() if returns else asked.to or ()),
+        forecast_s=asked.forecast or 0,
+    )
+    if asked.dry_run:
+        schedule = (
+            cluster.check_return(asked.nodes[0], manner=manner, every=asked.all)
+            if returns
+            else cluster.check_drain(asked.nodes, manner=manner)
+        )
+        _show(schedule, drain_display.schedule_lines, as_json=asked.json)
+        return ExitCode.REFUSED if schedule.stays else ExitCode.OK
+    stop, abort = threading.Event(), threading.Event()
+    with _signals_stop(stop, abort), drain_display.drain_display(json=asked.json) as shown:
+        manner = dataclasses.replace(manner, onlooker=shown)
+        if returns:
+            report = cluster.bring_back(asked.nodes[0], manner=manner, every=asked.all, stop=stop, abort=abort)
+        else:
+            report = cluster.drain(asked.nodes, manner=manner, reason=asked.reason, stop=stop, abort=abort)
+    if asked.json:
+        _print(json.dumps({**jsonable(report), "exit_code": int(report.exit_code)}))
+    else:
+        _print("\n".join(drain_display.report_lines(report)))
+    return report.exit_code
+
+
+def _node(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import drain_display  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+    from lvmigrate.node_states import State  # noqa: PLC0415
+
+    wanted = [
+        (state, why)
+        for state, why in (
+            (State.DRAINED, asked.drained),
+            (State.OFFLINE, asked.offline),
+            (State.ONLINE, "" if asked.online else None),
+        )
+        if why is not None
+    ]
+    if wanted and asked.node is None:
+        raise UsageError("No node is named.", hint="`lvmigrate node NODE --drained`, for example.")
+    for state, why in wanted:
+        cluster.set_node(asked.node, state, why)
+    nodes, known = cluster.nodes, cluster.node_states()
+    if asked.node is not None and asked.node not in nodes:
+        raise UsageError(
+            f"The configuration names no node {asked.node}.",
+            hint=f"It names {', '.join(nodes)}.",
+            code=Code.NODE_UNKNOWN,
+        )
+    shown = {name: (node.closed or "", known.get(name)) for name, node in nodes.items() if asked.node in (None, name)}
+    if asked.json:
+        told = [
+            {"node": name, "closed": closed or None, "by_command": jsonable(state)}
+            for name, (closed, state) in shown.items()
+        ]
+        _print(json.dumps({"nodes": told}))
+    else:
+        _print("\n".join(drain_display.states_lines(shown)))
+    return ExitCode.OK
+
+
 def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
@@ -225,6 +319,14 @@ def _one_way_to_choose(asked: argparse.Namespace) -> None:
 def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
     """The configuration's defaults for this guest with what the command line says."""
     _one_way_to_choose(asked)
+    chosen = _chosen(cluster, asked)
+    if asked.iallocator is not None:
+        chosen["iallocator"] = asked.iallocator
+    return dataclasses.replace(cluster.options(asked.instance), **chosen)
+
+
+def _chosen(cluster: Cluster, asked: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, by the names of `Options`."""
     from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
     policy = None
@@ -259,12 +361,11 @@ def _options(cluster: Cluster, asked: argparse.Namespace) -> Options:
         "shutdown_timeout_s": asked.shutdown_timeout,
         "keep_definition": asked.keep_definition or None,
         "ignore_ipolicy": asked.ignore_ipolicy or None,
-        "iallocator": asked.iallocator,
         "allow_runtime_changes": asked.allow_runtime_changes or None,
         "minimum_memory_mib": asked.minimum_memory,
         "ignore_hvversions": asked.ignore_hvversions or None,
     }
-    return dataclasses.replace(cluster.options(asked.instance), **{k: v for k, v in chosen.items() if v is not None})
+    return {key: value for key, value in chosen.items() if value is not None}
 
 
 @contextmanager
@@ -274,6 +375,27 @@ def _signals_set(cancel: threading.Event) -> Iterator[None]:
     def asked(_number: int, _frame: FrameType | None) -> None:
         words = "already stopping" if cancel.is_set() else "stopping: the guest stays (or arrives) whole"
         cancel.set()
+        _print(f"lvmigrate: {words} ...", error=True)
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_stop(stop: threading.Event, abort: threading.Event) -> Iterator[None]:
+    """While in the context, the first Ctrl-C, SIGTERM or SIGHUP lets what is under way end; the next one aborts it."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            abort.set()
+            words = "aborting what is under way: every guest stays (or arrives) whole"
+        else:
+            stop.set()
+            words = "nothing more begins; waiting for what is under way (once more to abort it)"
         _print(f"lvmigrate: {words} ...", error=True)
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -353,87 +475,23 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
     moving.add_argument("--to", metavar="NODE", help="the target; default: the best that has the guest's disks")
     _add_choice(moving)
-    moving.add_argument(
-        "--allow-failover",
-        action="store_true",
-        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
-    )
-    moving.add_argument(
-        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
-    )
-    moving.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
-    moving.add_argument(
-        "--mode",
-        choices=("live", "non-live", "post-copy"),
-        help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
-        " one pass, and cannot be aborted from then on (default: live)",
-    )
-    moving.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
-        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
-    )
-    moving.add_argument(
-        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
-    )
-    moving.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
-    moving.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
-    moving.add_argument(
-        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
-    )
-    moving.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
-    moving.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
-    moving.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
-    moving.add_argument(
-        "--forecast",
-        metavar="S",
-        type=_positive(int),
-        nargs="?",
-        const=2,
-        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
-    )
-    moving.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
-    moving.add_argument(
-        "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
-    )
-    moving.add_argument(
-        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
-    )
-    moving.add_argument(
-        "--sync-stall", metavar="S", type=_positive(float), help="longest standstill of a resynchronisation (120)"
-    )
-    moving.add_argument(
-        "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
-    )
-    moving.add_argument(
-        "--fast", action="store_true", help="the target starts the guest by itself: sooner, with less proof (README)"
-    )
-    moving.add_argument(
-        "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
-    )
-    moving.add_argument(
-        "--allow-runtime-changes",
-        action="store_true",
-        help="let the guest give memory back where the target has too little; it gets it back afterwards",
-    )
-    moving.add_argument(
-        "--minimum-memory", metavar="MIB", type=_positive(int), help="but keep so much (half of what it has)"
-    )
-    moving.add_argument(
-        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
-    )
+    copying = _copying()
     parser = _Parser(
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, act, parents, sentence in (
-        ("check", _check, [common, moving], "say what a move would do, or every reason against it; change nothing"),
+        (
+            "check",
+            _check,
+            [common, moving, copying],
+            "say what a move would do, or every reason against it; change nothing",
+        ),
         (
             "migrate",
             _migrate,
-            [common, moving],
+            [common, moving, copying],
             "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
         ),
         (
@@ -471,7 +529,84 @@ def _parser() -> argparse.ArgumentParser:
             )
         if act in (_status, _history):
             command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
+    _add_drain(commands, common, copying)
     return parser
+
+
+def _copying() -> _Parser:
+    """How a guest is moved, whichever it is."""
+    copying = _Parser(add_help=False)
+    copying.add_argument(
+        "--allow-failover",
+        action="store_true",
+        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
+    )
+    copying.add_argument(
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
+    )
+    copying.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
+    copying.add_argument(
+        "--mode",
+        choices=("live", "non-live", "post-copy"),
+        help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
+        " one pass, and cannot be aborted from then on (default: live)",
+    )
+    copying.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
+        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
+    )
+    copying.add_argument(
+        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
+    )
+    copying.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
+    copying.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
+    copying.add_argument(
+        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
+    )
+    copying.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
+    copying.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
+    copying.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
+    copying.add_argument(
+        "--forecast",
+        metavar="S",
+        type=_positive(int),
+        nargs="?",
+        const=2,
+        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
+    )
+    copying.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
+    copying.add_argument(
+        "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
+    )
+    copying.add_argument(
+        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
+    )
+    copying.add_argument(
+        "--sync-stall", metavar="S", type=_positive(float), help="longest standstill of a resynchronisation (120)"
+    )
+    copying.add_argument(
+        "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
+    )
+    copying.add_argument(
+        "--fast", action="store_true", help="the target starts the guest by itself: sooner, with less proof (README)"
+    )
+    copying.add_argument(
+        "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
+    )
+    copying.add_argument(
+        "--allow-runtime-changes",
+        action="store_true",
+        help="let the guest give memory back where the target has too little; it gets it back afterwards",
+    )
+    copying.add_argument(
+        "--minimum-memory", metavar="MIB", type=_positive(int), help="but keep so much (half of what it has)"
+    )
+    copying.add_argument(
+        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
+    )
+    return copying
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
@@ -515,6 +650,60 @@ def _add_failover(command: argparse.ArgumentParser) -> None:
         " move, or this file's",
     )
     command.add_argument("--dry-run", action="store_true", help="say what it would do, or every reason against it")
+
+
+def _add_drain(commands: argparse._SubParsersAction[_Parser], common: _Parser, copying: _Parser) -> None:
+    """Everything about many guests, and about nodes."""
+    for name, act, sentence in (
+        (
+            "drain",
+            _drain,
+            "move every guest away from a node; the first Ctrl-C lets those under way arrive, the second aborts them",
+        ),
+        ("return", _return, "open a node again, and move back what a drain has sent away; Ctrl-C as for drain"),
+    ):
+        command = commands.add_parser(
+            name, parents=[common, copying], help=sentence, description=sentence, epilog=_EPILOG
+        )
+        command.set_defaults(act=act)
+        command.add_argument("nodes", metavar="NODE", nargs="+" if act is _drain else 1)
+        command.add_argument("--dry-run", action="store_true", help="say who would go where, and when; change nothing")
+        command.add_argument("--ignore-ipolicy", action="store_true", help="whatever a target's policy says")
+        for word, what in (
+            ("at-once", "guests under way, in all (4)"),
+            ("per-source", "of them from one node (2)"),
+            ("per-target", "of them to one node (2)"),
+            ("per-link", "of them between the same two nodes (2)"),
+        ):
+            command.add_argument(f"--{word}", metavar="N", type=_positive(int), help=f"at most so many {what}")
+        command.add_argument(
+            "--budget",
+            metavar="MIB",
+            type=_positive(int),
+            help="MiB/s of each node's link for all of it, DRBD's part included (80 %% of link_mib_s, or 100)",
+        )
+        wishes = command.add_mutually_exclusive_group()
+        for wanted, what in (
+            ("pause", "have the one that is under way begin nothing new until it is resumed"),
+            ("resume", "have it go on"),
+            ("stop", "have it end when those under way have arrived"),
+        ):
+            wishes.add_argument(f"--{wanted}", dest="wish", action="store_const", const=wanted, help=what)
+        if act is _drain:
+            command.add_argument("--to", metavar="NODE", action="append", help="only to this node; may be repeated")
+            command.add_argument("--reason", metavar="WORDS", default="", help="why nobody may come to it meanwhile")
+        else:
+            command.add_argument(
+                "--all", action="store_true", help="every guest that has its disks there, wherever it was before"
+            )
+    sentence = "list the nodes and who may come, or set it for one, for all commands on this machine"
+    command = commands.add_parser("node", parents=[common], help=sentence, description=sentence, epilog=_EPILOG)
+    command.set_defaults(act=_node)
+    command.add_argument("node", metavar="NODE", nargs="?")
+    states = command.add_mutually_exclusive_group()
+    states.add_argument("--drained", metavar="WHY", nargs="?", const="", help="no guest may come")
+    states.add_argument("--offline", metavar="WHY", nargs="?", const="", help="out of use: it is not even asked")
+    states.add_argument("--online", action="store_true", help="neither, unless the configuration says so")
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

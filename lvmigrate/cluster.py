@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -14,12 +15,18 @@ from lvmigrate import config
 from lvmigrate.audit import Audit, audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
-from lvmigrate.errors import MoveAborted
+from lvmigrate.domain import Domain
+from lvmigrate.drain import DrainNodes, ReturnGuests
+from lvmigrate.drain_report import DrainReport, Moved
+from lvmigrate.errors import Code, ConfigurationError, MoveAborted, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fencing import commands
 from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
 from lvmigrate.log import quiet_by_default
+from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
+from lvmigrate.node import Node
+from lvmigrate.node_states import Gone, NodeState, NodeStates, State, Wish, under_way, wish
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
@@ -28,6 +35,7 @@ from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
 from lvmigrate.survey import find
 from lvmigrate.tasklet import Context
+from lvmigrate.traffic import Departure, Schedule
 from storage import DrbdStorage
 
 T = TypeVar("T")
@@ -52,6 +60,9 @@ class Cluster:
         self._hypervisor = hypervisor
         self._storage = storage
         self._journal = journal
+        #: Where this machine keeps what is not for the journal; ``None``: nowhere.
+        self._directory: Path | None = None if configuration.journal is None else configuration.journal.parent
+        self._states = NodeStates(self._directory)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Cluster:
@@ -83,6 +94,148 @@ class Cluster:
             names = {name for domain in seen for name in (domain.name, domain.uuid)}
             own = next((self.config.guests[name] for name in sorted(names) if name in self.config.guests), None)
         return replace(self.config.defaults, **(own or {}))
+
+    def options_of(self, domain: Domain) -> Options:
+        """The same for a guest that was seen."""
+        own = self.config.guests.get(domain.name) or self.config.guests.get(domain.uuid)
+        return replace(self.config.defaults, **(own or {}))
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The configuration's nodes, with the states that were set by command on this machine."""
+        return self._states.over(self.config.nodes)
+
+    def node_states(self) -> Mapping[str, NodeState]:
+        """What was set by command, and which guests a drain has sent away, by node."""
+        return self._states.all()
+
+    def set_node(self, node: str, state: State, reason: str = "") -> None:
+        """Have a node be drained, offline or online from now on, for every command on this machine.
+
+        What the configuration says of it stays.  Raises `UsageError`, `lvmigrate.errors.ConfigurationError`.
+        """
+        if node not in self.config.nodes:
+            raise UsageError(
+                f"The configuration names no node {node}.",
+                hint=f"It names {', '.join(self.config.nodes)}.",
+                code=Code.NODE_UNKNOWN,
+            )
+        self._states.set(node, state, reason)
+
+    def check_drain(self, nodes: Sequence[str], *, manner: Manner | None = None) -> Schedule:
+        """What `drain` would do, and how long it would take. Changes nothing; guests that cannot go are named in it."""
+        return DrainNodes(self._context(threading.Event(), None), nodes, self._manner(manner)).check_prereq()
+
+    def drain(
+        self,
+        nodes: Sequence[str],
+        *,
+        manner: Manner | None = None,
+        reason: str = "",
+        stop: threading.Event | None = None,
+        abort: threading.Event | None = None,
+    ) -> DrainReport:
+        """Move every guest away from ``nodes``, several at once; the nodes are drained from then on.
+
+        It goes on where an earlier one stood, whoever ran that.  Setting ``stop`` (or a first ``KeyboardInterrupt``)
+        lets what is under way come to its end, and begins nothing more; setting ``abort`` (or a second one) aborts that
+        as well.  A guest that cannot move does not stop the others, and raises nothing: it is in the report.  Raises
+        what `ManyMoves.check_prereq` and `ManyMoves.exec` raise, and `Refused` (`Code.LOCKED`) where another drain of
+        these nodes is under way on this machine.
+        """
+        stop, abort = stop or threading.Event(), abort or threading.Event()
+
+        def work() -> DrainReport:
+            with under_way(self._directory, tuple(nodes)) as wished:
+                tasklet = DrainNodes(
+                    self._context(stop, None),
+                    nodes,
+                    replace(self._manner(manner), wish=wished, leaving=self._sent_away),
+                    abort=abort,
+                )
+                tasklet.check_prereq()
+                if not self._states.kept:
+                    tasklet.manner.onlooker.says(
+                        "without a journal nothing keeps that the nodes are drained, and who was sent away"
+                    )
+                for node in nodes if self._states.kept else ():
+                    if self._states.of(node).state is State.ONLINE:
+                        self._states.set(node, State.DRAINED, reason or "by `lvmigrate drain`")
+                return tasklet.exec()
+
+        return _in_thread(work, stop, name="drain", harder=abort)
+
+    def check_return(self, node: str, *, manner: Manner | None = None, every: bool = False) -> Schedule:
+        """What `bring_back` would do. Changes nothing."""
+        context, guests = self._returning(node, threading.Event(), every=every)
+        return ReturnGuests(context, [node], self._manner(manner), guests=guests).check_prereq()
+
+    def bring_back(
+        self,
+        node: str,
+        *,
+        manner: Manner | None = None,
+        every: bool = False,
+        stop: threading.Event | None = None,
+        abort: threading.Event | None = None,
+    ) -> DrainReport:
+        """Open ``node`` again, and move back what a drain on this machine has sent away.
+
+        With ``every``, all guests that have a copy of their disks there, whether or not they ever ran there.  The rest
+        as `drain`.
+        """
+        stop, abort = stop or threading.Event(), abort or threading.Event()
+
+        def work() -> DrainReport:
+            with under_way(self._directory, (node,)) as wished:
+                context, guests = self._returning(node, stop, every=every)
+                chosen = replace(self._manner(manner), wish=wished, arrived=self._came_back)
+                tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests)
+                tasklet.check_prereq()
+                if self._states.of(node).state is not State.ONLINE:
+                    self._states.set(node, State.ONLINE)
+                report = tasklet.exec()
+                if not report.stayed and not report.not_begun:
+                    self._states.all_back(node)
+                return report
+
+        return _in_thread(work, stop, name="return", harder=abort)
+
+    def wish(self, node: str, wanted: Wish) -> None:
+        """Have the drain of ``node`` that is under way on this machine pause, go on, or stop. Raises `UsageError`."""
+        wish(self._directory, node, wanted)
+
+    def _nodes_or_none_open(self) -> Mapping[str, Node]:
+        """The nodes; where their states cannot be read, no guest may come to any, and what mends goes on."""
+        try:
+            return self.nodes
+        except ConfigurationError as error:
+            why = error.sentence.rstrip(".")
+            return {name: replace(node, drained=node.drained or why) for name, node in self.config.nodes.items()}
+
+    def _manner(self, manner: Manner | None) -> Manner:
+        return manner or Manner(options=self.options_of)
+
+    def _sent_away(self, departure: Departure) -> None:
+        gone = Gone(uuid=departure.uuid, name=departure.name, target=departure.target)
+        self._states.sent_away(departure.source, gone)
+
+    def _came_back(self, moved: Moved) -> None:
+        self._states.came_back(moved.target, moved.uuid)
+
+    def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, frozenset[str] | None]:
+        """A context in which the node is open as far as commands have closed it, and who is to come back."""
+        gone = self._states.of(node).gone
+        if not every and not gone and node in self.config.nodes:
+            raise UsageError(
+                f"No guest that a drain of {node} has sent away is remembered on this machine.",
+                hint=f"`lvmigrate return {node} --all` brings every guest that has its disks there; `lvmigrate migrate`"
+                f" brings one; `lvmigrate node {node} --online` opens the node alone.",
+                code=Code.ERRAND_UNKNOWN,
+            )
+        context = self._context(stop, None)
+        opened = {**context.nodes, node: self.config.nodes[node]} if node in self.config.nodes else context.nodes
+        return replace(context, nodes=opened), None if every else frozenset(gone)
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
         """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""
@@ -214,7 +367,7 @@ class Cluster:
         post_copy: threading.Event | None = None,
     ) -> Context:
         return Context(
-            nodes=self.config.nodes,
+            nodes=self._nodes_or_none_open(),
             hypervisor=self._hypervisor,
             storage=self._storage,
             cancel=cancel,
@@ -224,7 +377,7 @@ class Cluster:
             journal=self._journal,
             fences=commands(self.config.nodes),
             hooks=self.config.hooks,
-            definitions=None if self.config.journal is None else self.config.journal.parent / "definitions",
+            definitions=None if self._directory is None else self._directory / "definitions",
             hook_timeout_s=self.config.hook_timeout_s,
         )
 
@@ -249,8 +402,11 @@ def _moved(
     return _in_thread(work, stop, name=name)
 
 
-def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str) -> T:
-    """Run ``work`` where no KeyboardInterrupt can strike in the middle of a step; one that comes here sets ``stop``."""
+def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str, harder: threading.Event | None = None) -> T:
+    """Run ``work`` where no KeyboardInterrupt can strike in the middle of a step; one that comes here sets ``stop``.
+
+    A second one sets ``harder``.
+    """
     result: list[T] = []
     failure: list[BaseException] = []
 
@@ -266,7 +422,7 @@ def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str) -> T:
         try:
             thread.join(0.2)
         except KeyboardInterrupt:
-            stop.set()
+            (harder if harder is not None and stop.is_set() else stop).set()
     if failure:
         raise failure[0]
     return result[0]

@@ -21,6 +21,7 @@ from lvmigrate.ipolicy import NO_POLICY, Bounds, InstancePolicy
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options
 from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL_PATH
+from lvmigrate.traffic import Limits as Traffic
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ _NODE_KEYS: Final = (
 )
 HOOK_TIMEOUT_S: Final = 60.0
 _TABLES: Final = (
-    *("nodes", "guests", "ipolicy", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks"),
+    *("nodes", "guests", "ipolicy", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks", "drain"),
 )
 #: What may be set for one guest.
 _GUEST_SWITCHES: Final = ("always_failover", "allow_failover", "keep_definition")
@@ -114,6 +115,8 @@ class Config:
     #: The directory of the operator's hooks, and how long one of them may take, in seconds.
     hooks: Path | None = None
     hook_timeout_s: float = HOOK_TIMEOUT_S
+    #: How many guests a drain moves at once, and how much of a link that may use.
+    drain: Traffic = field(default_factory=Traffic)
     #: By a guest's name or UUID: the `Options` that are its own.
     guests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -175,6 +178,7 @@ class _Reader:
             defaults=self._defaults(root, policies),
             policies=MappingProxyType(policies),
             limits=Limits(**self._numbers(root, "limits", dict.fromkeys(Limits.__slots__, (float, int)))),
+            drain=Traffic(**self._numbers(root, "drain", dict.fromkeys(Traffic.__slots__, (int,)))),
             journal=self._journal(self._table(root, "journal")),
             keep_days=self._numbers(root, "journal", {"keep_days": (float, int)}, also=("path",)).get("keep_days"),
             hooks=None if not directory else self._path.parent / Path(directory).expanduser(),

@@ -143,7 +143,8 @@ def _open(domain: Domain, node: Node) -> None:
             domain,
             Code.NODE_DRAINED if node.offline is None else Code.NODE_OFFLINE,
             f"{node.name} {node.closed}: {domain.name} may not go there.",
-            f"Choose another target, or take `{key}` out of [nodes.{node.name}].",
+            f"Choose another target; or open it: `lvmigrate node {node.name} --online`, and no `{key}` in"
+            f" [nodes.{node.name}] of the configuration.",
         )
 
 
@@ -167,7 +168,7 @@ def policy(seen: Survey, node: Node, *, ignored: bool) -> tuple[Finding, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class Look:
     """What one node says."""
 
     host: Host
@@ -177,9 +178,10 @@ class _Look:
     shared: frozenset[str]
 
 
-def _look(context: Context, node: str, paths: frozenset[str]) -> _Look:
+def look_at(context: Context, node: str, paths: frozenset[str]) -> Look:
+    """What a node says of itself, and of the disks with these paths."""
     places = context.storage.locate(node, paths)
-    return _Look(
+    return Look(
         host=context.hypervisor.host(node),
         domains=context.hypervisor.domains(node),
         places=places,
@@ -195,7 +197,7 @@ def _looked(
     paths = frozenset(disk.source for disk in checks.replicated_disks(domain) if disk.source)
     here = context.nodes[domain.node]
     asked = [here, *(node for node in others if node.offline is None)]
-    outcomes = outcomes_of([partial(_look, context, node.name, paths) for node in asked])
+    outcomes = outcomes_of([partial(look_at, context, node.name, paths) for node in asked])
     looks = dict(zip((node.name for node in asked), outcomes, strict=True))
     source = looks[here.name]
     if isinstance(source, LvmigrateError):
@@ -206,7 +208,7 @@ def _looked(
         look = looks.get(node.name)
         if node is not here:
             candidates.append(_candidate(node, look, source, domain, sizes, wishes))
-        known = look if isinstance(look, _Look) else None
+        known = look if isinstance(look, Look) else None
         views.append(
             iallocator.NodeView(
                 node=node,
@@ -219,8 +221,8 @@ def _looked(
 
 def _candidate(
     node: Node,
-    look: _Look | LvmigrateError | None,
-    source: _Look,
+    look: Look | LvmigrateError | None,
+    source: Look,
     domain: Domain,
     sizes: Mapping[str, int],
     wishes: Wishes,
@@ -228,10 +230,10 @@ def _candidate(
     out = [] if node.closed is None else [node.closed]
     if isinstance(look, LvmigrateError):
         out.append(f"gives no answer ({look.sentence.rstrip('.')})")
-    if not isinstance(look, _Look):
+    if not isinstance(look, Look):
         return Candidate(node=node.name, out=tuple(out))
-    out += _lacks(look, source, domain)
-    out += _policy(node.policy, domain, sizes, wishes)
+    out += lacks(look, source, domain)
+    out += against_policy(node.policy, domain, sizes, wishes)
     doubts = [
         "has a copy of its disks that is not in step"
         for resource in look.resources.values()
@@ -249,11 +251,12 @@ def _candidate(
     )
 
 
-def _policy(bounds: InstancePolicy, domain: Domain, sizes: Mapping[str, int], wishes: Wishes) -> list[str]:
+def against_policy(bounds: InstancePolicy, domain: Domain, sizes: Mapping[str, int], wishes: Wishes) -> list[str]:
+    """What a node's policy has against the guest, a clause each."""
     return [] if wishes.ignore_ipolicy else [f"takes no guest with {w}" for w in bounds.objections(domain, sizes)]
 
 
-def _lacks(look: _Look, source: _Look, domain: Domain) -> list[str]:
+def lacks(look: Look, source: Look, domain: Domain) -> list[str]:
     """Disks of the guest that have no copy there, or one without a disk of its own."""
     missing = []
     for disk in checks.replicated_disks(domain):

@@ -2,7 +2,8 @@
 # ---- The dead-man's guard of one guest.  These lines follow node.sh, in the shell that arms a guard and in the script
 # that the guard runs.  It is a transient service of its own, lvmigrate-guard-UUID, and outlives whoever started it.
 #
-# While the token lives it does nothing but acknowledge each new deadline.  Once the token ran out or is gone, it looks
+# While the token lives it does nothing but acknowledge each new deadline, and have systemd hold a shutdown or a sleep of
+# the node back.  Once the token ran out or is gone, it looks
 # and decides as lvmigrate/guard.py does (see there for the invariant), until nothing is left to do.
 #
 # Its orders, UUID.guard:  instance NAME
@@ -67,13 +68,16 @@ guard() {
     drbdsetup() { timeout -k 5 30 drbdsetup "$@"; }
     names "$1"
     orders=$tokens/$uuid.guard
-    acknowledged='' said=''
+    acknowledged='' said='' inhibitor=''
     while [ -e "$orders" ]; do
         if read_token 2>/dev/null && lives; then
             tell "$deadline" ''
+            inhibit
             sleep 0.5
             continue
         fi
+        # The move is not alive any more: nobody's shutdown waits for what it has left.
+        release
         # In a process of its own: whatever fails there is over with it, and so is the lock.
         words=$(try)
         case $? in
@@ -85,6 +89,25 @@ guard() {
     done
     # The one before was killed while it removed its own files.
     (locked "$uuid" leave)
+}
+
+# inhibit: no shutdown and no sleep of this node from now on, where systemd can do that; nothing here depends on it.  The
+# lock is held by a process of the service, which ends with it however it ends.
+inhibit() {
+    [ -z "$inhibitor" ] || return 0
+    inhibitor=none
+    command -v systemd-inhibit >/dev/null || return 0
+    systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate --why="a guest is being moved ($uuid)" \
+        sleep infinity </dev/null >/dev/null &
+    inhibitor=$!
+}
+
+# release: what `inhibit` holds back goes on; by name and number, as a number alone may be another's by now.
+release() {
+    case $inhibitor in '' | none) return 0 ;; esac
+    read -r name <"/proc/$inhibitor/comm" 2>/dev/null || name=''
+    [ "$name" != systemd-inhibit ] || kill "$inhibitor" 2>/dev/null
+    inhibitor=''
 }
 
 # leave: nothing stays of a guard without orders.

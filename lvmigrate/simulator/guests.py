@@ -35,7 +35,7 @@ class Guest:
     uuid: str
     disks: tuple[Disk, ...]
     memory_kib: int
-    #: Where it was when the world began, and whether its CPUs ran.
+    #: Where it was when the world began, and whether its CPUs ran (or have run since it was started anew).
     home: str
     ran: bool
     #: What was defined in the beginning: persistent at home, with or without autostart.
@@ -47,6 +47,8 @@ class Guest:
     keeps_definition: bool = False
     #: What its balloon leaves it; ``None``: all.
     current_kib: int | None = None
+    #: How long a copy of its memory takes; ``None``: as in all of the world.
+    copy_s: float | None = None
     #: The newest acknowledged write to each disk.
     latest: dict[Disk, Record] = field(default_factory=dict)
     #: Somebody other than lvmigrate paused it.

@@ -48,7 +48,9 @@ class Migration:
         self._aborted = False
         #: The source's daemon was killed, and has not come back yet.
         self._orphan = False
-        self._left_s = world.settings.copy_s
+        #: How long the copy takes when nothing disturbs it.
+        self._copy_s = world.settings.copy_s if guest.copy_s is None else guest.copy_s
+        self._left_s = self._copy_s
         self._timer: Event | None = None
         #: When the present phase is over, if nothing stops it.
         self._due = 0.0
@@ -222,11 +224,10 @@ class Migration:
     @property
     def remaining(self) -> int:
         """Bytes still to send."""
-        copy_s = self.world.settings.copy_s
         if self.phase in (Phase.BEGIN, Phase.PREPARE):
             return self.total
         left_s = self._due - self.world.timeline.now if self.phase is Phase.TRANSFER else 0.0
-        return int(self.total * min(1.0, max(0.0, left_s) / copy_s)) if copy_s else 0
+        return int(self.total * min(1.0, max(0.0, left_s) / self._copy_s)) if self._copy_s else 0
 
     # ---- how
 

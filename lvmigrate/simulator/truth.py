@@ -119,6 +119,7 @@ class Truth:
         memory_kib: int = 1 << 20,
         called: Mapping[str, str] | None = None,
         own_minors: bool = False,
+        copy_s: float | None = None,
     ) -> Guest:
         """A guest on ``node``, with a resource of its own (or more) replicated to ``peer``, the only other node.
 
@@ -141,6 +142,7 @@ class Truth:
             uuid=str(uuid.uuid5(_NAMESPACE, name)),
             disks=tuple(disks),
             memory_kib=memory_kib,
+            copy_s=copy_s,
             home=node,
             ran=running,
             persistent=persistent,
@@ -335,6 +337,7 @@ class Truth:
     def start(self, guest: Guest, node: str) -> None:
         """``virsh start``. Raises `KernelRefused` if DRBD does not let its disks be opened."""
         self._start(guest, node, explicit=False)
+        guest.ran = True  # whatever it was before: started from its disks it runs, and is to run wherever it goes
 
     def run(self, copy: Copy, why: str) -> None:
         """Let its CPUs run."""

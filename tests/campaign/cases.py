@@ -134,6 +134,8 @@ class Scenario:
     hooks: Hooks | None = None
     #: The failover is from a node that lost its power; the operator says so.
     dead: Dead | None = None
+    #: The tasklet under test is a drain of the guest's node.
+    drain: bool = False
 
     @property
     def controller(self) -> str:
@@ -195,6 +197,7 @@ SCENARIOS: Final = (
     Scenario(name="failover-of-a-dead-node", failover=True, dead=Dead.ALL),
     Scenario(name="failover-with-a-kept-definition", failover=True, dead=Dead.NO_DEFINITION),
     Scenario(name="failover-ignoring-consistency", failover=True, dead=Dead.OLD_DISK),
+    Scenario(name="drain", drain=True),
     Scenario(name="migrate-long", copy_s=100.0),
     Scenario(name="migrate-taken-over", taken_over=True),
     Scenario(

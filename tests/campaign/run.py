@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.drain import DrainNodes
+from lvmigrate.drain_report import DrainReport
 from lvmigrate.errors import (
     Code,
+    ExitCode,
     GuestLost,
     LeftBehind,
     LvmigrateError,
@@ -18,6 +21,7 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     TokenLost,
 )
+from lvmigrate.manner import Manner
 from lvmigrate.plan import Switch
 from lvmigrate.replication import ConnectionState
 from lvmigrate.report import CleanupReport
@@ -36,6 +40,7 @@ from lvmigrate.simulator import (
     audit,
 )
 from lvmigrate.simulator.guests import Copy, Definition
+from lvmigrate.tasklet import Context
 from tests.campaign import stage
 from tests.campaign.cases import Case, Dead, faults_of
 
@@ -153,6 +158,8 @@ def _tokens(world: World) -> frozenset[str]:
 
 def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Marks) -> Any:
     context = world.controller("c1")
+    if case.scenario.drain:
+        return _ended(lambda: _drain(case, context), outcome)
     move = stage.tasklet_of(case, context)
 
     def migrate() -> Any:
@@ -166,6 +173,12 @@ def _tasklet_under_test(case: Case, world: World, outcome: Outcome, marks: _Mark
     world.timeline.advance(after)
     marks.before = _tokens(world)
     return cleanup(world, "c2", outcome, abort=case.scenario.abort)
+
+
+def _drain(case: Case, context: Context) -> DrainReport:
+    tasklet = DrainNodes(context, [_SOURCE], Manner(options=lambda _domain: case.variant.options))
+    tasklet.check_prereq()
+    return tasklet.exec()
 
 
 def _take_over(controller: str, world: World, outcome: Outcome) -> None:
@@ -215,6 +228,12 @@ def _judge_promise(end: Any, world: World, guest: Guest, outcome: Outcome, marks
         return
     if isinstance(end, LvmigrateError) and not isinstance(end, MoveFailed):
         return
+    if isinstance(end, DrainReport):
+        named = [*(moved.uuid for moved in end.moved), *(stayed.uuid for stayed in end.stayed)]
+        if len(named) + len(end.not_begun) + len(end.off) != 1:
+            outcome.violations.append(f"the drain tells of {len(named)} guests, where there is one")
+        if end.exit_code not in (ExitCode.OK, ExitCode.FAILED, ExitCode.ABORTED):
+            return  # its finding says what is not known, or left
     passing = _PASSING | (_OF_THE_DEAD if guest.ended_by and guest.ended_at_s >= _looked_s(world) else set())
     if outcome.case.scenario.dead is not None:
         passing |= _OF_A_DEAD_NODE

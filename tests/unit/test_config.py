@@ -13,6 +13,7 @@ from lvmigrate import config, convergence
 from lvmigrate.convergence import Policy, Rule, Then
 from lvmigrate.errors import Code, ConfigurationError, ExitCode
 from lvmigrate.plan import Compression, Mode, Options
+from lvmigrate.traffic import Limits
 
 GOOD = """
 [nodes.node1]
@@ -94,6 +95,9 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[nodes]\na = 1\n", 2, "must be a table"),
         ("[nodes.a]\n[limits]\nlease_s = 0\n", 3, "above 0"),
         ("[nodes.a]\n[limits]\nlease_s = inf\n", 3, "above 0"),
+        ("[nodes.a]\n[drain]\nat_once = 0\n", 3, "above 0"),
+        ("[nodes.a]\n[drain]\nper_link = 1.5\n", 3, "a number"),
+        ("[nodes.a]\n[drain]\nper_node = 1\n", 3, "not known"),
         ("[nodes.a]\n[limits]\nlease_s = true\n", 3, "a number"),
         ("[nodes.a]\n[defaults]\nbandwidth_mib_s = 1.5\n", 3, "a number"),
         ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
@@ -181,6 +185,12 @@ rules = [
     )
     assert read.policies["force"] is convergence.FORCE
     assert read.policies["gentle"] == Policy(name="gentle")  # the file's own
+
+
+def test_how_much_a_drain_may_do_at_once(tmp_path: Path) -> None:
+    read = config.load(write(tmp_path, "[nodes.a]\n[drain]\nat_once = 8\nper_source = 3\nbudget_mib_s = 880\n"))
+    assert read.drain == Limits(at_once=8, per_source=3, budget_mib_s=880)
+    assert config.load(write(tmp_path, "[nodes.a]\n")).drain == Limits()
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])

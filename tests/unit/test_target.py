@@ -109,7 +109,7 @@ def look(free_gib: float, *, disk: DiskState | None = DiskState.UP_TO_DATE, vcpu
     volume = Volume(number=0, minor=7, disk=disk or DiskState.DISKLESS, size_kib=1024)
     resource = Resource(name="r0", node=node, role=Role.SECONDARY, suspended="no", volumes=(volume,), connections=())
     guests = (guest(node, name="other", uuid="u", vcpus=vcpus),) if vcpus else ()
-    return target._Look(
+    return target.Look(
         host=Host(
             node=node,
             free_memory_kib=int(free_gib * GIB),
@@ -130,7 +130,7 @@ def world_of(
 ) -> Callable[[], Context]:
     """A context of all nodes that ``looks`` has, and node1 with the guest."""
     seen = {"node1": look(8, node="node1"), **looks}
-    monkeypatch.setattr(target, "_look", lambda _context, node, _paths: seen[node])
+    monkeypatch.setattr(target, "look_at", lambda _context, node, _paths: seen[node])
     made = {name: dataclasses.replace(node_of(name), **nodes.get(name, {})) for name in seen}
     return lambda: dataclasses.replace(World().context(), nodes=made)
 
@@ -201,7 +201,7 @@ def test_a_node_that_is_offline_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
     world = World()
     context = world.context()
     gone = dataclasses.replace(node_of("node3"), offline="burnt")
-    monkeypatch.setattr(target, "_look", lambda _context, node, _paths: look(4, node=node))
+    monkeypatch.setattr(target, "look_at", lambda _context, node, _paths: look(4, node=node))
     tasklet = MigrateInstance(dataclasses.replace(context, nodes={**context.nodes, "node3": gone}), "web1")
     plan = tasklet.check_prereq()
     assert plan.target == "node2"

@@ -168,6 +168,13 @@ _RM = """#!/bin/sh
 esac
 exec /bin/rm "$@"
 """
+#: Holds until it is ended; at most as long as a test takes.
+_INHIBIT = """#!/bin/sh
+[ ! -e {root}/no.logind ] || {{ echo 'no bus here' >&2; exit 1; }}
+echo "holds $*" >>{root}/inhibited
+trap 'echo released >>{root}/inhibited; kill $!; exit' TERM
+/bin/sleep 300 & wait
+"""
 _SLEEP = """#!/bin/sh
 exec /bin/sleep 0.1
 """
@@ -189,7 +196,7 @@ class Host(FakeNode):
         self.name = name
         (self.root / "run/systemd/system").mkdir(parents=True)
         programs = {"virsh": _VIRSH, "systemd-run": _SYSTEMD_RUN, "systemctl": _SYSTEMCTL, "sleep": _SLEEP}
-        programs |= {"mv": _MV, "rm": _RM}
+        programs |= {"mv": _MV, "rm": _RM, "systemd-inhibit": _INHIBIT}
         for program, text in programs.items():
             self.program(f"bin/{program}", text.format(root=self.root))
         # 8.4's was recorded before its first synchronisation.
@@ -203,6 +210,7 @@ class Host(FakeNode):
             "job.status": "0",
             "gi": "4357AFD76E41E07E:0000000000000000:0000000000000000:0000000000000000:1:1:0:1:0:0:0\n",
             "journal": "",
+            "inhibited": "",
         }.items():
             self.put(file, text)
 
@@ -300,6 +308,52 @@ def test_it_sleeps_as_long_as_the_token_lives(host: Host, storage: DrbdStorage, 
     assert storage.traces("node1").guards == ()
     storage.drop_token("node1", SHORT)
     assert host.left == []
+
+
+def test_no_shutdown_while_the_token_lives_and_not_a_moment_longer(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    def inhibited() -> list[str]:
+        return (host.root / "inhibited").read_text().splitlines()
+
+    assert storage.take_token("node1", SHORT) is None
+    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    host.opened()
+    assert eventually(lambda: len(inhibited()) == 1)
+    for _ in range(8):  # longer than one lease
+        storage.renew_token("node1", SHORT)
+        time.sleep(0.3)
+    (holds,) = inhibited()
+    assert holds.startswith("holds --what=shutdown:sleep --mode=block --who=lvmigrate ")
+    assert holds.endswith(" sleep infinity")
+    host.put(
+        "silent", ""
+    )  # the guard goes on for as long as libvirt gives no answer; the shutdown does not wait for it
+    assert eventually(lambda: len(inhibited()) == 2, within_s=5)
+    assert inhibited()[1] == "released"
+    assert storage.traces("node1").guards
+    (host.root / "silent").unlink()
+    assert eventually(lambda: host.left == [f"{SHORT.uuid}.token"]), says(storage)
+
+
+def test_a_disarmed_guard_holds_nothing_back(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
+    assert eventually(lambda: "holds" in (host.root / "inhibited").read_text())
+    storage.disarm_guard("node1", TOKEN)
+    assert eventually(lambda: "released" in (host.root / "inhibited").read_text(), within_s=5)
+
+
+def test_a_node_that_cannot_hold_a_shutdown_back_is_guarded_all_the_same(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    host.put("no.logind", "")
+    assert storage.take_token("node1", SHORT) is None
+    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    host.opened()
+    assert eventually(lambda: host.left == [f"{SHORT.uuid}.token"]), says(storage)
+    assert host.told == host.closed
+    assert (host.root / "journal").read_text().count("no bus here") == 1
 
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["ran out", "dropped"])

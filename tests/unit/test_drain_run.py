@@ -1,0 +1,283 @@
+"""Several moves at once, each in a thread of its own: limits, failures, pauses, aborts. The moves are made up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from lvmigrate import fleet
+from lvmigrate.assignment import Room, Traveller
+from lvmigrate.domain import Domain
+from lvmigrate.drain_move import shared
+from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
+from lvmigrate.drain_run import Run
+from lvmigrate.errors import Code, ExitCode, Finding, GuestLost, LvmigrateError, MoveAborted, MoveFailed, Refused
+from lvmigrate.fleet import Fleet, Question
+from lvmigrate.journal import NO_RECORD
+from lvmigrate.manner import Manner
+from lvmigrate.node_states import Wish
+from lvmigrate.plan import Mode, Options
+from lvmigrate.report import Report
+from lvmigrate.traffic import Departure, Limits, plan
+from tests.unit.fakes import World, guest
+
+GIB = 1 << 20  # in KiB
+#: Long enough for others to begin meanwhile.
+_MOVE_S = 0.05
+
+Act = Callable[[Departure], LvmigrateError | None]
+
+
+@dataclass
+class Stage(Nobody):
+    """Some guests on node1, whose moves do as they are told, and a note of all that is begun."""
+
+    count: int = 6
+    free_gib: int = 100
+    peers: tuple[str, ...] = ("node2",)
+    #: By guest: what its moves come to, one after the other; the last one again and again.
+    acts: dict[str, list[LvmigrateError | None]] = field(default_factory=dict)
+    move_s: float = _MOVE_S
+    begun_: list[tuple[str, str]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    now: Counter[str] = field(default_factory=Counter)
+    most: int = 0
+    gone: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    abort: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    # ---- what is seen
+
+    def observe(self, _context: object, question: Question) -> Fleet:
+        known = [
+            Traveller(
+                uuid=f"u{number}",
+                name=f"g{number}",
+                source="node1",
+                memory_kib=GIB,
+                resident_kib=GIB,
+                peers=tuple(p for p in self.peers if p not in question.not_to.get(f"u{number}", ())),
+            )
+            for number in range(self.count)
+        ]
+        there = [each for each in known if each.uuid not in self.gone and each.uuid not in question.leave_alone]
+        taken = len(self.gone)
+        rooms = [Room(node="node1", free_kib=0)]
+        rooms += [Room(node=peer, free_kib=(self.free_gib - taken) * GIB) for peer in self.peers]
+        domains: dict[str, Domain] = {each.uuid: guest("node1", name=each.name, uuid=each.uuid) for each in there}
+        return Fleet(
+            rooms=tuple(rooms),
+            travellers=tuple(there),
+            stays=(),
+            unfinished=(),
+            off=(),
+            whereabouts={},
+            silent={},
+            domains=domains,
+        )
+
+    # ---- what is done
+
+    def move(self, departure: Departure) -> Report:
+        with self.lock:
+            self.begun_.append((departure.name, departure.target))
+            self.now[departure.target] += 1
+            self.most = max(self.most, sum(self.now.values()))
+        try:
+            if self.abort.wait(self.move_s):
+                raise MoveAborted("Aborted.", hint="Nothing.")
+            acts = self.acts.get(departure.name, [None])
+            error = acts.pop(0) if len(acts) > 1 else acts[0]
+            if error is not None:
+                raise error
+            with self.lock:
+                self.gone.add(departure.uuid)
+        finally:
+            with self.lock:
+                self.now[departure.target] -= 1
+        return Report(
+            instance=departure.name, uuid=departure.uuid, errand="", source="node1", target=departure.target,
+            mode="live", seconds=1.0, downtime_s=0.1, dual_primary_s=0.0, two_primaries_allowed_s=0.0, memory_bytes=0,
+            iterations=1, running=True, steps=(), timeline=(), warnings=(),
+        )  # fmt: skip
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None, **changes: Any) -> DrainReport:
+        monkeypatch.setattr(fleet, "observe", self.observe)
+        context = World().context(cancel=self.stop)
+        question = Question(
+            sources=frozenset({"node1"}),
+            targets=frozenset(self.peers),
+            leaves=lambda _domain: True,
+            options=lambda _domain: Options(),
+            about=frozenset({"node1"}),
+        )
+        manner = Manner(
+            limits=limits or Limits(per_source=3, per_target=3, per_link=3), again_s=0.1, **{"onlooker": self} | changes
+        )
+        run = Run(context, question, manner, NO_RECORD, abort=self.abort, not_to={})
+        monkeypatch.setattr(run, "_move", self.move)
+        seen = self.observe(context, question)
+        return run.run(plan(seen.rooms, seen.travellers, manner.limits), "drain", ("node1",))
+
+    # ---- what is told
+
+    def moved(self, moved: Moved) -> None:
+        self.told.append(f"moved {moved.name}")
+
+    def stays(self, stayed: Stayed, *, again: bool) -> None:
+        self.told.append(f"{'again' if again else 'stays'} {stayed.name} {stayed.finding.code}")
+
+
+def test_several_at_once_and_never_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(count=9)
+    begin = time.monotonic()
+    report = stage.run(monkeypatch)
+    assert (len(report.moved), report.exit_code) == (9, ExitCode.OK)
+    assert stage.most == 3
+    assert time.monotonic() - begin < 9 * _MOVE_S + 2
+    assert sorted(name for name, _ in stage.begun_) == [f"g{n}" for n in range(9)]
+
+
+def test_one_that_fails_for_good_is_told_at_once_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = MoveFailed("It dirties too fast.", hint="Post-copy.", code=Code.NOT_CONVERGING)
+    stage = Stage(acts={"g0": [error]})
+    report = stage.run(monkeypatch, Limits(at_once=1))
+    assert stage.told[0] == "stays g0 NOT_CONVERGING"
+    assert len(report.moved) == 5
+    assert [(stayed.name, stayed.exit_code) for stayed in report.stayed] == [("g0", ExitCode.FAILED)]
+    assert [name for name, _ in stage.begun_].count("g0") == 1
+
+
+def test_one_that_fails_for_now_is_tried_once_more_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = MoveFailed("The daemon went away.", hint="Look.")
+    stage = Stage(acts={"g0": [error, None], "g1": [error]})
+    report = stage.run(monkeypatch, Limits(at_once=1))
+    assert [stayed.name for stayed in report.stayed] == ["g1"]
+    assert [name for name, _ in stage.begun_] == ["g0", "g1", "g2", "g3", "g4", "g5", "g0", "g1"]
+    assert stage.told.count("again g1 COPY_FAILED") == stage.told.count("stays g1 COPY_FAILED") == 1
+
+
+def test_one_that_fails_goes_to_another_node_that_has_its_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Refused("g0", [Finding(code=Code.CPU_LACKS, sentence="No.", hint="Another.")])
+    stage = Stage(count=2, peers=("node2", "node3"), acts={"g0": [error, None]})
+    report = stage.run(monkeypatch)
+    assert (report.exit_code, len(report.moved)) == (ExitCode.OK, 2)
+    targets = [target for name, target in stage.begun_ if name == "g0"]
+    assert sorted(targets) == ["node2", "node3"]
+
+
+def test_a_target_that_fills_up_names_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Refused("g2", [Finding(code=Code.MEMORY_SHORT, sentence="Full.", hint="Make room.")])
+
+    class Fills(Stage):
+        def observe(self, context: object, question: Question) -> Fleet:
+            if "again g2 MEMORY_SHORT" in self.told:
+                self.free_gib = len(self.gone)
+            return super().observe(context, question)
+
+    stage = Fills(acts={"g2": [full]})
+    report = stage.run(monkeypatch, Limits(at_once=1))
+    assert [moved.name for moved in report.moved] == ["g0", "g1"]
+    assert {stayed.name for stayed in report.stayed} == {"g2", "g3", "g4", "g5"}
+    assert [name for name, _ in stage.begun_] == ["g0", "g1", "g2"]
+
+
+def test_a_check_that_says_full_where_the_look_says_free_does_not_go_on_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = Refused("g0", [Finding(code=Code.MEMORY_SHORT, sentence="Full.", hint="Make room.")])
+    stage = Stage(count=1, acts={"g0": [full]})
+    report = stage.run(monkeypatch)
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.MEMORY_SHORT]
+    assert len(stage.begun_) <= 3
+
+
+def test_a_lost_guest_is_not_touched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(acts={"g0": [GuestLost("It runs nowhere.", hint="Start it.")]})
+    report = stage.run(monkeypatch)
+    assert report.exit_code is ExitCode.LOST
+    assert [name for name, _ in stage.begun_].count("g0") == 1
+
+
+def test_a_defect_in_one_move_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    move = stage.move
+
+    def broken(departure: Departure) -> Report:
+        if departure.name == "g3":
+            raise ZeroDivisionError
+        return move(departure)
+
+    monkeypatch.setattr(stage, "move", broken)
+    report = stage.run(monkeypatch)
+    assert [(stayed.name, stayed.finding.code) for stayed in report.stayed] == [("g3", Code.INTERNAL)]
+    assert len(report.moved) == 5
+
+
+def test_stop_begins_nothing_more_and_lets_those_under_way_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(move_s=0.5)
+    threading.Timer(0.1, stage.stop.set).start()
+    report = stage.run(monkeypatch, Limits())
+    assert (len(report.moved), len(report.not_begun), report.exit_code) == (2, 4, ExitCode.ABORTED)
+
+
+def test_abort_ends_those_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(move_s=60.0)
+    threading.Timer(0.1, stage.stop.set).start()
+    threading.Timer(0.2, stage.abort.set).start()
+    report = stage.run(monkeypatch, Limits())
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.ABORTED, Code.ABORTED]
+    assert (report.moved, len(report.not_begun), report.exit_code) == ((), 4, ExitCode.ABORTED)
+
+
+def test_pause_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(count=4)
+    wished = [Wish.GO_ON]
+    threading.Timer(0.02, lambda: wished.__setitem__(0, Wish.PAUSE)).start()
+    resumed: list[tuple[float, int]] = []
+
+    def resume() -> None:
+        resumed.append((time.monotonic(), len(stage.begun_)))
+        wished[0] = Wish.GO_ON
+
+    threading.Timer(0.8, resume).start()
+    report = stage.run(monkeypatch, Limits(at_once=1), wish=lambda: wished[0])
+    assert report.exit_code is ExitCode.OK
+    assert len(report.moved) == 4
+    assert resumed[0][1] < 4
+
+
+def test_everybody_is_told_of_before_it_sets_out_and_when_it_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(count=3)
+    notes: list[str] = []
+    stage.run(
+        monkeypatch,
+        leaving=lambda departure: notes.append(f"leaving {departure.name}"),
+        arrived=lambda moved: notes.append(f"arrived {moved.name}"),
+    )
+    for number in range(3):
+        assert notes.index(f"leaving g{number}") < notes.index(f"arrived g{number}")
+
+
+@pytest.mark.parametrize(
+    ("own", "share", "rates"),
+    [
+        (Options(), 40, (40, None)),
+        (Options(bandwidth_mib_s=10), 40, (10, None)),
+        (Options(bandwidth_mib_s=100), 40, (40, None)),
+        (Options(mode=Mode.POST_COPY), 40, (40, 40)),
+        (Options(mode=Mode.POST_COPY, postcopy_bandwidth_mib_s=5), 40, (40, 5)),
+    ],
+)
+def test_the_share_of_the_link_is_the_limit_unless_the_guest_has_a_lower_one(
+    own: Options, share: int, rates: tuple[int, int | None]
+) -> None:
+    made = shared(own, share)
+    assert (made.bandwidth_mib_s, made.postcopy_bandwidth_mib_s) == rates
