@@ -35,7 +35,6 @@ MODULES: Final = (
     "stale",
     "upstart",
     "fencing",
-    "kept",
 )
 #: Module-level tables of which each member is a mutant.
 _TABLES: Final = frozenset(
