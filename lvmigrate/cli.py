@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
+    if asked.act is None:  # it needs no nodes, and no configuration
+        return _explain(asked)
     # Heavy imports wait until the words are known to be right: --help and mistakes answer at once.
     from lvmigrate import Cluster  # noqa: PLC0415
     from lvmigrate.log import configure  # noqa: PLC0415
@@ -212,6 +214,20 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"{asked.html} cannot be written: {error.strerror}.", hint="Name another file.") from error
         _print(json.dumps({"file": asked.html}) if asked.json else asked.html)
+    return ExitCode.OK
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    from lvmigrate import explanation, telling  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    if asked.code is not None:
+        _show(explanation.explained(asked.code), telling.explanation_lines, as_json=asked.json)
+    elif asked.json:
+        everything = {"codes": explanation.EXPLANATIONS.values(), "exit_codes": explanation.EXITS.values()}
+        _print(json.dumps({name: jsonable(tuple(all_of_it)) for name, all_of_it in everything.items()}))
+    else:
+        _print("\n".join(telling.explanations_lines()))
     return ExitCode.OK
 
 
@@ -445,31 +461,37 @@ def _parser() -> argparse.ArgumentParser:
         ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
         ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
         ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
+        ("explain", None, [common], "say what a code means, what was changed when it is told, and what to do"),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
         command.set_defaults(act=act)
-        if act is _cleanup:
-            command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-            command.add_argument(
-                "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
-            )
-            command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
-        if act is _failover:
-            _add_failover(command)
-        if act is _report:
-            command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
-            command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
-        if act is _history:
-            command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
-            command.add_argument(
-                "--prune",
-                metavar="DAYS",
-                type=_positive(float),
-                help="list nothing, forget for good what is older, of all guests (by itself: [journal] keep_days)",
-            )
-        if act in (_status, _history):
-            command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
+        _add_own(command, name)
     return parser
+
+
+def _add_own(command: argparse.ArgumentParser, name: str) -> None:
+    """The words that a command has to itself."""
+    if name == "cleanup":
+        command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
+        command.add_argument("--dry-run", action="store_true", help="say what is seen, what follows; change nothing")
+        command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
+    if name == "failover":
+        _add_failover(command)
+    if name == "report":
+        command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
+        command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
+    if name == "explain":
+        command.add_argument("code", metavar="CODE", nargs="?", help="or an exit code's number; default: list all")
+    if name == "history":
+        command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
+        command.add_argument(
+            "--prune",
+            metavar="DAYS",
+            type=_positive(float),
+            help="list nothing, forget for good what is older, of all guests (by itself: [journal] keep_days)",
+        )
+    if name in ("status", "history"):
+        command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
