@@ -156,6 +156,14 @@ def _audit(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.LEFT_BEHIND if found.findings else ExitCode.OK
 
 
+def _doctor(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import telling  # noqa: PLC0415
+
+    found = cluster.doctor()
+    _show(found, telling.diagnosis_lines, as_json=asked.json)
+    return found.exit_code
+
+
 def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
@@ -459,6 +467,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, [common], "show every guest, its nodes, its disks"),
         ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
         ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
+        ("doctor", _doctor, [common], "look at every node and say what to mend, and how; change nothing"),
         ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
         ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
         ("explain", None, [common], "say what a code means, what was changed when it is told, and what to do"),

@@ -14,6 +14,7 @@ from lvmigrate import config
 from lvmigrate.audit import Audit, audit
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
+from lvmigrate.doctor import Diagnosis, diagnose
 from lvmigrate.errors import MoveAborted
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.fencing import commands
@@ -177,6 +178,10 @@ class Cluster:
     def audit(self) -> Audit:
         """Everything that no move under way accounts for, on every node."""
         return audit(self._context(threading.Event(), None))
+
+    def doctor(self) -> Diagnosis:
+        """What is to be mended on any node, and how; leftovers too. Changes nothing."""
+        return diagnose(self._context(threading.Event(), None))
 
     def status(self, instance: str | None = None) -> tuple[NodeStatus, ...]:
         """What every node says of its guests, or of ``instance`` alone, and of their disks."""

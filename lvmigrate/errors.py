@@ -196,6 +196,12 @@ class Code(enum.StrEnum):
     AUTOSTART_ELSEWHERE = "AUTOSTART_ELSEWHERE"
     #: The fast switch was asked for, and libvirt's keepalive on the source is too short for it.
     KEEPALIVE_SHORT = "KEEPALIVE_SHORT"
+    #: A node lacks a program that lvmigrate runs there.
+    PROGRAM_MISSING = "PROGRAM_MISSING"
+    #: sshd on a node lets one connection have few sessions.
+    SESSIONS_FEW = "SESSIONS_FEW"
+    #: The clocks of two nodes are far apart.
+    CLOCKS_APART = "CLOCKS_APART"
     #: A command failed on a node.
     COMMAND_FAILED = "COMMAND_FAILED"
     #: libvirt refused or failed.

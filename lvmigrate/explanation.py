@@ -63,6 +63,7 @@ _MEMORY: Final = "README.md#how-memory-travels"
 _GOES: Final = "README.md#where-it-goes"
 _HOOKS: Final = "README.md#hooks"
 _CHECKED: Final = "README.md#what-is-checked-before-a-move"
+_DOCTOR: Final = "README.md#what-is-to-be-mended"
 _NOT_YET: Final = "README.md#what-it-does-not-do-yet"
 _DECIDED: Final = "docs/decisions.md#what-follows-from-what-is-seen"
 _PERSON: Final = "docs/decisions.md#when-a-person-must-decide"
@@ -501,7 +502,7 @@ _ROWS: Final = (
     ),
     _row(
         Code.PORTS_UNREACHABLE,
-        _REFUSED,
+        (Told.REFUSED, Told.FOUND),
         "Memory would not reach the target: nothing comes back from its address.",
         "Open the ports for migrations there, or correct migration_address.",
         _CHECKED,
@@ -552,7 +553,7 @@ _ROWS: Final = (
     ),
     _row(
         Code.GUARD_UNAVAILABLE,
-        _BEFORE_OR_AMID,
+        (Told.REFUSED, Told.FOUND, Told.ENDED),
         "No dead-man's guard can be armed on a node: it has no systemd, or lacks a program.",
         "Run systemd there and install what is missing, or accept with --no-guard that nobody closes after a dead"
         " command.",
@@ -587,15 +588,36 @@ _ROWS: Final = (
         _OFF,
     ),
     _row(
+        Code.PROGRAM_MISSING,
+        _FOUND,
+        "A node lacks a program that lvmigrate runs there.",
+        "Install the package that the hint names.",
+        _DOCTOR,
+    ),
+    _row(
+        Code.SESSIONS_FEW,
+        _FOUND,
+        "sshd on a node lets one connection have fewer sessions than its own default; lvmigrate uses several at once.",
+        "MaxSessions 10 or more in its sshd_config.",
+        _DOCTOR,
+    ),
+    _row(
+        Code.CLOCKS_APART,
+        _FOUND,
+        "The clocks of two nodes are far apart: logs cannot be compared, and certificates may count as not valid.",
+        "Run chrony or systemd-timesyncd. Nothing of a move goes by these clocks.",
+        _DOCTOR,
+    ),
+    _row(
         Code.COMMAND_FAILED,
-        _BEFORE_OR_AMID,
+        (Told.REFUSED, Told.FOUND, Told.ENDED),
         "A command failed on a node, or on this machine; what it said is shown.",
         "The hint names the next thing to look at.",
         _MOVE,
     ),
     _row(
         Code.HYPERVISOR_FAILED,
-        _BEFORE_OR_AMID,
+        (Told.REFUSED, Told.FOUND, Told.ENDED),
         "libvirt refused or failed in a way that has no code of its own; its words are shown.",
         "`journalctl -u libvirtd` and /var/log/libvirt/qemu/GUEST.log on that node.",
         _MOVE,
@@ -637,7 +659,7 @@ _ROWS: Final = (
     ),
     _row(
         Code.STORAGE_FAILED,
-        _BEFORE_OR_AMID,
+        (Told.REFUSED, Told.FOUND, Told.ENDED),
         "DRBD, or looking at it, refused or failed; the kernel's words are shown.",
         "`journalctl -k -g drbd` and `drbdsetup status` on that node.",
         _MOVE,

@@ -22,6 +22,7 @@ from lvmigrate.premises import Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +313,9 @@ class Storage(Protocol):
         The peer's libvirt is connected to, and the last port of libvirt's range for memory knocked at: libvirt takes
         the first that is free.  Where the configuration names a range of its own no port is safe to be knocked at.
         """
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:
+        """What ``node`` says of itself, and which of ``programs`` it lacks."""
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

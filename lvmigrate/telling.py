@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lvmigrate.display import finding_lines
+from lvmigrate.doctor import Diagnosis
 from lvmigrate.explanation import EXITS, EXPLANATIONS, Explanation
 
 
@@ -21,3 +23,13 @@ def explanations_lines() -> Iterator[str]:
     yield from (f"  {one.code:<24} {one.meaning}" for one in EXITS.values())
     yield "codes"
     yield from (f"  {one.code:<24} {one.meaning}" for one in EXPLANATIONS.values())
+
+
+def diagnosis_lines(found: Diagnosis) -> Iterator[str]:
+    """What a look at every node has found."""
+    for held in found.under_way:
+        yield f"under way: {held.instance} ({held.holder}, seen on {held.node})"
+    if not found.complaints:
+        yield f"nothing is to be mended on {', '.join(found.nodes)}"
+    for complaint in found.complaints:
+        yield from finding_lines(complaint.finding, mark=f"{complaint.severity.value} ")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from lvmigrate.certificates import Certificates
@@ -16,6 +17,7 @@ from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.premises import PORTS, Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 from storage import around
 from storage.remote import TAKEN, Remote, uuid
 
@@ -98,6 +100,12 @@ class Marks:
                 found[key] = number
         interval, count = found["keepalive_interval"], found["keepalive_count"]
         return math.inf if interval <= 0 else float(interval * count)
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:
+        """What ``node`` says of itself, and which of ``programs`` it lacks."""
+        begun = time.monotonic()
+        out = self._remote.ask(node, "Examining the node", "vitals", *sorted(programs)).out
+        return around.vitals(node, out, begun=begun, ended=time.monotonic())
 
     def certificates(self, node: str) -> Certificates:
         """What QEMU on ``node`` encrypts migrations with. A common name counts where no other name is given."""

@@ -1,4 +1,7 @@
-"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world."""
+"""A controller's way to the nodes' DRBD: fulfils `lvmigrate.protocols.Storage` over a simulated world.
+
+Long, because the Protocol is, and all of it is here.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from lvmigrate.simulator.guard import Guard
 from lvmigrate.simulator.host import Host, TokenFile
 from lvmigrate.simulator.watch import SimulatedWatch
 from lvmigrate.token import Guarded, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 
 T = TypeVar("T")
 
@@ -361,6 +365,17 @@ class SimulatedStorage:
             )
 
         return self._ask("premises", node, look)
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:  # noqa: ARG002 -- every node has all
+        """One clock for all, and nothing is missing."""
+
+        def look() -> Vitals:
+            here = self._here(node)
+            module = here[0].version.value if here else ""
+            after = {"libvirtd.service": True}
+            return Vitals(node=node, clock_s=0.0, clock_error_s=0.0, module=module, max_sessions=10, after_drbd=after)
+
+        return self._ask("vitals", node, look)
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from docs.codes import page
-from lvmigrate import audit, checks, cli, environment, explanation, fitness
+from lvmigrate import audit, checks, cli, doctor, environment, explanation, fitness
 from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
 from lvmigrate.explanation import EXITS, EXPLANATIONS, Explanation, Told, explained
 
@@ -26,7 +26,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def codes_in(source: object) -> set[Code]:
-    return {Code[name] for name in re.findall(r"Code\.([A-Z_]+)", inspect.getsource(source))}  # type: ignore[arg-type]
+    return {Code[name] for name in re.findall(r"\bCode\.([A-Z_]+)", inspect.getsource(source))}  # type: ignore[arg-type]
 
 
 def test_every_code_has_one_explanation_and_there_is_no_other() -> None:
@@ -51,7 +51,7 @@ def test_each_says_everything(one: Explanation) -> None:
         (checks.REFUSALS, Told.REFUSED),
         (checks.WARNINGS, Told.WARNED),
         ((checks.where, environment.reach), Told.REFUSED),
-        ((audit,), Told.FOUND),
+        ((audit, doctor), Told.FOUND),
     ],
     ids=["refusals", "warnings", "where", "audit"],
 )
