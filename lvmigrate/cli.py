@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import sys
 import threading
@@ -236,6 +237,26 @@ def _explain(asked: argparse.Namespace) -> int:
         _print(json.dumps({name: jsonable(tuple(all_of_it)) for name, all_of_it in everything.items()}))
     else:
         _print("\n".join(telling.explanations_lines()))
+    return ExitCode.OK
+
+
+def _bundle(cluster: Cluster, asked: argparse.Namespace) -> int:
+    made = cluster.bundle(asked.id)
+    path = Path(asked.output or f"{made.folder}.tar.gz")
+    try:
+        # Readable by its owner only, and nothing is overwritten.
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(made.archive())
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already.", hint="Name another file: --output.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Name another file: --output.") from error
+    if asked.json:
+        _print(json.dumps({"file": str(path), "silent": list(made.silent)}))
+    else:
+        for node in made.silent:
+            _print(f"{node} gave no answer: nothing of it is in the bundle", error=True)
+        _print(str(path))
     return ExitCode.OK
 
 
@@ -470,6 +491,7 @@ def _parser() -> argparse.ArgumentParser:
         ("doctor", _doctor, [common], "look at every node and say what to mend, and how; change nothing"),
         ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
         ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
+        ("bundle", _bundle, [common], "put together what a report of a defect needs of one errand, without secrets"),
         ("explain", None, [common], "say what a code means, what was changed when it is told, and what to do"),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
@@ -489,6 +511,9 @@ def _add_own(command: argparse.ArgumentParser, name: str) -> None:
     if name == "report":
         command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
         command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
+    if name == "bundle":
+        command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
+        command.add_argument("--output", metavar="FILE", help="default: ./lvmigrate-bundle-ID.tar.gz")
     if name == "explain":
         command.add_argument("code", metavar="CODE", nargs="?", help="or an exit code's number; default: list all")
     if name == "history":

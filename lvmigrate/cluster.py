@@ -6,14 +6,17 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from types import TracebackType
 from typing import Self, TypeVar
 
 from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.audit import Audit, audit
+from lvmigrate.bundle import Bundle, collect
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
+from lvmigrate.display import story_lines
 from lvmigrate.doctor import Diagnosis, diagnose
 from lvmigrate.errors import MoveAborted
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -198,6 +201,17 @@ class Cluster:
     def story(self, errand: str) -> Story:
         """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""
         return self._journal.story(errand)
+
+    def bundle(self, errand: str) -> Bundle:
+        """All that a report of a defect needs about one errand of the journal, without secrets. Changes nothing."""
+        story = self.story(errand)
+        return collect(
+            self._context(threading.Event(), None),
+            story,
+            report=story_lines(story),
+            configuration=self.config.written,
+            version=version("lvmigrate"),
+        )
 
     def close(self) -> None:
         """End every connection. Moves must have ended."""

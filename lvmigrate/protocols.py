@@ -317,6 +317,12 @@ class Storage(Protocol):
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:
         """What ``node`` says of itself, and which of ``programs`` it lacks."""
 
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        """What ``node`` says for a report of a defect (DRBD's state, the ends of logs), by what it is.
+
+        It may hold secrets: `lvmigrate.redaction`.
+        """
+
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
 

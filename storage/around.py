@@ -1,4 +1,4 @@
-"""What node.sh's ``premises`` and ``vitals`` say, as `lvmigrate.premises.Premises` and `lvmigrate.vitals.Vitals`."""
+"""What node.sh's ``premises``, ``vitals`` and ``evidence`` say, as values."""
 
 from __future__ import annotations
 
@@ -59,6 +59,17 @@ def vitals(node: str, text: str, *, begun: float, ended: float) -> Vitals:
         lacking=frozenset(facts.get("lacks", ())),
         after_drbd=dict(_units(facts.get("unit", ()))),
     )
+
+
+def evidence(text: str) -> Mapping[str, str]:
+    """Sections begin with ``= NAME``; each line of one has a space before it."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("= "):
+            found[line[2:]] = []
+        elif line.startswith(" ") and found:
+            found[next(reversed(found))].append(line[1:])
+    return {name: "\n".join(lines) + "\n" for name, lines in found.items() if lines}
 
 
 def _facts(text: str) -> Mapping[str, list[str]]:

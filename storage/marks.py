@@ -107,6 +107,10 @@ class Marks:
         out = self._remote.ask(node, "Examining the node", "vitals", *sorted(programs)).out
         return around.vitals(node, out, begun=begun, ended=time.monotonic())
 
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        """What ``node`` says for a report of a defect, by what it is. May hold secrets."""
+        return around.evidence(self._remote.ask(node, "Gathering evidence", "evidence", instance).out)
+
     def certificates(self, node: str) -> Certificates:
         """What QEMU on ``node`` encrypts migrations with. A common name counts where no other name is given."""
         facts: dict[str, list[str]] = {}

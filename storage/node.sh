@@ -299,6 +299,30 @@ vitals() {
     say "at $(date +%s.%N)"
 }
 
+# evidence GUEST: what a report of a defect needs, in sections; see around.evidence.  None of it is worth an error.
+evidence() {
+    if loaded; then
+        section drbd-show drbdsetup show
+        section drbd-status drbdsetup status --verbose --statistics
+        section drbd-events drbdsetup events2 --now --statistics
+    fi
+    case $1 in
+        */* | '') ;;
+        *) section qemu tail -n 200 "$root/var/log/libvirt/qemu/$1.log" ;;
+    esac
+    section libvirtd-log tail -n 200 "$root/var/log/libvirt/libvirtd.log"
+    section libvirtd journalctl -q -n 300 --no-pager -o short-iso -u libvirtd -u virtqemud
+    section kernel journalctl -q -k -n 200 --no-pager -o short-iso -g drbd
+    section guards journalctl -q -n 200 --no-pager -o short-iso -u 'lvmigrate-guard-*'
+}
+
+# section NAME COMMAND...
+section() {
+    say "= $1"
+    shift
+    timeout 8 "$@" 2>&1 </dev/null | tail -c 200000 | sed 's/^/ /'
+}
+
 # certificates: what QEMU here encrypts migrations with, a fact a line; see Marks.certificates.
 certificates() {
     conf=$root/etc/libvirt/qemu.conf

@@ -377,6 +377,14 @@ class SimulatedStorage:
 
         return self._ask("vitals", node, look)
 
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:  # noqa: ARG002 -- all of the node's
+        """What the node's kernel says of its resources."""
+
+        def look() -> Mapping[str, str]:
+            return {"drbd": "\n".join(str(resource.view(node)) for resource in self._here(node))}
+
+        return self._ask("evidence", node, look)
+
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
         return self._ask("keepalive_s", node, lambda: self._world.settings.keepalive_s)

@@ -80,3 +80,10 @@ def test_a_daemon_that_is_gone(pair: Pair, cluster: Cluster) -> None:
     pair.two.restart_daemon()
     assert cluster.doctor().silent == ()
     pair.whole(guest, on=pair.one)
+
+
+def test_what_a_report_of_a_defect_needs(pair: Pair, cluster: Cluster) -> None:
+    guest = pair.guest("web1", on=pair.one)
+    for name in ("node1", "node2"):
+        found = cluster._storage.evidence(name, guest.name)
+        assert ("qemu-system-x86_64" in found.get("qemu", "")) is (name == "node1")

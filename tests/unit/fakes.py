@@ -92,6 +92,8 @@ class World:
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
+    #: node -> what it says for a report of a defect.
+    evidence: dict[str, dict[str, str]] = field(default_factory=lambda: {node: {} for node in NODES})
     vitals: dict[str, Vitals] = field(default_factory=lambda: dict(VITALS))
     certificates: dict[str, Certificates] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -626,6 +628,10 @@ class FakeStorage:
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:
         with self.world.call("vitals", node):
             return self.world.vitals[node]
+
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        with self.world.call("evidence", node):
+            return self.world.evidence[node]
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):

@@ -150,3 +150,27 @@ def test_a_slow_node_says_its_time_last() -> None:
     assert (found.clock_s, found.clock_error_s) == (5000.5 - 108.5, 0.5)
     quick = around.vitals("node1", "took 120\nat 5000.5", begun=100.0, ended=101.0)
     assert quick.clock_error_s == 0
+
+
+def test_evidence_is_what_the_node_has_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "var/log/libvirt/qemu").mkdir(parents=True)
+    (tmp_path / "var/log/libvirt/qemu/a guest.log").write_text("1\n= libvirtd\n 2\n")
+    (tmp_path / "sys/module/drbd").mkdir(parents=True)
+    (tmp_path / "sys/module/drbd/version").write_text("9.3.3\n")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name in ("drbdsetup", "journalctl"):
+        made = tmp_path / "bin" / name
+        made.write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        made.chmod(0o755)
+    found = storage(tmp_path, HERE).evidence("node1", "a guest")
+    # A line of a log that looks like the head of a section is none.
+    assert found["qemu"] == "1\n= libvirtd\n 2\n"
+    assert found["drbd-show"] == "drbdsetup show\n"
+    assert found["drbd-status"].startswith("drbdsetup status --verbose")
+    assert found["libvirtd"].startswith("journalctl -q -n 300")
+    assert set(found) == {
+        *("drbd-show", "drbd-status", "drbd-events", "qemu", "libvirtd-log", "libvirtd", "kernel", "guards"),
+    }
+    elsewhere = storage(tmp_path, HERE).evidence("node1", "../libvirt/qemu/a guest")
+    assert "qemu" not in elsewhere
