@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, NoReturn
 from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
 
 if TYPE_CHECKING:
+    from lvmigrate.by_hand import ByHand
     from lvmigrate.cluster import Cluster
-    from lvmigrate.plan import Options
+    from lvmigrate.plan import Options, Plan
 
 _EPILOG = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -68,8 +69,12 @@ def _run(asked: argparse.Namespace) -> int:
 def _check(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
 
-    plan = cluster.check(asked.instance, target=asked.to, options=_options(cluster, asked))
-    _show(plan, display.plan_lines, as_json=asked.json)
+    options = _options(cluster, asked)
+    plan = cluster.check(asked.instance, target=asked.to, options=options)
+    if not asked.show_commands:
+        _show(plan, display.plan_lines, as_json=asked.json)
+    else:
+        _show_with(plan, display.plan_lines, cluster.by_hand(plan, options), as_json=asked.json)
     return ExitCode.OK
 
 
@@ -78,17 +83,49 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
 
     cancel = threading.Event()
     post_copy = threading.Event()
+    options = _options(cluster, asked)
+    steps: list[ByHand] = []
+
+    def on_plan(plan: Plan) -> None:
+        if asked.show_commands:
+            steps.extend(cluster.by_hand(plan, options))
+            if not asked.json:
+                from lvmigrate import telling  # noqa: PLC0415
+
+                _print("\n".join(telling.by_hand_lines(steps)), error=True)
+        shown.plan(plan)
+
     with _signals_set(cancel), _usr1_sets(post_copy), display.display(json=asked.json) as shown:
         report = cluster.migrate(
+            asked.instance,
+            target=asked.to,
+            options=options,
+            on_plan=on_plan,
+            on_progress=shown.progress,
+            cancel=cancel,
+            post_copy=post_copy,
+        )
+    if asked.show_commands and asked.json:
+        _show_with(report, display.report_lines, steps, as_json=True)
+    else:
+        _show(report, display.report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _rehearse(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display, telling  # noqa: PLC0415
+
+    cancel = threading.Event()
+    with _signals_set(cancel), display.display(json=asked.json) as shown:
+        told = cluster.rehearse(
             asked.instance,
             target=asked.to,
             options=_options(cluster, asked),
             on_plan=shown.plan,
             on_progress=shown.progress,
             cancel=cancel,
-            post_copy=post_copy,
         )
-    _show(report, display.report_lines, as_json=asked.json)
+    _show(told, telling.rehearsal_lines, as_json=asked.json)
     return ExitCode.OK
 
 
@@ -348,6 +385,17 @@ def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) 
     _print(json.dumps(jsonable(value)) if as_json else "\n".join(lines(value)))
 
 
+def _show_with(value: object, lines: Callable[..., Iterator[str]], steps: Sequence[ByHand], *, as_json: bool) -> None:
+    """The same, and each step's commands."""
+    from lvmigrate import telling  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    if as_json:
+        _print(json.dumps({**jsonable(value), "by_hand": telling.by_hand_object(steps)}))
+    else:
+        _print("\n".join([*lines(value), *telling.by_hand_lines(steps)]))
+
+
 def _fail(error: LvmigrateError, *, as_json: bool) -> int:
     from lvmigrate.jsonable import error_object  # noqa: PLC0415
 
@@ -480,6 +528,12 @@ def _parser() -> argparse.ArgumentParser:
             "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
         ),
         (
+            "rehearse",
+            _rehearse,
+            [common, moving],
+            "go through a move up to the first bytes of memory, and back: the guest stays where it is",
+        ),
+        (
             "failover",
             _failover,
             [common],
@@ -511,6 +565,12 @@ def _add_own(command: argparse.ArgumentParser, name: str) -> None:
     if name == "report":
         command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
         command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
+    if name in ("check", "migrate"):
+        command.add_argument(
+            "--show-commands",
+            action="store_true",
+            help="print each step as drbdsetup and virsh lines, to finish by hand",
+        )
     if name == "bundle":
         command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
         command.add_argument("--output", metavar="FILE", help="default: ./lvmigrate-bundle-ID.tar.gz")

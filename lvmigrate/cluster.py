@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.audit import Audit, audit
 from lvmigrate.bundle import Bundle, collect
+from lvmigrate.by_hand import ByHand, by_hand
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
 from lvmigrate.display import story_lines
@@ -27,6 +28,7 @@ from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
+from lvmigrate.rehearse import Rehearsal, RehearseInstance
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
@@ -35,6 +37,7 @@ from lvmigrate.tasklet import Context
 from storage import DrbdStorage
 
 T = TypeVar("T")
+M_co = TypeVar("M_co", covariant=True)
 
 
 class Cluster:
@@ -95,6 +98,10 @@ class Cluster:
             context, instance, target=target, options=options or self.options(instance)
         ).check_prereq()
 
+    def by_hand(self, plan: Plan, options: Options) -> tuple[ByHand, ...]:
+        """A plan of `check`, made with these options, as the commands that a person would type."""
+        return by_hand(plan, options, self.config.nodes[plan.target])
+
     def migrate(  # noqa: PLR0913 -- each by its name
         self,
         instance: str,
@@ -120,6 +127,27 @@ class Cluster:
         tasklet = MigrateInstance(context, instance, target=target, options=options or self.options(instance))
 
         return _moved(tasklet, on_plan, stop, name=f"move-{instance}")
+
+    def rehearse(
+        self,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: Options | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[StepProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Rehearsal:
+        """Go through a move up to the first bytes of memory, and back: the guest stays where it is.
+
+        ``cancel`` is set by the rehearsal itself, too.  Raises what `RehearseInstance.exec` raises, and `Refused`
+        before anything was changed.
+        """
+        stop = cancel or threading.Event()
+        tasklet = RehearseInstance(
+            self._context(stop, on_progress), instance, target=target, options=options or self.options(instance)
+        )
+        return _moved(tasklet, on_plan, stop, name=f"rehearse-{instance}")
 
     def check_failover(
         self, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
@@ -248,16 +276,22 @@ class Cluster:
         )
 
 
+class _Errand(Protocol[M_co]):
+    def check_prereq(self) -> Plan: ...
+
+    def exec(self) -> M_co: ...
+
+
 def _moved(
-    tasklet: MigrateInstance | FailoverInstance,
+    tasklet: _Errand[M_co],
     on_plan: Callable[[Plan], None] | None,
     stop: threading.Event,
     *,
     name: str,
-) -> Report:
+) -> M_co:
     """Plan, tell of the plan, and do it, unless somebody has asked to stop by then."""
 
-    def work() -> Report:
+    def work() -> M_co:
         plan = tasklet.check_prereq()
         if on_plan is not None:
             on_plan(plan)

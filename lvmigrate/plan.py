@@ -134,6 +134,9 @@ class ResourcePlan:
     volumes: tuple[int, ...]
     #: As found on (source, target).
     options: tuple[ConnectionOptions, ConnectionOptions]
+    #: The minor numbers of all of the resource's devices, and the module's version, on (source, target).
+    minors: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    modules: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from lvmigrate.display import finding_lines
+from lvmigrate.by_hand import ByHand
+from lvmigrate.display import finding_lines, seconds, size
 from lvmigrate.doctor import Diagnosis
 from lvmigrate.explanation import EXITS, EXPLANATIONS, Explanation
+from lvmigrate.rehearse import Rehearsal
 
 
 def explanation_lines(one: Explanation) -> Iterator[str]:
@@ -33,3 +36,35 @@ def diagnosis_lines(found: Diagnosis) -> Iterator[str]:
         yield f"nothing is to be mended on {', '.join(found.nodes)}"
     for complaint in found.complaints:
         yield from finding_lines(complaint.finding, mark=f"{complaint.severity.value} ")
+
+
+def by_hand_lines(steps: Sequence[ByHand]) -> Iterator[str]:
+    """Each step's commands, with the node they are for, and what must be so before the next."""
+    yield "by hand, as root on the node named:"
+    for number, step in enumerate(steps, 1):
+        yield f"  {number} {step.step}"
+        yield from (f"    {command.node}# {command}" for command in step.commands)
+        yield f"      {step.then}"
+
+
+def by_hand_object(steps: Sequence[ByHand]) -> list[dict[str, Any]]:
+    """The same as JSON has it: each command as a line for a shell."""
+    return [
+        {
+            "step": step.step,
+            "commands": [{"node": command.node, "line": str(command)} for command in step.commands],
+            "then": step.then,
+        }
+        for step in steps
+    ]
+
+
+def rehearsal_lines(told: Rehearsal) -> Iterator[str]:
+    """What a rehearsal has shown."""
+    yield f"{told.instance} can move from {told.source} to {told.target}; it stayed on {told.source}"
+    yield f"  total         {seconds(told.seconds)}, dual-primary {seconds(told.dual_primary_s)}"
+    yield f"  memory        {size(told.memory_bytes)} sent, then stopped"
+    yield from (f"  proven        {clause}" for clause in told.proven)
+    yield from (f"  not proven    {clause}" for clause in told.unproven)
+    for warning in told.warnings:
+        yield from finding_lines(warning, mark="warning ")
