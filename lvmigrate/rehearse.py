@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from lvmigrate import acts, convergence
-from lvmigrate.errors import Finding, LeftBehind, MoveAborted, UsageError
+from lvmigrate.errors import Code, Finding, LeftBehind, MoveAborted, MoveFailed, UsageError
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
@@ -110,6 +110,13 @@ class RehearseInstance:
             except MoveAborted:
                 if not self._arrived:  # somebody else has asked
                     raise
+                if breaks := move.disks.watch.breaks():  # being stopped hides what else had happened by then
+                    raise MoveFailed(
+                        f"Replication did not stay whole during the rehearsal ({'; '.join(breaks)}); everything was"
+                        f" put back, {plan.instance} is on {plan.source}.",
+                        code=Code.REPLICATION_BROKE,
+                        hint="Mend the DRBD connection, then try again.",
+                    ) from None
                 return self._told(move, plan, record)
         raise LeftBehind(
             f"{plan.instance} arrived on {plan.target} before the rehearsal could stop it, and runs there; the move was"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lvmigrate import cli, cluster, convergence
-from lvmigrate.errors import ExitCode, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, Refused, UsageError
+from lvmigrate.errors import Code, ExitCode, LeftBehind, LvmigrateError, MoveAborted, MoveFailed, Refused, UsageError
 from lvmigrate.plan import Mode, Options, Switch
 from lvmigrate.progress import MemoryProgress, StepProgress
 from lvmigrate.protocols import CopyEnd
@@ -133,6 +133,23 @@ def test_one_that_arrives_too_soon_is_told_of() -> None:
     assert list(world.violations()) == []
     assert "runs there" in caught.value.sentence
     assert "lvmigrate migrate web1 --to node1" in caught.value.hint
+
+
+def test_a_break_that_was_seen_beside_is_not_hidden_by_being_stopped() -> None:
+    world = busy()
+    before = world.progress
+
+    def progress(left: int) -> MemoryProgress | None:
+        found = before(left)
+        if found is not None:
+            world.broke.append("node1: Connecting for a moment")
+        return found
+
+    world.progress = progress
+    with pytest.raises(MoveFailed, match="Connecting for a moment") as caught:
+        rehearse(world)
+    assert caught.value.code is Code.REPLICATION_BROKE
+    assert list(world.violations()) == []
 
 
 def test_every_listener_hears_of_it() -> None:
