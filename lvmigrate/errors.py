@@ -35,7 +35,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     #: The command line was wrong.
     USAGE = 2
-    #: The checks refused to start; nothing was changed.
+    #: The checks refused to start, or a look at the nodes found a danger; nothing was changed.
     REFUSED = 3
     #: The move was aborted as asked and everything was put back.
     ABORTED = 4
@@ -45,7 +45,7 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 6
     #: A node gave no answer.
     UNREACHABLE = 7
-    #: The guest runs on one node, but something of the move was left behind.
+    #: The guest runs on one node, but something of the move was left behind (or a look has found something of one).
     LEFT_BEHIND = 8
     #: The guest runs nowhere.
     LOST = 9

@@ -927,7 +927,7 @@ _EXIT_ROWS: Final = (
     ),
     _exit(
         ExitCode.REFUSED,
-        "The checks found reasons not to start, each with a code.",
+        "The checks found reasons not to start, or `doctor` a danger, each with a code.",
         "Nothing.",
         "Mend every reason that is named.",
         _CHECKED,
@@ -962,8 +962,8 @@ _EXIT_ROWS: Final = (
     ),
     _exit(
         ExitCode.LEFT_BEHIND,
-        "Something was left behind, or was found: the guest is on one node all the same.",
-        "What the error lists is still there.",
+        "Something of a move was left behind, or `audit` or `doctor` found something of one.",
+        "What is listed is still there. After a move: the guest is on one node all the same.",
         "`lvmigrate cleanup GUEST`.",
         _DIES,
     ),

@@ -9,11 +9,11 @@ import pytest
 from lvmigrate.errors import LvmigrateError
 from lvmigrate.plan import Options
 from tests.pair.cluster import Description
-from tests.pair.guest import BUSY, Load
+from tests.pair.guest import BUSY, CALM, Load
 from tests.pair.pair import Pair
 
 
-@pytest.mark.parametrize("load", [BUSY], ids=["busy"])
+@pytest.mark.parametrize("load", [BUSY, CALM], ids=["busy", "calm"])
 def test_there_and_back_and_then_for_real(pair: Pair, load: Load) -> None:
     guest = pair.guest("web1", on=pair.one, load=load)
     cluster, _ = Description.of(pair).cluster()

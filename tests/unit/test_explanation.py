@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from docs.codes import page
-from lvmigrate import audit, checks, cli, doctor, environment, explanation, fitness
-from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
+from lvmigrate import audit, checks, cli, doctor, environment, explanation
+from lvmigrate.errors import Code, ExitCode, UsageError
 from lvmigrate.explanation import EXITS, EXPLANATIONS, Explanation, Told, explained
 
 ALL = (*EXPLANATIONS.values(), *EXITS.values())
@@ -59,17 +59,6 @@ def test_the_occasions_are_those_of_the_checks(sources: tuple[Callable[..., Any]
     found = {code for source in sources for code in codes_in(source)}
     assert found
     assert {code for code in found if told not in EXPLANATIONS[code].told} == set()
-
-
-def test_a_code_that_is_only_a_warning_is_among_no_refusals() -> None:
-    refused = {code for check in checks.REFUSALS for code in codes_in(check)}
-    assert fitness.WARNINGS[0] in checks.WARNINGS
-    assert {code for code in refused if Told.REFUSED not in EXPLANATIONS[code].told} == set()
-
-
-def test_what_no_move_survives_says_how_to_tell_what_was_changed() -> None:
-    for kind in LvmigrateError.__subclasses__():
-        assert EXPLANATIONS[kind.code].changed
 
 
 @pytest.mark.parametrize("word", ["LOCKED", "locked", " Locked "])
