@@ -74,7 +74,12 @@ class RehearseInstance:
         """The checks of the move; change nothing. Raises `Refused` with every reason not to start."""
         plan = self._checks.check_prereq()
         names = [step.name for step in STEPS]
-        self._plan = replace(plan, steps=described(STEPS[: names.index(_LAST) + 1]))
+        self._plan = replace(
+            plan,
+            steps=described(STEPS[: names.index(_LAST) + 1]),
+            # If we die in the middle, a cleanup is to turn back as well.
+            errand=replace(plan.errand, rehearsal=True),
+        )
         return self._plan
 
     def exec(self) -> Rehearsal:

@@ -24,7 +24,9 @@ from storage.remote import TAKEN, Remote, uuid
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
 _YES_NO: Final[Mapping[bool, str]] = {True: "yes", False: "no"}
-_ERRAND: Final = re.compile(r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?")
+_ERRAND: Final = re.compile(
+    r"(\S+) (\S+) (yes|no) (yes|no) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?( rehearsal)?"
+)
 #: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
 _LINK: Final = re.compile(
     r"(?P<resource>\S+) (?P<peer>\S+) \d+ (?P<allow>yes|no) (?P<protocol>\S) (?P<auto>yes|no)(?: .*)?"
@@ -187,7 +189,12 @@ def _written(token: Token) -> tuple[str, ...]:
 
 def _words_of(errand: Errand) -> str:
     flags = (errand.ran, errand.autostart, errand.target_had_definition, errand.handed_over)
-    tail = {str(errand.memory_kib): errand.memory_kib, "failover": errand.failover, "keep": errand.keep_definition}
+    tail = {
+        str(errand.memory_kib): errand.memory_kib,
+        "failover": errand.failover,
+        "keep": errand.keep_definition,
+        "rehearsal": errand.rehearsal,
+    }
     said = (word for word, holds in tail.items() if holds)
     return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags), *said))
 
@@ -229,7 +236,7 @@ def _errand(words: str) -> Errand | None:
     match = _ERRAND.fullmatch(words)
     if match is None:
         return None
-    source, target, ran, autostart, had, over, memory, failover, kept = match.groups()
+    source, target, ran, autostart, had, over, memory, failover, kept, rehearsal = match.groups()
     return Errand(
         source=source,
         target=target,
@@ -240,6 +247,7 @@ def _errand(words: str) -> Errand | None:
         failover=failover is not None,
         memory_kib=int(memory or 0),
         keep_definition=kept is not None,
+        rehearsal=rehearsal is not None,
     )
 
 

@@ -85,6 +85,25 @@ def test_a_fault_at_any_act(place: str, kind: Kind) -> None:
         mended(world, guest)
 
 
+@pytest.mark.parametrize("place", ["c1.copy_memory@node1#1", "c1.wait@node1#2", "c1.progress@node1#1"])
+def test_a_cleanup_turns_back_as_well(place: str) -> None:
+    """The copy outlives its command; that of a rehearsal is ended at once, where a move's would be finished."""
+    with World(settings=Settings(copy_s=3600.0)) as world:
+        guest = world.add_guest("web1", "node1")
+        world.faults.add(place, Kind.KILLED_BEFORE if "copy" not in place else Kind.KILLED_AFTER)
+        with pytest.raises(ControllerKilled):
+            rehearse(world)
+        other = world.controller("c2")
+        other.clock.sleep(60)
+        tasklet = CleanupInstance(other, "web1")
+        assert any("end the copy" in act or "abort" in act for act in tasklet.check_prereq().acts)
+        began = world.now
+        tasklet.exec()
+        assert world.running(guest) == ["node1"]
+        assert world.now - began < 300
+        assert (world.violations, audit(world)) == ([], ())
+
+
 #: What ends or stops the guest itself: whether it runs afterwards is not the rehearsal's to say.
 OF_THE_GUEST: Final = {
     *(Happening.SOURCE_QEMU_KILLED, Happening.SOURCE_POWER_CUT, Happening.TARGET_POWER_CUT, Happening.SUSPENDED),
