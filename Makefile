@@ -102,6 +102,7 @@ format: venv ## format the code
 .PHONY: docs
 docs: venv ## write the pages that are made from the code
 	$(BIN)/python -m docs.decisions
+	$(BIN)/python -m docs.codes
 
 .PHONY: venv
 venv: $(VENV)/stamp ## the virtual environment alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,7 +48,11 @@ class Audit:
 def audit(context: Context) -> Audit:
     """Look at every node. A silent one is part of the answer."""
     nodes = tuple(context.nodes)
-    outcomes = outcomes_of([partial(_seen, context.hypervisor, context.storage, node) for node in nodes])
+    return judged(outcomes_of([partial(look, context.hypervisor, context.storage, node) for node in nodes]))
+
+
+def judged(outcomes: Sequence[Seen | LvmigrateError]) -> Audit:
+    """What each node's word, or its silence, adds up to. Pure."""
     seen = tuple(outcome for outcome in outcomes if isinstance(outcome, Seen))
     living = {held.uuid: held for node in seen for held in node.traces.tokens if held.alive}
     return Audit(
@@ -195,7 +199,8 @@ def _of(nodes: tuple[Seen, ...], name: str) -> str:
     return f"No guest uses it: look with `drbdsetup status {name}`."
 
 
-def _seen(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
+def look(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
+    """Ask one node for everything that an audit needs. Raises `NodeUnreachable` and `CommandFailed`."""
     # The jobs are asked for one by one, and only where a guest is active.
     domains = tuple(
         (hypervisor.domain(node, domain.uuid) or domain) if domain.state.active else domain

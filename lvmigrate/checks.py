@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from lvmigrate import capabilities, certificates, environment, fitness
-from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
+from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
 from lvmigrate.lineage import parting
@@ -168,18 +168,18 @@ def _unsettled(survey: Survey, errand: Errand) -> bool:
 
 
 #: A fast switch needs this long to end the source's copy before the source's libvirt lets it run again.
-_KEEPALIVE_S: Final = 20.0
+KEEPALIVE_S: Final = 20.0
 
 
 def _fast(survey: Survey) -> Iterator[Finding]:
     seconds = survey.source.keepalive_s
     post_copy = survey.options.may_post_copy and survey.domain.state is DomainState.RUNNING
-    if (post_copy or survey.options.switch is Switch.FAST) and seconds < _KEEPALIVE_S:
+    if (post_copy or survey.options.switch is Switch.FAST) and seconds < KEEPALIVE_S:
         what = "post-copy, whose target starts the guest by itself," if post_copy else "the fast switch"
         yield Finding(
             code=Code.KEEPALIVE_SHORT,
             sentence=f"libvirt on {survey.source.node} gives up a silent peer after {seconds:g} s; {what}"
-            f" needs {_KEEPALIVE_S:g} s.",
+            f" needs {KEEPALIVE_S:g} s.",
             hint="Use the strict switch and no post-copy, or raise keepalive_interval and keepalive_count in its"
             " qemu.conf.",
         )
@@ -353,15 +353,20 @@ def _openers(survey: Survey) -> Iterator[Finding]:
 
 
 def _tcg(survey: Survey) -> Iterator[Finding]:
-    for side in (survey.source, survey.target):
-        version = side.host.qemu_version
-        if survey.domain.virt_type == "qemu" and (0, 0, 0) < version < (9, 0, 0):
-            yield Finding(
-                code=Code.QEMU_TCG_LOSES_MEMORY,
-                sentence=f"{survey.domain.name} runs without KVM, and QEMU {'.'.join(map(str, version))} on {side.node}"
-                " is known to lose guest memory then.",
-                hint="Use QEMU 9 or later for guests without KVM.",
-            )
+    if survey.domain.virt_type == "qemu":
+        for side in (survey.source, survey.target):
+            yield from loses_memory(survey.domain.name, side.host)
+
+
+def loses_memory(instance: str, host: Host) -> Iterator[Finding]:
+    """A QEMU that loses memory of a guest without KVM when it migrates."""
+    if (0, 0, 0) < host.qemu_version < (9, 0, 0):
+        yield Finding(
+            code=Code.QEMU_TCG_LOSES_MEMORY,
+            sentence=f"{instance} runs without KVM, and QEMU {'.'.join(map(str, host.qemu_version))} on {host.node}"
+            " is known to lose guest memory then.",
+            hint="Use QEMU 9 or later for guests without KVM.",
+        )
 
 
 Check = Callable[[Survey], Iterator[Finding]]

@@ -98,7 +98,11 @@ class CleanupInstance:
     def check_prereq(self) -> CleanupPlan:
         """Observe everything and change nothing. Raises `Refused` when a node gives no answer, or nobody knows it."""
         self._scene = scene.observe(self._context, self._instance)
-        return plan_of(self._scene, abort=self._abort)
+        return plan_of(self._scene, abort=self._aborts(self._scene))
+
+    def _aborts(self, seen: Scene) -> bool:
+        """Whether a copy under way is to be ended: that of a rehearsal is, unasked."""
+        return self._abort or (seen.errand is not None and seen.errand.rehearsal)
 
     def exec(self) -> CleanupReport:
         """Do what the decision table says, looking again before each act.
@@ -118,12 +122,12 @@ class CleanupInstance:
         def clean(record: Record) -> CleanupReport:
             with ExitStack() as stack:
                 context = acts.recorded(self._context, record)
-                return _Cleanup(context, seen, stack, abort=self._abort, record=record).run()
+                return _Cleanup(context, seen, stack, abort=self._aborts(seen), record=record).run()
 
         def hooked(record: Record) -> CleanupReport:
             return hooks.around(self._context, record, _occasion(seen), lambda: clean(record))
 
-        plan = plan_of(seen, abort=self._abort)
+        plan = plan_of(seen, abort=self._aborts(seen))
         opening = Opening(
             tasklet="cleanup",
             instance=seen.name,

@@ -1,6 +1,6 @@
 """The command ``lvmigrate``. It holds no rule of its own: it reads words, calls `Cluster`, and shows values.
 
-Long, because every command with all of its options is declared in one place.
+Long, because every command is here.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
+from lvmigrate.words import parser
 
 if TYPE_CHECKING:
+    from lvmigrate.by_hand import ByHand
     from lvmigrate.cluster import Cluster
-    from lvmigrate.plan import Options
-
-_EPILOG = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    from lvmigrate.plan import Options, Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        asked = _parser().parse_args(words)
+        asked = parser().parse_args(words)
         return _run(asked)
     except LvmigrateError as error:
         return _fail(error, as_json=as_json)
@@ -52,21 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
+    if asked.command == "explain":  # it needs no nodes, and no configuration
+        return _explain(asked)
     # Heavy imports wait until the words are known to be right: --help and mistakes answer at once.
     from lvmigrate import Cluster  # noqa: PLC0415
     from lvmigrate.log import configure  # noqa: PLC0415
 
     configure(level=asked.log_level, json=asked.json)
     with Cluster.open(asked.config) as cluster:
-        act: Callable[[Cluster, argparse.Namespace], int] = asked.act
+        act = _ACTS[asked.command]
         return act(cluster, asked)
 
 
 def _check(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
 
-    plan = cluster.check(asked.instance, target=asked.to, options=_options(cluster, asked))
-    _show(plan, display.plan_lines, as_json=asked.json)
+    options = _options(cluster, asked)
+    plan = cluster.check(asked.instance, target=asked.to, options=options)
+    if not asked.show_commands:
+        _show(plan, display.plan_lines, as_json=asked.json)
+    else:
+        _show_with(plan, display.plan_lines, cluster.by_hand(plan, options), as_json=asked.json)
     return ExitCode.OK
 
 
@@ -75,17 +82,49 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
 
     cancel = threading.Event()
     post_copy = threading.Event()
+    options = _options(cluster, asked)
+    steps: list[ByHand] = []
+
+    def on_plan(plan: Plan) -> None:
+        if asked.show_commands:
+            steps.extend(cluster.by_hand(plan, options))
+            if not asked.json:
+                from lvmigrate import telling  # noqa: PLC0415
+
+                _print("\n".join(telling.by_hand_lines(steps)), error=True)
+        shown.plan(plan)
+
     with _signals_set(cancel), _usr1_sets(post_copy), display.display(json=asked.json) as shown:
         report = cluster.migrate(
+            asked.instance,
+            target=asked.to,
+            options=options,
+            on_plan=on_plan,
+            on_progress=shown.progress,
+            cancel=cancel,
+            post_copy=post_copy,
+        )
+    if asked.show_commands and asked.json:
+        _show_with(report, display.report_lines, steps, as_json=True)
+    else:
+        _show(report, display.report_lines, as_json=asked.json)
+    return ExitCode.OK
+
+
+def _rehearse(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import display, telling  # noqa: PLC0415
+
+    cancel = threading.Event()
+    with _signals_set(cancel), display.display(json=asked.json) as shown:
+        told = cluster.rehearse(
             asked.instance,
             target=asked.to,
             options=_options(cluster, asked),
             on_plan=shown.plan,
             on_progress=shown.progress,
             cancel=cancel,
-            post_copy=post_copy,
         )
-    _show(report, display.report_lines, as_json=asked.json)
+    _show(told, telling.rehearsal_lines, as_json=asked.json)
     return ExitCode.OK
 
 
@@ -156,14 +195,6 @@ def _audit(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.LEFT_BEHIND if found.findings else ExitCode.OK
 
 
-def _drain(cluster: Cluster, asked: argparse.Namespace) -> int:
-    return _many(cluster, asked)
-
-
-def _return(cluster: Cluster, asked: argparse.Namespace) -> int:
-    return _many(cluster, asked)
-
-
 def _many(cluster: Cluster, asked: argparse.Namespace) -> int:
     """A drain, or a return."""
     from lvmigrate import drain_display  # noqa: PLC0415
@@ -176,7 +207,7 @@ def _many(cluster: Cluster, asked: argparse.Namespace) -> int:
             cluster.wish(node, Wish(asked.wish))
         _print(json.dumps({"asked": asked.wish}) if asked.json else f"asked to {asked.wish}")
         return ExitCode.OK
-    returns = asked.act is _return
+    returns = asked.command == "return"
     limits = {
         "at_once": asked.at_once,
         "per_source": asked.per_source,
@@ -250,6 +281,14 @@ def _node(cluster: Cluster, asked: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _doctor(cluster: Cluster, asked: argparse.Namespace) -> int:
+    from lvmigrate import telling  # noqa: PLC0415
+
+    found = cluster.doctor()
+    _show(found, telling.diagnosis_lines, as_json=asked.json)
+    return found.exit_code
+
+
 def _status(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
@@ -308,6 +347,40 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"{asked.html} cannot be written: {error.strerror}.", hint="Name another file.") from error
         _print(json.dumps({"file": asked.html}) if asked.json else asked.html)
+    return ExitCode.OK
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    from lvmigrate import explanation, telling  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    if asked.code is not None:
+        _show(explanation.explained(asked.code), telling.explanation_lines, as_json=asked.json)
+    elif asked.json:
+        everything = {"codes": explanation.EXPLANATIONS.values(), "exit_codes": explanation.EXITS.values()}
+        _print(json.dumps({name: jsonable(tuple(all_of_it)) for name, all_of_it in everything.items()}))
+    else:
+        _print("\n".join(telling.explanations_lines()))
+    return ExitCode.OK
+
+
+def _bundle(cluster: Cluster, asked: argparse.Namespace) -> int:
+    made = cluster.bundle(asked.id)
+    path = Path(asked.output or f"{made.folder}.tar.gz")
+    try:
+        # Readable by its owner only, and nothing is overwritten.
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(made.archive())
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already.", hint="Name another file: --output.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Name another file: --output.") from error
+    if asked.json:
+        _print(json.dumps({"file": str(path), "silent": list(made.silent)}))
+    else:
+        for node in made.silent:
+            _print(f"{node} gave no answer: nothing of it is in the bundle", error=True)
+        _print(str(path))
     return ExitCode.OK
 
 
@@ -427,6 +500,17 @@ def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) 
     _print(json.dumps(jsonable(value)) if as_json else "\n".join(lines(value)))
 
 
+def _show_with(value: object, lines: Callable[..., Iterator[str]], steps: Sequence[ByHand], *, as_json: bool) -> None:
+    """The same, and each step's commands."""
+    from lvmigrate import telling  # noqa: PLC0415
+    from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+
+    if as_json:
+        _print(json.dumps({**jsonable(value), "by_hand": telling.by_hand_object(steps)}))
+    else:
+        _print("\n".join([*lines(value), *telling.by_hand_lines(steps)]))
+
+
 def _fail(error: LvmigrateError, *, as_json: bool) -> int:
     from lvmigrate.jsonable import error_object  # noqa: PLC0415
 
@@ -444,276 +528,19 @@ def _print(text: str, *, error: bool = False) -> None:
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
-class _Version(argparse.Action):
-    """Asks the installed distribution, and only when it is wanted: that takes longer than all the rest."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="print the version")
-
-    def __call__(self, *_: object) -> NoReturn:
-        from importlib.metadata import version  # noqa: PLC0415
-
-        _print(f"lvmigrate {version('lvmigrate')}")
-        sys.exit(ExitCode.OK)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as every other error is said."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint=f"See `{self.prog} --help`.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False)
-    common.add_argument("--config", metavar="FILE", help="default: $LVMIGRATE_CONFIG, else /etc/lvmigrate/cluster.toml")
-    common.add_argument("--json", action="store_true", help="one JSON object on standard output, errors too")
-    common.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="error", help="default: %(default)s"
-    )
-    moving = _Parser(add_help=False)
-    moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    moving.add_argument("--to", metavar="NODE", help="the target; default: the best that has the guest's disks")
-    _add_choice(moving)
-    copying = _copying()
-    parser = _Parser(
-        prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
-    )
-    parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, act, parents, sentence in (
-        (
-            "check",
-            _check,
-            [common, moving, copying],
-            "say what a move would do, or every reason against it; change nothing",
-        ),
-        (
-            "migrate",
-            _migrate,
-            [common, moving, copying],
-            "move a running guest; Ctrl-C aborts, the guest goes on; SIGUSR1 begins a post-copy, where allowed",
-        ),
-        (
-            "failover",
-            _failover,
-            [common],
-            "shut a guest down and start it on another node, or start it when its node is off",
-        ),
-        ("status", _status, [common], "show every guest, its nodes, its disks"),
-        ("cleanup", _cleanup, [common], "finish or undo what a move of a guest has left, by what the nodes say now"),
-        ("audit", _audit, [common], "find everything that moves have left on any node; change nothing"),
-        ("history", _history, [common], "list what was done, newest first, from this machine's journal"),
-        ("report", _report, [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
-    ):
-        command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
-        command.set_defaults(act=act)
-        if act is _cleanup:
-            command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-            command.add_argument(
-                "--dry-run", action="store_true", help="say what is seen, what follows; change nothing"
-            )
-            command.add_argument("--abort", action="store_true", help="end a copy under way instead of finishing it")
-        if act is _failover:
-            _add_failover(command)
-        if act is _report:
-            command.add_argument("id", metavar="ID", help="from `history`: all of it, its beginning, or `last`")
-            command.add_argument("--html", metavar="FILE", help="write one self-contained page (- : standard output)")
-        if act is _history:
-            command.add_argument("--most", metavar="N", type=_positive(int), default=50, help="how many (50)")
-            command.add_argument(
-                "--prune",
-                metavar="DAYS",
-                type=_positive(float),
-                help="list nothing, forget for good what is older, of all guests (by itself: [journal] keep_days)",
-            )
-        if act in (_status, _history):
-            command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
-    _add_drain(commands, common, copying)
-    return parser
-
-
-def _copying() -> _Parser:
-    """How a guest is moved, whichever it is."""
-    copying = _Parser(add_help=False)
-    copying.add_argument(
-        "--allow-failover",
-        action="store_true",
-        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
-    )
-    copying.add_argument(
-        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
-    )
-    copying.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
-    copying.add_argument(
-        "--mode",
-        choices=("live", "non-live", "post-copy"),
-        help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
-        " one pass, and cannot be aborted from then on (default: live)",
-    )
-    copying.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
-        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
-    )
-    copying.add_argument(
-        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
-    )
-    copying.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
-    copying.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
-    copying.add_argument(
-        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
-    )
-    copying.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
-    copying.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
-    copying.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
-    copying.add_argument(
-        "--forecast",
-        metavar="S",
-        type=_positive(int),
-        nargs="?",
-        const=2,
-        help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
-    )
-    copying.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
-    copying.add_argument(
-        "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
-    )
-    copying.add_argument(
-        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
-    )
-    copying.add_argument(
-        "--sync-stall", metavar="S", type=_positive(float), help="longest standstill of a resynchronisation (120)"
-    )
-    copying.add_argument(
-        "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
-    )
-    copying.add_argument(
-        "--fast", action="store_true", help="the target starts the guest by itself: sooner, with less proof (README)"
-    )
-    copying.add_argument(
-        "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
-    )
-    copying.add_argument(
-        "--allow-runtime-changes",
-        action="store_true",
-        help="let the guest give memory back where the target has too little; it gets it back afterwards",
-    )
-    copying.add_argument(
-        "--minimum-memory", metavar="MIB", type=_positive(int), help="but keep so much (half of what it has)"
-    )
-    copying.add_argument(
-        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
-    )
-    return copying
-
-
-def _add_choice(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--iallocator", metavar="PROGRAM", help="have this program choose the target: a path, or `hail` (ganeti-htools)"
-    )
-    command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
-    command.add_argument(
-        "--keep-definition",
-        action="store_true",
-        help="the node that it leaves keeps its definition, for a failover when the other one is dead",
-    )
-
-
-def _add_failover(command: argparse.ArgumentParser) -> None:
-    command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
-    command.add_argument("--to", metavar="NODE", help="the target; default: the best that has the disks")
-    _add_choice(command)
-    command.add_argument(
-        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long the guest may take to shut down (120)"
-    )
-    command.add_argument("--hard", action="store_true", help="then switch it off, as a power cut would")
-    command.add_argument(
-        "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
-    )
-    command.add_argument(
-        "--is-off",
-        metavar="NODE",
-        help="your word that this node, which does not answer, is switched off; if it lives, the guest will run twice",
-    )
-    command.add_argument(
-        "--ignore-consistency",
-        action="store_true",
-        help="from a node that is off: start from the copy on --to NODE although it is old (Outdated, Consistent), and"
-        " give up for good what was written since; never from one that is Inconsistent",
-    )
-    command.add_argument(
-        "--definition",
-        metavar="kept|FILE",
-        help="from a node that is off, where the target has no definition: the one kept on this machine after the last"
-        " move, or this file's",
-    )
-    command.add_argument("--dry-run", action="store_true", help="say what it would do, or every reason against it")
-
-
-def _add_drain(commands: argparse._SubParsersAction[_Parser], common: _Parser, copying: _Parser) -> None:
-    """Everything about many guests, and about nodes."""
-    for name, act, sentence in (
-        (
-            "drain",
-            _drain,
-            "move every guest away from a node; the first Ctrl-C lets those under way arrive, the second aborts them",
-        ),
-        ("return", _return, "open a node again, and move back what a drain has sent away; Ctrl-C as for drain"),
-    ):
-        command = commands.add_parser(
-            name, parents=[common, copying], help=sentence, description=sentence, epilog=_EPILOG
-        )
-        command.set_defaults(act=act)
-        command.add_argument("nodes", metavar="NODE", nargs="+" if act is _drain else 1)
-        command.add_argument("--dry-run", action="store_true", help="say who would go where, and when; change nothing")
-        command.add_argument("--ignore-ipolicy", action="store_true", help="whatever a target's policy says")
-        for word, what in (
-            ("at-once", "guests under way, in all (4)"),
-            ("per-source", "of them from one node (2)"),
-            ("per-target", "of them to one node (2)"),
-            ("per-link", "of them between the same two nodes (2)"),
-        ):
-            command.add_argument(f"--{word}", metavar="N", type=_positive(int), help=f"at most so many {what}")
-        command.add_argument(
-            "--budget",
-            metavar="MIB",
-            type=_positive(int),
-            help="MiB/s of each node's link for all of it, DRBD's part included (80 %% of link_mib_s, or 100)",
-        )
-        wishes = command.add_mutually_exclusive_group()
-        for wanted, what in (
-            ("pause", "have the one that is under way begin nothing new until it is resumed"),
-            ("resume", "have it go on"),
-            ("stop", "have it end when those under way have arrived"),
-        ):
-            wishes.add_argument(f"--{wanted}", dest="wish", action="store_const", const=wanted, help=what)
-        if act is _drain:
-            command.add_argument("--to", metavar="NODE", action="append", help="only to this node; may be repeated")
-            command.add_argument("--reason", metavar="WORDS", default="", help="why nobody may come to it meanwhile")
-        else:
-            command.add_argument(
-                "--all", action="store_true", help="every guest that has its disks there, wherever it was before"
-            )
-    sentence = "list the nodes and who may come, or set it for one, for all commands on this machine"
-    command = commands.add_parser("node", parents=[common], help=sentence, description=sentence, epilog=_EPILOG)
-    command.set_defaults(act=_node)
-    command.add_argument("node", metavar="NODE", nargs="?")
-    states = command.add_mutually_exclusive_group()
-    states.add_argument("--drained", metavar="WHY", nargs="?", const="", help="no guest may come")
-    states.add_argument("--offline", metavar="WHY", nargs="?", const="", help="out of use: it is not even asked")
-    states.add_argument("--online", action="store_true", help="neither, unless the configuration says so")
-
-
-def _positive(kind: type[int | float]) -> Callable[[str], float]:
-    def positive(word: str) -> float:
-        try:
-            number = kind(word)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{word!r} is no number") from None
-        if not 0 < number < 1e9:  # noqa: PLR2004 -- no sensible time or rate is larger
-            raise argparse.ArgumentTypeError(f"{word!r} must be above 0")
-        return number
-
-    return positive
+_ACTS: Final[Mapping[str, Callable[[Cluster, argparse.Namespace], int]]] = {
+    "check": _check,
+    "migrate": _migrate,
+    "rehearse": _rehearse,
+    "failover": _failover,
+    "drain": _many,
+    "return": _many,
+    "node": _node,
+    "status": _status,
+    "cleanup": _cleanup,
+    "audit": _audit,
+    "doctor": _doctor,
+    "history": _history,
+    "report": _report,
+    "bundle": _bundle,
+}

@@ -1,4 +1,7 @@
-"""`Cluster`: the Python interface, and the one module that puts adapters and core together."""
+"""`Cluster`: the Python interface, and the one module that puts adapters and core together.
+
+Long, because every command is one method here, with what it promises.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,20 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.audit import Audit, audit
+from lvmigrate.bundle import Bundle, collect
+from lvmigrate.by_hand import ByHand, by_hand
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
+from lvmigrate.display import story_lines
+from lvmigrate.doctor import Diagnosis, diagnose
 from lvmigrate.domain import Domain
 from lvmigrate.drain import DrainNodes, ReturnGuests
 from lvmigrate.drain_report import DrainReport, Moved
@@ -30,6 +38,7 @@ from lvmigrate.node_states import Gone, NodeState, NodeStates, State, Wish, unde
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import Hypervisor, Storage
+from lvmigrate.rehearse import Rehearsal, RehearseInstance
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
@@ -39,6 +48,7 @@ from lvmigrate.traffic import Departure, Schedule
 from storage import DrbdStorage
 
 T = TypeVar("T")
+M_co = TypeVar("M_co", covariant=True)
 
 
 class Cluster:
@@ -244,6 +254,10 @@ class Cluster:
             context, instance, target=target, options=options or self.options(instance)
         ).check_prereq()
 
+    def by_hand(self, plan: Plan, options: Options) -> tuple[ByHand, ...]:
+        """A plan of `check`, made with these options, as the commands that a person would type."""
+        return by_hand(plan, options, self.config.nodes[plan.target])
+
     def migrate(  # noqa: PLR0913 -- each by its name
         self,
         instance: str,
@@ -269,6 +283,27 @@ class Cluster:
         tasklet = MigrateInstance(context, instance, target=target, options=options or self.options(instance))
 
         return _moved(tasklet, on_plan, stop, name=f"move-{instance}")
+
+    def rehearse(
+        self,
+        instance: str,
+        *,
+        target: str | None = None,
+        options: Options | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[StepProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Rehearsal:
+        """Go through a move up to the first bytes of memory, and back: the guest stays where it is.
+
+        ``cancel`` is set by the rehearsal itself, too.  Raises what `RehearseInstance.exec` raises, and `Refused`
+        before anything was changed.
+        """
+        stop = cancel or threading.Event()
+        tasklet = RehearseInstance(
+            self._context(stop, on_progress), instance, target=target, options=options or self.options(instance)
+        )
+        return _moved(tasklet, on_plan, stop, name=f"rehearse-{instance}")
 
     def check_failover(
         self, instance: str, *, target: str | None = None, options: FailoverOptions | None = None
@@ -331,6 +366,10 @@ class Cluster:
         """Everything that no move under way accounts for, on every node."""
         return audit(self._context(threading.Event(), None))
 
+    def doctor(self) -> Diagnosis:
+        """What is to be mended on any node, and how; leftovers too. Changes nothing."""
+        return diagnose(self._context(threading.Event(), None))
+
     def status(self, instance: str | None = None) -> tuple[NodeStatus, ...]:
         """What every node says of its guests, or of ``instance`` alone, and of their disks."""
         return status(self._hypervisor, self._storage, self.config.nodes, instance)
@@ -346,6 +385,17 @@ class Cluster:
     def story(self, errand: str) -> Story:
         """Everything the journal knows of one errand: its id, the beginning of it, or ``last``."""
         return self._journal.story(errand)
+
+    def bundle(self, errand: str) -> Bundle:
+        """All that a report of a defect needs about one errand of the journal, without secrets. Changes nothing."""
+        story = self.story(errand)
+        return collect(
+            self._context(threading.Event(), None),
+            story,
+            report=story_lines(story),
+            configuration=self.config.written,
+            version=version("lvmigrate"),
+        )
 
     def close(self) -> None:
         """End every connection. Moves must have ended."""
@@ -382,16 +432,22 @@ class Cluster:
         )
 
 
+class _Errand(Protocol[M_co]):
+    def check_prereq(self) -> Plan: ...
+
+    def exec(self) -> M_co: ...
+
+
 def _moved(
-    tasklet: MigrateInstance | FailoverInstance,
+    tasklet: _Errand[M_co],
     on_plan: Callable[[Plan], None] | None,
     stop: threading.Event,
     *,
     name: str,
-) -> Report:
+) -> M_co:
     """Plan, tell of the plan, and do it, unless somebody has asked to stop by then."""
 
-    def work() -> Report:
+    def work() -> M_co:
         plan = tasklet.check_prereq()
         if on_plan is not None:
             on_plan(plan)

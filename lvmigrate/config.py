@@ -119,6 +119,8 @@ class Config:
     drain: Traffic = field(default_factory=Traffic)
     #: By a guest's name or UUID: the `Options` that are its own.
     guests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: The file as TOML has it: for people, secrets and all.
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -183,6 +185,7 @@ class _Reader:
             keep_days=self._numbers(root, "journal", {"keep_days": (float, int)}, also=("path",)).get("keep_days"),
             hooks=None if not directory else self._path.parent / Path(directory).expanduser(),
             hook_timeout_s=HOOK_TIMEOUT_S if timeout is None else timeout,
+            written=root,
         )
 
     def _journal(self, table: Mapping[str, Any]) -> Path | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code, Finding
-from lvmigrate.replication import DiskState, Reach
+from lvmigrate.replication import DiskState, Reach, Surroundings
 from lvmigrate.survey import Survey
 
 
@@ -68,13 +68,18 @@ def sizes(survey: Survey) -> Iterator[Finding]:
 def versions(survey: Survey) -> Iterator[Finding]:
     """A module that cannot do what a move needs."""
     for side in (survey.source, survey.target):
-        version = _version(side.surroundings.version)
-        if version is not None and version < _OLDEST:
-            yield Finding(
-                code=Code.DRBD_TOO_OLD,
-                sentence=f"{side.node} runs DRBD {side.surroundings.version}, which cannot change a connection in use.",
-                hint="Run DRBD 8.4 or 9 there.",
-            )
+        yield from too_old(side.node, side.surroundings.version)
+
+
+def too_old(node: str, text: str) -> Iterator[Finding]:
+    """The same for the module of one node, by what it says of its version."""
+    version = _version(text)
+    if version is not None and version < _OLDEST:
+        yield Finding(
+            code=Code.DRBD_TOO_OLD,
+            sentence=f"{node} runs DRBD {text}, which cannot change a connection in use.",
+            hint="Run DRBD 8.4 or 9 there.",
+        )
 
 
 def _version(text: str) -> tuple[int, int] | None:
@@ -149,10 +154,15 @@ _HANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 
 
 def _other_hands(survey: Survey) -> Iterator[Finding]:
+    yield from hands((side.node, side.surroundings) for side in (survey.source, survey.target))
+
+
+def hands(sides: Iterable[tuple[str, Surroundings]]) -> Iterator[Finding]:
+    """Programs that act on resources of these nodes too."""
     found: dict[tuple[str, str], list[str]] = {}
-    for side in (survey.source, survey.target):
-        for hand in side.surroundings.other_hands:
-            where = side.node if hand.active else f"{side.node} (where it does not run)"
+    for node, surroundings in sides:
+        for hand in surroundings.other_hands:
+            where = node if hand.active else f"{node} (where it does not run)"
             found.setdefault((hand.program, hand.resource), []).append(where)
     for (program, name), nodes in found.items():
         title, hint = _HANDS.get(program, (program, "See that it leaves the resource alone during the move."))

@@ -17,6 +17,8 @@
 
 Adapters raise only these.  A foreign exception (``libvirtError``, ``sh.ErrorReturnCode``) is turned into one of them in
 a single place per adapter, with the foreign words kept in ``detail``.
+
+Long, because every code stands here.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     #: The command line was wrong.
     USAGE = 2
-    #: The checks refused to start; nothing was changed.
+    #: The checks refused to start, or a look at the nodes found a danger; nothing was changed.
     REFUSED = 3
     #: The move was aborted as asked and everything was put back.
     ABORTED = 4
@@ -45,7 +47,7 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 6
     #: A node gave no answer.
     UNREACHABLE = 7
-    #: The guest runs on one node, but something of the move was left behind.
+    #: The guest runs on one node, but something of the move was left behind (or a look has found something of one).
     LEFT_BEHIND = 8
     #: The guest runs nowhere.
     LOST = 9
@@ -198,6 +200,12 @@ class Code(enum.StrEnum):
     AUTOSTART_ELSEWHERE = "AUTOSTART_ELSEWHERE"
     #: The fast switch was asked for, and libvirt's keepalive on the source is too short for it.
     KEEPALIVE_SHORT = "KEEPALIVE_SHORT"
+    #: A node lacks a program that lvmigrate runs there.
+    PROGRAM_MISSING = "PROGRAM_MISSING"
+    #: sshd on a node lets one connection have few sessions.
+    SESSIONS_FEW = "SESSIONS_FEW"
+    #: The clocks of two nodes are far apart.
+    CLOCKS_APART = "CLOCKS_APART"
     #: A command failed on a node.
     COMMAND_FAILED = "COMMAND_FAILED"
     #: libvirt refused or failed.

@@ -307,6 +307,8 @@ def _planned(seen: Survey, *, keep_definition: bool) -> Plan:
                     seen.source.options.get(name, ConnectionOptions(allow_two_primaries=False, protocol=None)),
                     seen.target.options.get(name, ConnectionOptions(allow_two_primaries=False, protocol=None)),
                 ),
+                minors=(seen.source.minors(name), seen.target.minors(name)),
+                modules=(seen.source.surroundings.version, seen.target.surroundings.version),
             )
             for name, numbers in sorted(volumes.items())
         ),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from lvmigrate import balloon
+from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding
 from lvmigrate.premises import Match
 from lvmigrate.survey import Survey
@@ -161,12 +162,17 @@ def _networks(survey: Survey) -> Iterator[Finding]:
 
 
 def _cached(survey: Survey) -> Iterator[Finding]:
-    for disk in survey.domain.disks:
+    yield from cached(survey.domain)
+
+
+def cached(domain: Domain) -> Iterator[Finding]:
+    """Disks of the guest that its host caches."""
+    for disk in domain.disks:
         cached = disk.cache is not None and disk.cache not in _UNCACHED
         if cached and not (disk.read_only or disk.network or disk.source is None):
             yield Finding(
                 code=Code.DISK_CACHED,
-                sentence=f"{survey.source.node} caches disk {disk.target} of {survey.domain.name}"
+                sentence=f"{domain.node} caches disk {disk.target} of {domain.name}"
                 f" (cache='{disk.cache or 'default'}'): what lies in two hosts' caches can differ.",
                 hint="Set cache='none' (or directsync) in the disk's <driver>, and start the guest anew.",
             )
@@ -299,12 +305,16 @@ def _autostart_order(survey: Survey) -> Iterator[Finding]:
     units = survey.there.after_drbd
     for unit in sorted(unit for unit, after in units.items() if not after):
         if survey.domain.autostart and survey.source.resources:
-            yield Finding(
-                code=Code.AUTOSTART_ORDER,
-                sentence=f"{survey.target.node} is to start {survey.domain.name} when it boots, and {unit} there does"
-                " not wait for DRBD.",
-                hint=f"`systemctl edit {unit}`: [Unit] After=drbd.service.",
-            )
+            yield autostart_order(survey.target.node, survey.domain.name, unit)
+
+
+def autostart_order(node: str, instance: str, unit: str) -> Finding:
+    """A service that starts a guest at boot, maybe before its disk is there."""
+    return Finding(
+        code=Code.AUTOSTART_ORDER,
+        sentence=f"{node} is to start {instance} when it boots, and {unit} there does not wait for DRBD.",
+        hint=f"`systemctl edit {unit}`: [Unit] After=drbd.service.",
+    )
 
 
 def _unchecked(survey: Survey) -> Iterator[Finding]:

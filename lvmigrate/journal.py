@@ -58,7 +58,7 @@ class Row:
 class Opening:
     """What an errand sets out to do."""
 
-    #: ``migrate``, ``failover`` or ``cleanup``.
+    #: ``migrate``, ``rehearse``, ``failover`` or ``cleanup``.
     tasklet: str
     instance: str
     uuid: str

@@ -199,6 +199,8 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
                 name=name,
                 volumes=tuple(sorted(numbers)),
                 options=(seen.source.options[name], seen.target.options[name]),
+                minors=(seen.source.minors(name), seen.target.minors(name)),
+                modules=(seen.source.surroundings.version, seen.target.surroundings.version),
             )
             for name, numbers in sorted(volumes.items())
         ),

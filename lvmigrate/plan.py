@@ -136,6 +136,9 @@ class ResourcePlan:
     options: tuple[ConnectionOptions, ConnectionOptions]
     #: The target's copy is old, and made Primary by force: what it lacks was given up.
     forced: bool = False
+    #: The minor numbers of all of the resource's devices, and the module's version, on (source, target).
+    minors: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    modules: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from lvmigrate.premises import Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +329,15 @@ class Storage(Protocol):
 
         The peer's libvirt is connected to, and the last port of libvirt's range for memory knocked at: libvirt takes
         the first that is free.  Where the configuration names a range of its own no port is safe to be knocked at.
+        """
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:
+        """What ``node`` says of itself, and which of ``programs`` it lacks."""
+
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        """What ``node`` says for a report of a defect (DRBD's state, the ends of logs), by what it is.
+
+        It may hold secrets: `lvmigrate.redaction`.
         """
 
     def keepalive_s(self, node: str) -> float:

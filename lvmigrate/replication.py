@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -288,6 +288,8 @@ class ConnectionOptions:
     protocol: str | None
     #: Whether opening the device for writing promotes by itself (a resource option of DRBD 9, on by default there).
     auto_promote: bool = False
+    #: What the node's tool calls the connection: two words of its command line; empty: not known.
+    called: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

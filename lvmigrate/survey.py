@@ -84,6 +84,11 @@ class Side:
     #: What memory is encrypted with here, if that was asked for.
     certificates: Certificates | None
 
+    def minors(self, name: str) -> tuple[int, ...]:
+        """The minor numbers of all devices that the resource has here."""
+        resource = self.resources.get(name)
+        return () if resource is None else tuple(volume.minor for volume in resource.volumes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:

@@ -31,6 +31,8 @@ class Errand:
     memory_kib: int = 0
     #: The node that it leaves keeps its definition, without autostart.
     keep_definition: bool = False
+    #: It was to turn back once memory arrives: a copy that outlived its command is ended, not watched to its end.
+    rehearsal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
-"""What node.sh's ``premises`` says, as `lvmigrate.premises.Premises`."""
+"""What node.sh's ``premises``, ``vitals`` and ``evidence`` say, as values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from lvmigrate.premises import PORTS, Match, Premises
+from lvmigrate.vitals import Vitals
 
 #: The status of timeout(1) whose command took too long, and of a shell that has no such command.
 _TOO_LONG: Final = 124
@@ -15,10 +16,7 @@ _NO_SUCH_COMMAND: Final = 127
 
 def premises(node: str, text: str, configured: tuple[int, int] | None) -> Premises:
     """``configured``: the ports that lvmigrate's configuration names for ``node``."""
-    facts: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        facts.setdefault(key, []).append(value.strip())
+    facts = _facts(text)
     there: dict[str, set[str]] = {"path": set(), "interface": set(), "program": set()}
     for thing in facts.get("has", ()):
         kind, _, name = thing.partition(":")
@@ -42,6 +40,44 @@ def premises(node: str, text: str, configured: tuple[int, int] | None) -> Premis
         memory=memory,
         memory_words=memory_words,
     )
+
+
+def vitals(node: str, text: str, *, begun: float, ended: float) -> Vitals:
+    """``begun``, ``ended``: when the node was asked and its answer was there, by the controller's monotonic clock."""
+    facts = _facts(text)
+    # The node told the time when it had done all else: between that and ``ended`` is the answer's way, which is at most
+    # what the whole took beyond the node's own work.
+    way = max(0.0, ended - begun - int(facts["took"][0]) / 100)
+    sessions = facts.get("sessions", [""])[0]
+    return Vitals(
+        node=node,
+        clock_s=float(facts["at"][0]) - (ended - way / 2),
+        clock_error_s=way / 2,
+        module=facts.get("module", [""])[0],
+        utils=facts.get("utils", [""])[0],
+        max_sessions=int(sessions) if sessions.isdecimal() else None,
+        lacking=frozenset(facts.get("lacks", ())),
+        after_drbd=dict(_units(facts.get("unit", ()))),
+    )
+
+
+def evidence(text: str) -> Mapping[str, str]:
+    """Sections begin with ``= NAME``; each line of one has a space before it."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("= "):
+            found[line[2:]] = []
+        elif line.startswith(" ") and found:
+            found[next(reversed(found))].append(line[1:])
+    return {name: "\n".join(lines) + "\n" for name, lines in found.items() if lines}
+
+
+def _facts(text: str) -> Mapping[str, list[str]]:
+    facts: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        facts.setdefault(key, []).append(value.strip())
+    return facts
 
 
 def _number(text: str, usual: int) -> int:

@@ -103,7 +103,8 @@ class Kernels:
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
         what = f"Reading the options of {name}"
-        return _options(*self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name))))
+        shown, connection = self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name)))
+        return _options(shown, connection, self._ends[node, name, peer][1])
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
@@ -310,11 +311,12 @@ class Kernels:
         return world.resources()
 
 
-def _options(shown: Shown, connection: ShownConnection) -> ConnectionOptions:
+def _options(shown: Shown, connection: ShownConnection, called: tuple[str, str]) -> ConnectionOptions:
     return ConnectionOptions(
         allow_two_primaries=connection.allow_two_primaries,
         protocol=connection.protocol,
         auto_promote=shown.auto_promote,
+        called=called,
     )
 
 

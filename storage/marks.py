@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from lvmigrate.certificates import Certificates
@@ -16,6 +17,7 @@ from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.premises import PORTS, Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 from storage import around
 from storage.remote import TAKEN, Remote, uuid
 
@@ -23,7 +25,7 @@ from storage.remote import TAKEN, Remote, uuid
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
 _YES_NO: Final[Mapping[bool | None, str]] = {True: "yes", False: "no", None: "unknown"}
 _ERRAND: Final = re.compile(
-    r"(\S+) (\S+) (yes|no) (yes|no|unknown) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?"
+    r"(\S+) (\S+) (yes|no) (yes|no|unknown) (yes|no)(?: (yes|no))?(?: (\d+))?( failover)?( keep)?( rehearsal)?"
 )
 #: Without the peer's node id before ``allow``, and without the ends behind: these are the guard's own.
 _LINK: Final = re.compile(
@@ -101,6 +103,16 @@ class Marks:
         interval, count = found["keepalive_interval"], found["keepalive_count"]
         return math.inf if interval <= 0 else float(interval * count)
 
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:
+        """What ``node`` says of itself, and which of ``programs`` it lacks."""
+        begun = time.monotonic()
+        out = self._remote.ask(node, "Examining the node", "vitals", *sorted(programs)).out
+        return around.vitals(node, out, begun=begun, ended=time.monotonic())
+
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        """What ``node`` says for a report of a defect, by what it is. May hold secrets."""
+        return around.evidence(self._remote.ask(node, "Gathering evidence", "evidence", instance).out)
+
     def certificates(self, node: str) -> Certificates:
         """What QEMU on ``node`` encrypts migrations with. A common name counts where no other name is given."""
         facts: dict[str, list[str]] = {}
@@ -177,7 +189,12 @@ def _written(token: Token) -> tuple[str, ...]:
 
 def _words_of(errand: Errand) -> str:
     flags = (errand.ran, errand.autostart, errand.target_had_definition, errand.handed_over)
-    tail = {str(errand.memory_kib): errand.memory_kib, "failover": errand.failover, "keep": errand.keep_definition}
+    tail = {
+        str(errand.memory_kib): errand.memory_kib,
+        "failover": errand.failover,
+        "keep": errand.keep_definition,
+        "rehearsal": errand.rehearsal,
+    }
     said = (word for word, holds in tail.items() if holds)
     return " ".join((errand.source, errand.target, *(_YES_NO[flag] for flag in flags), *said))
 
@@ -219,7 +236,7 @@ def _errand(words: str) -> Errand | None:
     match = _ERRAND.fullmatch(words)
     if match is None:
         return None
-    source, target, ran, autostart, had, over, memory, failover, kept = match.groups()
+    source, target, ran, autostart, had, over, memory, failover, kept, rehearsal = match.groups()
     return Errand(
         source=source,
         target=target,
@@ -230,6 +247,7 @@ def _errand(words: str) -> Errand | None:
         failover=failover is not None,
         memory_kib=int(memory or 0),
         keep_definition=kept is not None,
+        rehearsal=rehearsal is not None,
     )
 
 

@@ -256,10 +256,7 @@ premises() {
     say "ports $(setting migration_port_min "$conf") - $(setting migration_port_max "$conf")"
     sed -n 's/^ *[0-9]*: [0-9A-F]*:\([0-9A-F]\{4\}\) [0-9A-F:]* 0A .*/listening \1/p' \
         "$root/proc/net/tcp" "$root/proc/net/tcp6" 2>/dev/null
-    if [ "$autostart" = yes ] && command -v systemctl >/dev/null; then
-        systemctl show -p Id -p ActiveState -p UnitFileState -p After libvirtd.service virtqemud.service 2>/dev/null |
-            sed 's/^/unit /'
-    fi
+    [ "$autostart" != yes ] || starters
     if [ -n "$uri" ]; then
         # As libvirtd would, which is root too and has no terminal either.
         said=$(timeout 15 virsh -q -c "$uri" hostname 2>&1 </dev/null)
@@ -271,6 +268,60 @@ premises() {
         said=$(timeout 5 bash -c ': <>"/dev/tcp/$0/$1"' "$address" "$port" 2>&1 </dev/null)
         say "memory $? $(say "$said" | tr '\n' ' ')"
     fi
+}
+
+# starters: what starts guests at boot, and what that waits for, as systemd says it.
+starters() {
+    command -v systemctl >/dev/null || return 0
+    systemctl show -p Id -p ActiveState -p UnitFileState -p After libvirtd.service virtqemud.service 2>/dev/null |
+        sed 's/^/unit /'
+}
+
+# vitals PROGRAM...: what the node says of itself, a fact a line; see Marks.vitals.  The time comes last: from then on only
+# the answer's way counts.
+vitals() {
+    IFS=' ' read -r begun _idle </proc/uptime
+    hundredths "$begun"
+    begun=$hundredths
+    for program in "$@"; do
+        command -v -- "$program" >/dev/null || say "lacks $program"
+    done
+    if loaded; then say "module $(one "$root/sys/module/drbd/version")"; fi
+    if command -v drbdadm >/dev/null; then
+        timeout 5 drbdadm --version 2>/dev/null | sed -n 's/^DRBDADM_VERSION=/utils /p'
+    fi
+    if command -v sshd >/dev/null; then
+        timeout 5 sshd -T 2>/dev/null | sed -n 's/^maxsessions /sessions /p'
+    fi
+    starters
+    IFS=' ' read -r up _idle </proc/uptime
+    hundredths "$up"
+    say "took $((hundredths - begun))"
+    say "at $(date +%s.%N)"
+}
+
+# evidence GUEST: what a report of a defect needs, in sections; see around.evidence.  None of it is worth an error.
+evidence() {
+    if loaded; then
+        section drbd-show drbdsetup show
+        section drbd-status drbdsetup status --verbose --statistics
+        section drbd-events drbdsetup events2 --now --statistics
+    fi
+    case $1 in
+        */* | '') ;;
+        *) section qemu tail -n 200 "$root/var/log/libvirt/qemu/$1.log" ;;
+    esac
+    section libvirtd-log tail -n 200 "$root/var/log/libvirt/libvirtd.log"
+    section libvirtd journalctl -q -n 300 --no-pager -o short-iso -u libvirtd -u virtqemud
+    section kernel journalctl -q -k -n 200 --no-pager -o short-iso -g drbd
+    section guards journalctl -q -n 200 --no-pager -o short-iso -u 'lvmigrate-guard-*'
+}
+
+# section NAME COMMAND...
+section() {
+    say "= $1"
+    shift
+    timeout 8 "$@" 2>&1 </dev/null | tail -c 200000 | sed 's/^/ /'
 }
 
 # certificates: what QEMU here encrypts migrations with, a fact a line; see Marks.certificates.

@@ -134,6 +134,8 @@ class Migration:
         """``virDomainAbortJob``; whether libvirt accepts it."""
         if self.phase not in (Phase.BEGIN, Phase.PREPARE, Phase.TRANSFER) or self._orphan:
             return False
+        if self._aborted:  # it is being given up already: asking again makes that no longer
+            return True
         self._aborted = True
         if self._path():  # else the source's daemon waits for the target's answer, until the keepalive
             self._stop_timer()

@@ -34,6 +34,7 @@ from lvmigrate.simulator.guard import Guard
 from lvmigrate.simulator.host import Host, TokenFile
 from lvmigrate.simulator.watch import SimulatedWatch
 from lvmigrate.token import Guarded, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 
 T = TypeVar("T")
 
@@ -382,6 +383,25 @@ class SimulatedStorage:
             )
 
         return self._ask("premises", node, look)
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:  # noqa: ARG002 -- every node has all
+        """One clock for all, and nothing is missing."""
+
+        def look() -> Vitals:
+            here = self._called.here(node)
+            module = here[0][1].version.value if here else ""
+            after = {"libvirtd.service": True}
+            return Vitals(node=node, clock_s=0.0, clock_error_s=0.0, module=module, max_sessions=10, after_drbd=after)
+
+        return self._ask("vitals", node, look)
+
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:  # noqa: ARG002 -- all of the node's
+        """What the node's kernel says of its resources."""
+
+        def look() -> Mapping[str, str]:
+            return {"drbd": "\n".join(str(resource.view_as(node, name)) for name, resource in self._called.here(node))}
+
+        return self._ask("evidence", node, look)
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""

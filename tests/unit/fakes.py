@@ -39,12 +39,17 @@ from lvmigrate.replication import (
 )
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Guarded, GuardSeen, Held, Token, Traces
+from lvmigrate.vitals import Vitals
 
 NODES = ("node1", "node2")
 NEEDS = Needs(emulator="/usr/bin/qemu", arch="x86_64", machine="pc-i440fx-10.0", virt_type="kvm")
 OFFER = Offer(node="node2", numa_nodes=frozenset({0}), cpus=frozenset({0, 1}))
 PREMISES = {
     node: Premises(node=node, peer=Match.YES, memory=Match.YES, after_drbd={"libvirtd.service": True}) for node in NODES
+}
+VITALS = {
+    node: Vitals(node=node, clock_s=0.0, clock_error_s=0.1, module="9.3.3", after_drbd={"libvirtd.service": True})
+    for node in NODES
 }
 UUID = "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0009"
 PATH = "/dev/drbd7"
@@ -89,6 +94,9 @@ class World:
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
+    #: node -> what it says for a report of a defect.
+    evidence: dict[str, dict[str, str]] = field(default_factory=lambda: {node: {} for node in NODES})
+    vitals: dict[str, Vitals] = field(default_factory=lambda: dict(VITALS))
     certificates: dict[str, Certificates] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     needs: Needs = NEEDS
@@ -630,6 +638,14 @@ class FakeStorage:
     def premises(self, node: str, wanted: Wanted) -> Premises:
         with self.world.call("premises", node):
             return self.world.premises[node]
+
+    def vitals(self, node: str, programs: Collection[str]) -> Vitals:
+        with self.world.call("vitals", node):
+            return self.world.vitals[node]
+
+    def evidence(self, node: str, instance: str) -> Mapping[str, str]:
+        with self.world.call("evidence", node):
+            return self.world.evidence[node]
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):

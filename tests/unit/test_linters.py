@@ -52,8 +52,9 @@ def test_the_core_needs_neither_libvirt_nor_sh(blocked: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_help_answers_without_the_adapters() -> None:
-    code = "import sys\nfrom lvmigrate.cli import main\nprint(main(['status', '--wrong']))\n"
+@pytest.mark.parametrize(("words", "status"), [(["status", "--wrong"], "2"), (["explain", "5", "--json"], "0")])
+def test_help_answers_without_the_adapters(words: list[str], status: str) -> None:
+    code = f"import sys\nfrom lvmigrate.cli import main\nprint(main({words!r}))\n"
     code += "print([m for m in ('libvirt', 'sh', 'hv', 'storage') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["2", "[]"]
+    assert done.stdout.split("\n")[-3:-1] == [status, "[]"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,3 +109,68 @@ unit UnitFileState=enabled
     assert found.after_drbd == {"libvirtd.service": True, "virtqemud.service": False}
     unused = text.replace("=enabled", "=disabled").replace("=active", "=inactive")
     assert around.premises("node1", unused, None).after_drbd == {}
+
+
+def program(folder: Path, name: str, says: str) -> None:
+    made = folder / name
+    made.write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\n")
+    made.chmod(0o755)
+
+
+def test_what_a_node_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sys/module/drbd").mkdir(parents=True)
+    (tmp_path / "sys/module/drbd/version").write_text("9.3.3\n")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    program(tmp_path / "bin", "drbdadm", "DRBDADM_BUILDTAG=x\nDRBDADM_API_VERSION=2\nDRBDADM_VERSION=9.22.0")
+    program(tmp_path / "bin", "sshd", "port 22\nmaxauthtries 6\nmaxsessions 4")
+    program(tmp_path / "bin", "systemctl", "Id=libvirtd.service\nAfter=a.service\nActiveState=active\nUnitFileState=x")
+    found = storage(tmp_path, HERE).vitals("node1", ["sh", "no-such-program", "stat"])
+    assert (found.module, found.utils, found.max_sessions) == ("9.3.3", "9.22.0", 4)
+    assert found.lacking == {"no-such-program"}
+    assert found.after_drbd == {"libvirtd.service": False}
+    # This machine's own clock, and no further off than it says (which is not long).
+    assert abs(found.clock_s - (time.time() - time.monotonic())) <= found.clock_error_s + 0.02
+    assert found.clock_error_s < 5
+
+
+def test_a_node_that_has_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name in ("drbdadm", "sshd", "systemctl"):
+        program(tmp_path / "bin", name, "it does not work")
+    found = storage(tmp_path, HERE).vitals("node1", [])
+    assert (found.module, found.utils, found.max_sessions) == ("", "", None)
+    assert (found.lacking, found.after_drbd) == (frozenset(), {})
+
+
+def test_a_slow_node_says_its_time_last() -> None:
+    """It worked for 8 of the 9 s: only the remaining one is the answer's way."""
+    found = around.vitals("node1", "took 800\nat 5000.5", begun=100.0, ended=109.0)
+    assert (found.clock_s, found.clock_error_s) == (5000.5 - 108.5, 0.5)
+    quick = around.vitals("node1", "took 120\nat 5000.5", begun=100.0, ended=101.0)
+    assert quick.clock_error_s == 0
+
+
+def test_evidence_is_what_the_node_has_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "var/log/libvirt/qemu").mkdir(parents=True)
+    (tmp_path / "var/log/libvirt/qemu/a guest.log").write_text("1\n= libvirtd\n 2\n")
+    (tmp_path / "sys/module/drbd").mkdir(parents=True)
+    (tmp_path / "sys/module/drbd/version").write_text("9.3.3\n")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name in ("drbdsetup", "journalctl"):
+        made = tmp_path / "bin" / name
+        made.write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        made.chmod(0o755)
+    found = storage(tmp_path, HERE).evidence("node1", "a guest")
+    # A line of a log that looks like the head of a section is none.
+    assert found["qemu"] == "1\n= libvirtd\n 2\n"
+    assert found["drbd-show"] == "drbdsetup show\n"
+    assert found["drbd-status"].startswith("drbdsetup status --verbose")
+    assert found["libvirtd"].startswith("journalctl -q -n 300")
+    assert set(found) == {
+        *("drbd-show", "drbd-status", "drbd-events", "qemu", "libvirtd-log", "libvirtd", "kernel", "guards"),
+    }
+    elsewhere = storage(tmp_path, HERE).evidence("node1", "../libvirt/qemu/a guest")
+    assert "qemu" not in elsewhere

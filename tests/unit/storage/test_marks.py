@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -333,3 +334,20 @@ def test_a_watch_of_nothing_wants_an_answer(nodes: dict[str, Node]) -> None:
     with pytest.raises(NodeUnreachable), storage.watch(["node1", "node2"], []):
         pass
     storage.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rehearsal": True},
+        {"keep_definition": True, "rehearsal": True},
+        {"memory_kib": 1024, "failover": True, "keep_definition": True, "handed_over": True},
+    ],
+)
+def test_an_errand_is_read_as_it_was_written(shared: SharedStorage, changes: dict[str, Any]) -> None:
+    assert TOKEN.errand is not None
+    token = replace(TOKEN, errand=replace(TOKEN.errand, **changes))
+    assert shared.take_token("node1", token) is None
+    (held,) = shared.traces("node1").tokens
+    assert held.errand == token.errand
