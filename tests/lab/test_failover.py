@@ -150,7 +150,8 @@ def test_hails_refusal_is_shown_and_without_it_the_best_is_taken(
 ) -> None:
     """Of two nodes there is no choice: a third one is configured, and out of use.
 
-    hail takes no node with less than some 5 GiB free (measured), and the lab's have 1; where it says yes: tests/unit/test_target.py.
+    hail takes no node with less than some 5 GiB free (measured), and the lab's have 1. Where it says yes:
+    tests/unit/test_target.py.
     """
     it = running(WEB1)
     config = tmp_path / "cluster.toml"
