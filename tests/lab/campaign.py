@@ -97,7 +97,7 @@ class Campaign:
         self.running: dict[str, Running] = {}
 
     def begin(self) -> None:
-        """Both guests newly made, one on each node; and each libvirt has been reached by the other: the first is slow."""
+        """Both guests newly made, one on each node; each libvirt was reached by the other, which is slow at first."""
         for node in NODES:
             self.lab.run(node, f"virsh -q -c qemu+ssh://root@{other(node)}/system hostname")
         made = side_by_side(*(partial(self._made, guest, node) for guest, node in zip(GUESTS, NODES, strict=True)))
