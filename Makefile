@@ -11,8 +11,8 @@ BIN := $(VENV)/bin
 LAB := vagrant/lab
 # The lab's address is reached from its own network namespace, where it has one.
 IN_LAB := $(LAB) exec
-# Tests that need no node run in a process for each processor.
-AT_ONCE := -n auto
+# Tests that need no node run in a process for each processor; not the storage's: mounts and loop devices are everybody's.
+AT_ONCE := -n auto --ignore tests/unit/storage
 
 .PHONY: help
 help: ## this list
@@ -25,6 +25,7 @@ demo: ready ## two nodes, a guest, a live migration there and back, the proof
 .PHONY: test
 test: ready ## every layer of the tests; of the pair's and the lab's what is not marked as long
 	$(BIN)/pytest tests/unit $(AT_ONCE)
+	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/pair -m "not long"
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
@@ -32,6 +33,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 .PHONY: test-all
 test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit $(AT_ONCE)
+	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
@@ -39,6 +41,7 @@ test-all: ready ## every test there is: an hour and more
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
 	$(BIN)/pytest tests/unit $(AT_ONCE)
+	$(BIN)/pytest tests/unit/storage
 
 .PHONY: test-simulator
 test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two
