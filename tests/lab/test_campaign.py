@@ -32,10 +32,13 @@ def campaign(lab: Lab) -> Iterator[Campaign]:
     ids="+".join,
 )
 def test_nothing_is_wrong_after(campaign: Campaign, names: tuple[str, str]) -> None:
-    outcomes = campaign.play([case(name) for name in names])
-    assert [outcome.violations for outcome in outcomes] == [[], []]
-    assert all(outcome.met for outcome in outcomes)
-    assert all(outcome.home for outcome in outcomes)
+    for _ in range(3):  # a move that the checks refuse, as when a node is too busy to answer, meets no fault
+        outcomes = campaign.play([case(name) for name in names])
+        assert [outcome.violations for outcome in outcomes] == [[], []]
+        assert all(outcome.home for outcome in outcomes)
+        if all(outcome.met for outcome in outcomes):
+            break
+    assert all(outcome.met for outcome in outcomes), [outcome.held for outcome in outcomes]
 
 
 def test_every_step_has_its_turn() -> None:
