@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -441,57 +441,57 @@ def _chosen(cluster: Cluster, asked: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value is not None}
 
 
+#: Ctrl-C, and what a terminal or a service manager ends a process with.
+_TO_STOP: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
-def _signals_set(cancel: threading.Event) -> Iterator[None]:
+def _answered(numbers: Sequence[signal.Signals], answer: Callable[[], str]) -> Iterator[None]:
+    """While in the context, each of these signals has ``answer`` called instead, and its words said."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        _print(f"lvmigrate: {answer()} ...", error=True)
+
+    before = {number: signal.signal(number, asked) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signals_set(cancel: threading.Event) -> AbstractContextManager[None]:
     """While in the context, Ctrl-C, SIGTERM and SIGHUP ask the move to stop instead of ending the process."""
 
-    def asked(_number: int, _frame: FrameType | None) -> None:
+    def answer() -> str:
         words = "already stopping" if cancel.is_set() else "stopping: the guest stays (or arrives) whole"
         cancel.set()
-        _print(f"lvmigrate: {words} ...", error=True)
+        return words
 
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return _answered(_TO_STOP, answer)
 
 
-@contextmanager
-def _signals_stop(stop: threading.Event, abort: threading.Event) -> Iterator[None]:
+def _signals_stop(stop: threading.Event, abort: threading.Event) -> AbstractContextManager[None]:
     """While in the context, the first Ctrl-C, SIGTERM or SIGHUP lets what is under way end; the next one aborts it."""
 
-    def asked(_number: int, _frame: FrameType | None) -> None:
+    def answer() -> str:
         if stop.is_set():
             abort.set()
-            words = "aborting what is under way: every guest stays (or arrives) whole"
-        else:
-            stop.set()
-            words = "nothing more begins; waiting for what is under way (once more to abort it)"
-        _print(f"lvmigrate: {words} ...", error=True)
+            return "aborting what is under way: every guest stays (or arrives) whole"
+        stop.set()
+        return "nothing more begins; waiting for what is under way (once more to abort it)"
 
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return _answered(_TO_STOP, answer)
 
 
-@contextmanager
-def _usr1_sets(event: threading.Event) -> Iterator[None]:
+def _usr1_sets(event: threading.Event) -> AbstractContextManager[None]:
     """While in the context, SIGUSR1 asks for post-copy."""
 
-    def asked(_number: int, _frame: FrameType | None) -> None:
+    def answer() -> str:
         event.set()
-        _print("lvmigrate: post-copy was asked for ...", error=True)
+        return "post-copy was asked for"
 
-    before = signal.signal(signal.SIGUSR1, asked)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    return _answered((signal.SIGUSR1,), answer)
 
 
 def _show(value: object, lines: Callable[..., Iterator[str]], *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ asked, and what somebody has left unfinished there is led to its end by a cleanu
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from lvmigrate.traffic import Departure, Schedule, plan
 _CHECKS: Final = 8
 
 
-class ManyMoves:
+class ManyMoves(ABC):
     """What a drain and a return have in common.
 
     ``context.cancel``: begin nothing more, and end once what is under way has ended.  ``abort``: end that as well, each
@@ -58,8 +59,9 @@ class ManyMoves:
         #: By UUID: the nodes that the checks of its move have refused.
         self._not_to: dict[str, set[str]] = {}
 
+    @abstractmethod
     def _question(self) -> Question:
-        raise NotImplementedError
+        """Who is to leave which nodes, and where to."""
 
     def check_prereq(self) -> Schedule:
         """Look at every node, check every move, and plan; change nothing.
