@@ -13,8 +13,9 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import drain_move, fleet, outcome
+from lvmigrate import drain_move, fleet
 from lvmigrate.assignment import assign, short
+from lvmigrate.defect import defect
 from lvmigrate.domain import Domain
 from lvmigrate.drain_report import DrainReport, Moved, Stayed
 from lvmigrate.errors import (
@@ -311,10 +312,8 @@ class Run:
             ended: object
             try:
                 ended = work()
-            except LvmigrateError as error:
-                ended = error
             except Exception as error:  # noqa: BLE001 -- a defect must not end the others
-                ended = outcome.defect(error)
+                ended = defect(error)
             self._ends.put((departure.uuid, ended))
 
         if in_turn.get():

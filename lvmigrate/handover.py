@@ -10,6 +10,7 @@ from typing import Final
 from lvmigrate import checks, outcome
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
+from lvmigrate.defect import defect
 from lvmigrate.definitions import Definitions
 from lvmigrate.disks import Disks
 from lvmigrate.dual_primary import DualPrimary
@@ -98,7 +99,7 @@ class Handover:
                 with self.chronicle.step(step.name, step.sentence):
                     step.act(self)
         except Exception as caught:
-            error = caught if isinstance(caught, LvmigrateError) else outcome.defect(caught)
+            error = defect(caught)
             self.chronicle.note(str(error))
             raise self._failed(error) from caught
         return self._report()

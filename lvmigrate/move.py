@@ -22,6 +22,7 @@ from lvmigrate.arrival import Arrival
 from lvmigrate.balloon import Balloon
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
+from lvmigrate.defect import defect
 from lvmigrate.definitions import Definitions
 from lvmigrate.disks import Disks
 from lvmigrate.domain import DomainState
@@ -139,7 +140,7 @@ class Move:
                 with self.chronicle.step(step.name, step.sentence):
                     step.act(self)
         except Exception as caught:  # a defect must not leave the disks dual-primary either
-            error = caught if isinstance(caught, LvmigrateError) else outcome.defect(caught)
+            error = defect(caught)
             self.chronicle.note(str(error))
             raise self._failed(error) from caught
         return self._report()

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
-
 from lvmigrate.decision import Sight
-from lvmigrate.errors import Code, GuestLost, LeftBehind, LvmigrateError, MoveFailed, Refused, TokenLost
+from lvmigrate.errors import GuestLost, LeftBehind, LvmigrateError, MoveFailed, Refused, TokenLost
 from lvmigrate.plan import Plan
 from lvmigrate.rollback import Leftover
-
-_log = structlog.get_logger()
 
 #: The hint of an error after which everything is as it was.
 NOTHING_LEFT: Final = "Nothing is left to do."
@@ -83,14 +79,4 @@ def unfinished(plan: Plan, errors: Sequence[LvmigrateError], sights: tuple[Sight
         ],
         hint=" ".join(dict.fromkeys(error.hint for error in errors)),
         detail="; ".join(error.detail for error in errors if error.detail),
-    )
-
-
-def defect(error: Exception) -> LvmigrateError:
-    """What is not one of ours is a defect of ours."""
-    _log.exception("defect", error=repr(error))
-    return LvmigrateError(
-        f"lvmigrate has a defect: {type(error).__name__}: {error}.",
-        hint="Please report it with the output of the same command under --log-level debug.",
-        code=Code.INTERNAL,
     )

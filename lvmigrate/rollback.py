@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from lvmigrate.defect import defect
 from lvmigrate.errors import LvmigrateError
 
 _log = structlog.get_logger()
@@ -61,7 +62,8 @@ class Rollback:
                 continue
             try:
                 undo.act()
-            except LvmigrateError as error:
+            except Exception as caught:  # noqa: BLE001 -- a defect in one must not keep the others from being done
+                error = defect(caught)
                 _log.error("undo_failed", leftover=undo.leftover, error=str(error), detail=error.detail)
                 leftovers.append(Leftover(undo=undo, error=error))
             else:

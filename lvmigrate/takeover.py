@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
-from lvmigrate import checks, fencing, outcome, stale
+from lvmigrate import checks, fencing, stale
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
+from lvmigrate.defect import defect
 from lvmigrate.errors import (
     Code,
     CommandFailed,
@@ -100,7 +101,7 @@ class Takeover:
                 with self.chronicle.step(step.name, step.sentence):
                     step.act(self)
         except Exception as caught:
-            error = caught if isinstance(caught, LvmigrateError) else outcome.defect(caught)
+            error = defect(caught)
             self.chronicle.note(str(error))
             raise self._failed(error) from caught
         return self._report()

@@ -35,6 +35,13 @@ MODULES: Final = (
     "stale",
     "upstart",
     "fencing",
+    "handover",
+    "failover",
+    "hooks",
+    "program",
+    "target",
+    "balloon",
+    "recovery",
 )
 #: Module-level tables of which each member is a mutant.
 _TABLES: Final = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lvmigrate.errors import Code
 from lvmigrate.rollback import Rollback, Undo
 from tests.unit.fakes import refusing
 
@@ -24,6 +25,16 @@ def test_the_newest_comes_first_and_one_that_fails_keeps_none_of_the_others_from
     assert done == ["third", "first"]
     assert rollback.run() == ()
     assert done == ["third", "first"]
+
+
+def test_a_defect_in_one_keeps_none_of_the_others_from_being_done() -> None:
+    done: list[str] = []
+    rollback = Rollback()
+    rollback.register(undo("first", lambda: done.append("first")))
+    rollback.register(undo("second", lambda: done.append({}["what is not there"])))
+    (leftover,) = rollback.run()
+    assert (leftover.undo.leftover, leftover.error.code) == ("second", Code.INTERNAL)
+    assert done == ["first"]
 
 
 def test_what_may_mend_what_is_left_is_not_taken_away() -> None:

@@ -24,7 +24,7 @@ _XML: Final = """\
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     {disks}
     <controller type='usb' model='none'/>
-    <memballoon model='none'/>
+    <memballoon model='{balloon}'/>
     <serial type='udp'>
       <source mode='connect' host='{address}' service='{port}'/>
     </serial>
@@ -56,6 +56,8 @@ class Guest:
     dirty_mib: int = 1
     rate: int = 200
     record_ms: int = 50
+    #: Whether it gives memory back when it is asked.
+    balloon: bool = False
 
     def xml(self, address: str) -> str:
         """The definition, with its serial port sent to ``address``."""
@@ -68,6 +70,7 @@ class Guest:
             uuid=self.uuid,
             memory_mib=self.memory_mib,
             cmdline=cmdline,
+            balloon="virtio" if self.balloon else "none",
             disks=disks,
             address=address,
             port=self.port,
