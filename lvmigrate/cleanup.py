@@ -216,8 +216,8 @@ class _Cleanup:
                 self._define(home)
                 self._unbury(home)
                 self._lives()
-            except GuestLost:
-                self._close(self.seen.source, self.seen.target)
+            except GuestLost as lost:
+                self._close_the_lost(lost)
                 self._finish()
                 raise
             except MoveFailed as error:
@@ -433,6 +433,18 @@ class _Cleanup:
                 hint=" ".join(dict.fromkeys(trouble.hint for trouble in troubles)),
                 detail="; ".join(trouble.detail for trouble in troubles if trouble.detail),
             )
+
+    def _close_the_lost(self, lost: GuestLost) -> None:
+        """The guards stay where something is left to close: they will, as soon as it can be."""
+        try:
+            self._close(self.seen.source, self.seen.target)
+        except LeftBehind as left:
+            raise LeftBehind(
+                f"{lost.sentence} Its disks could not be closed.",
+                leftovers=left.leftovers,
+                hint=f"{left.hint} Before it is started: {lost.hint}",
+                detail=left.detail,
+            ) from left
 
     def _close_one(self, name: str, home: str, away: str) -> None:
         deadline = self.context.clock.now() + _WAIT_S

@@ -50,6 +50,8 @@ class Lease:
         self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
         self._renewing: AbstractContextManager[None] | None = None
+        #: Whether it was ours on every node.
+        self._kept = False
         self._lock = threading.Lock()
 
     @property
@@ -68,6 +70,7 @@ class Lease:
 
     def keep(self) -> None:
         """Begin to renew."""
+        self._kept = True
         self._renewing = self._clock.every(
             self._token.lease_s * _PERIOD, self._renew_quietly, f"lease-{self._token.instance}"
         )
@@ -84,8 +87,14 @@ class Lease:
     def fence(self, new_id: str) -> None:
         """Give the token another id: commands that are still on their way with the old one are refused from now on.
 
-        A node that gives no answer keeps the old one for the time being.  Raises `TokenLost` if it is somebody else's.
+        A node that gives no answer keeps the old one for the time being, and one that has forgotten it, as a reboot does,
+        gets the new one.  Raises `TokenLost` if it is somebody else's, or was ours and is on no node any more: then
+        somebody has finished what was left, and what we know of the guest is old.  Nothing where it never was ours on
+        all nodes: then nothing was done under it.
         """
+        if not self._kept:
+            return
+        self._still_ours()
         with self._lock:
             before, self._token = self._token, replace(self._token, id=new_id)
         nodes = sorted(self._tried)
@@ -98,6 +107,12 @@ class Lease:
                 _log.warning("not_fenced", node=node, error=str(outcome))
             elif outcome is not None:
                 raise _lost(node, outcome)
+
+    def _still_ours(self) -> None:
+        outcomes = self._asked()
+        lost = next((outcome for outcome in outcomes if isinstance(outcome, TokenLost)), None)
+        if lost is not None and None not in outcomes:
+            raise lost
 
     def drop(self) -> None:
         """Remove the token wherever it may be, under whichever id it is there. Nothing where it is not ours."""
@@ -135,11 +150,14 @@ class Lease:
 
         Raises `TokenLost`.
         """
-        # A guest may be standing still meanwhile: whether the guards acknowledge in time is not waited for.
-        token = replace(self._token, guarded=False)
-        for outcome in outcomes_of([partial(self._storage.renew_token, node, token) for node in self._nodes]):
+        for outcome in self._asked():
             if isinstance(outcome, TokenLost):
                 raise outcome
+
+    def _asked(self) -> tuple[LvmigrateError | None, ...]:
+        """What each node says to a renewal; whether the guards acknowledge is not waited for: a guest may stand still."""
+        token = replace(self._token, guarded=False)
+        return outcomes_of([partial(self._storage.renew_token, node, token) for node in self._nodes])
 
     def end(self) -> None:
         """Stop renewing; the tokens themselves stay."""

@@ -145,11 +145,17 @@ class Move:
             raise self._failed(error) from caught
         return self._report()
 
-    def _failed(self, error: LvmigrateError) -> LvmigrateError:  # noqa: PLR0911 -- one for each kind of end
+    def _failed(self, error: LvmigrateError) -> LvmigrateError:
         """Undo what may be undone where the guest is now, and say what the whole amounts to."""
+        try:
+            return self._judged(error)
+        except TokenLost as lost:
+            # Somebody else acts on the guest now, or has: whatever we did would be done against them.
+            return outcome.taken_over(lost, self.plan) if self.autostart_off else lost
+
+    def _judged(self, error: LvmigrateError) -> LvmigrateError:
         if isinstance(error, TokenLost):
-            # Somebody else acts on the guest now: whatever we did would be done against them.
-            return outcome.taken_over(error, self.plan) if self.autostart_off else error
+            raise error
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
@@ -175,12 +181,12 @@ class Move:
         return outcome.failed(self.plan, error, leftovers, sights, self.settlement.how_to_start())
 
     def _undo(self) -> tuple[Leftover, ...]:
-        """Undo everything, under a new id: a command of ours that is late must not act after its undo."""
+        """Undo everything, under a new id: a command of ours that is late must not act after its undo.
+
+        Raises `TokenLost`, and undoes nothing: libvirt's calls carry no token.
+        """
         if self.rollback:
-            try:
-                self.lease.fence(uuid.uuid4().hex)
-            except TokenLost as error:
-                _log.warning("taken_over", error=str(error))
+            self.lease.fence(uuid.uuid4().hex)
         return self.rollback.run()
 
     def _with_open_state(self, error: OutcomeUnknown) -> OutcomeUnknown:
@@ -202,6 +208,8 @@ class Move:
                 if self.context.clock.now() > deadline:
                     return False
             return not self.settlement.settle(self._abort_job)
+        except TokenLost:
+            raise
         except Exception:  # noqa: BLE001 -- no proof, whatever the reason
             _log.exception("stay_not_proved")
             return False
@@ -454,6 +462,7 @@ class Move:
         )
 
     def _abort_job(self) -> None:
+        self.lease.confirm()  # the job may be somebody else's by now
         try:
             self.context.hypervisor.abort_job(self.plan.source, self.plan.domain.uuid)
         except LvmigrateError as error:

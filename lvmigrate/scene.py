@@ -210,11 +210,14 @@ def observe(context: Context, instance: str) -> Scene:
     domains = {domain.node: domain for domain in sightings.domains}
     errand = _errand(by_node, uuid, nodes)
     disks = {disk.source for domain in domains.values() for disk in checks.replicated_disks(domain) if disk.source}
+    ordered = _ordered(by_node, uuid)
     try:
-        corners = {c.node: c for c in together([partial(_corner, context.storage, by_node[n], disks) for n in nodes])}
+        corners = {
+            c.node: c for c in together([partial(_corner, context.storage, by_node[n], disks, ordered) for n in nodes])
+        }
         source, target = _pair(instance, domains, corners, uuid, errand)
         _same_places(instance, corners[source], corners[target])
-        resources = sorted(corners[source].resources.keys() & corners[target].resources.keys())
+        resources = _concerned(corners[source], corners[target], ordered, moved=errand is not None)
         return Scene(
             name=name,
             uuid=uuid,
@@ -318,9 +321,27 @@ def _errand(traces: Mapping[str, Traces], uuid: str, nodes: tuple[str, ...]) -> 
     return None
 
 
-def _corner(storage: Storage, traces: Traces, paths: set[str]) -> Corner:
+def _ordered(traces: Mapping[str, Traces], uuid: str) -> set[str]:
+    """The resources that guards of the guest are to close: known even where no libvirt knows the guest any more."""
+    guards = [guard for seen in traces.values() if (guard := seen.guard(uuid)) is not None]
+    return {order.resource for guard in guards for order in guard.guarded}
+
+
+def _concerned(source: Corner, target: Corner, ordered: set[str], *, moved: bool) -> list[str]:
+    """The resources about which something is to be known at both ends.
+
+    One that is not up at one end is among them if a move may have opened it: nothing can be told of its copy there, so
+    nothing may be done that relies on it.
+    """
+    both = source.resources.keys() & target.resources.keys()
+    either = source.resources.keys() | target.resources.keys()
+    opened = either if moved else either & (source.two_primaries | target.two_primaries)
+    return sorted(both | opened | ordered)
+
+
+def _corner(storage: Storage, traces: Traces, paths: set[str], ordered: set[str]) -> Corner:
     places = storage.locate(traces.node, paths)
-    names = sorted({place.resource for place in places.values()})
+    names = sorted({place.resource for place in places.values()} | ordered)
     return Corner(
         node=traces.node,
         traces=traces,
