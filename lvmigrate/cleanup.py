@@ -48,7 +48,7 @@ from lvmigrate.scene import Scene
 from lvmigrate.settle import Settlement
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
-from lvmigrate.token import Guarded, Token
+from lvmigrate.token import Guarded, Held, Token
 from lvmigrate.upstart import Upstart
 
 _log = structlog.get_logger()
@@ -261,10 +261,20 @@ class _Cleanup:
             ),
             clock=self.context.clock,
         )
+        # They may know more than when the scene was looked at.
+        traces = together([partial(self.context.storage.traces, node) for node in self.seen.nodes])
+        held = [token for seen in traces if (token := seen.token(self.seen.uuid)) is not None]
+        for token in sorted(held, key=lambda token: token.left_s):
+            self._inherit(token)
         for node in sorted(self.seen.nodes):
             self._take(node)
         self.lease.keep()
         self.stack.callback(self.lease.end)
+        self.lease.tell()
+
+    def _inherit(self, held: Held) -> None:
+        if held.errand is not None:
+            self.lease.inherit(held.errand)
 
     def _take(self, node: str) -> None:
         least = float("inf")
@@ -278,6 +288,7 @@ class _Cleanup:
                 self.lease.drop()
                 raise Refused(self.seen.name, [finding])
             least = min(least, held.left_s)
+            self._inherit(held)
             if self.context.cancel.is_set():
                 self.lease.drop()
                 raise MoveAborted("Aborted as asked, before anything was done.", hint="Run it again.")
@@ -411,7 +422,6 @@ class _Cleanup:
                     for name, before in resources.items()
                 ],
                 resume=node == self.seen.target
-                and self.seen.ran is True
                 and not any(option.allow_two_primaries for before in resources.values() for option in before),
             )
             self.notes.add(f"armed a guard on {node}")

@@ -8,6 +8,7 @@ whatever still answers from there speaks against it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,14 @@ from lvmigrate.together import outcomes_of
 #: How long a fence command may take, in seconds: a power switch answers in a few, a slow one in some ten.
 _COMMAND_S: Final = 90.0
 _KEPT: Final = 64 * 1024
+#: What only something that lives says, of libvirt's errors and in the words of ssh and of sockets.  libvirt ends every
+#: failure of its ssh with "Connection reset by peer", so that says nothing.
+_REFUSALS: Final = frozenset({Code.AUTH_FAILED, Code.HOST_KEY_UNKNOWN, Code.TLS_FAILED})
+_REFUSED: Final = re.compile(
+    r"permission denied|host key verification failed|host identification has changed|connection refused"
+    r"|too many authentication failures|kex_exchange_identification|connection closed by \S+ port",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +86,18 @@ def alive(signs: Signs) -> Finding:
 def look(hypervisor: Hypervisor, storage: Storage, dead: str, survivor: str, names: tuple[str, ...]) -> Signs:
     """Ask in all three ways, side by side. Raises what the survivor's answer makes it raise."""
     calls: list[Callable[[], object]] = [lambda: hypervisor.domains(dead), lambda: storage.traces(dead)]
-    libvirt, ssh = (not isinstance(outcome, NodeUnreachable) for outcome in outcomes_of(calls))
+    libvirt, ssh = (answers(outcome) for outcome in outcomes_of(calls))
     seen = storage.observe(survivor, names)
     links = [resource.towards(dead) for resource in seen.values()]
     drbd = any(link is not None and link.state is ConnectionState.CONNECTED for link in links)
     return Signs(node=dead, libvirt=libvirt, ssh=ssh, drbd=drbd)
+
+
+def answers(outcome: object) -> bool:
+    """Whether this is somebody's word: a login that is refused is no use to us, and a sign of life all the same."""
+    if not isinstance(outcome, NodeUnreachable):
+        return True
+    return outcome.code in _REFUSALS or _REFUSED.search(f"{outcome.sentence} {outcome.detail}") is not None
 
 
 class FenceFailed(LvmigrateError):

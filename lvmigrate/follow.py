@@ -57,6 +57,7 @@ class Following:
         while (end := copy.wait(self.options.poll_s, cancel=self._cancel(reason))) is None:
             progress = copy.progress()
             self.chronicle.tell(memory=progress)
+            self.lease.tell()
             if self.chronicle.happened(POST_COPY):
                 self._hold_on(deadline)
                 continue

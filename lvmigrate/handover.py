@@ -20,6 +20,7 @@ from lvmigrate.errors import (
     Finding,
     LvmigrateError,
     MoveFailed,
+    NodeUnreachable,
     OutcomeUnknown,
     Refused,
     TokenLost,
@@ -255,7 +256,12 @@ class Handover:
                 )
             )
         upstart.promote()
-        upstart.start()
+        try:
+            upstart.start()
+        except MoveFailed as error:
+            if self._replicated() or not isinstance(error.__cause__, NodeUnreachable):
+                raise
+            raise self._may_start_yet(error) from error
         self.chronicle.mark("target runs")
         self.moved = True
         self.rollback.forget()
@@ -325,6 +331,22 @@ class Handover:
         upstart = self._upstart(self.plan.source)
         upstart.promote()
         upstart.start()
+
+    def _replicated(self) -> bool:
+        """Whether DRBD keeps a second copy from starting: all disks of the guest are on it."""
+        volumes = sum(len(resource.volumes) for resource in self.plan.resources)
+        return volumes >= len(checks.replicated_disks(self.plan.domain))
+
+    def _may_start_yet(self, error: MoveFailed) -> OutcomeUnknown:
+        name, source, target = self.plan.instance, self.plan.source, self.plan.target
+        return OutcomeUnknown(
+            f"{target} did not answer when {name} was to be started; it does not run there, and may yet. Nothing was"
+            " undone: nothing would keep a second copy on the shared disks from running.",
+            known=[f"{name} on {target}: {Sight.GONE.value}", f"{name} on {source}: {Sight.GONE.value}"],
+            hint=f"`lvmigrate status {name}` in a minute: if it does not run then, `lvmigrate cleanup {name}` starts it"
+            f" on {source} again.",
+            detail=error.detail,
+        )
 
     def _upstart(self, node: str) -> Upstart:
         end = self.nodes.index(node)

@@ -17,7 +17,7 @@ from lvmigrate.clock import Clock
 from lvmigrate.errors import LvmigrateError, TokenLost
 from lvmigrate.protocols import Storage
 from lvmigrate.together import outcomes_of, together
-from lvmigrate.token import Held, Token
+from lvmigrate.token import Errand, Held, Token
 
 _log = structlog.get_logger()
 
@@ -50,6 +50,8 @@ class Lease:
         self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
         self._renewing: AbstractContextManager[None] | None = None
+        #: Whether something was learnt that the nodes were not told.
+        self._untold = False
         #: Whether it was ours on every node.
         self._kept = False
         self._lock = threading.Lock()
@@ -87,10 +89,10 @@ class Lease:
     def fence(self, new_id: str) -> None:
         """Give the token another id: commands that are still on their way with the old one are refused from now on.
 
-        A node that gives no answer keeps the old one for the time being, and one that has forgotten it, as a reboot does,
-        gets the new one.  Raises `TokenLost` if it is somebody else's, or was ours and is on no node any more: then
-        somebody has finished what was left, and what we know of the guest is old.  Nothing where it never was ours on
-        all nodes: then nothing was done under it.
+        A node that gives no answer keeps the old one for the time being, and one that has forgotten it, as a reboot
+        does, gets the new one.  Raises `TokenLost` if it is somebody else's, or is on no node any more: then somebody
+        has finished what was left, and what we know of the guest is old.  Nothing where it never was ours on all nodes:
+        then nothing was done under it.
         """
         if not self._kept:
             return
@@ -123,11 +125,33 @@ class Lease:
         if node in self._unfenced:
             self._storage.drop_token(node, self._unfenced[node])
 
-    def hand_over(self) -> None:
-        """Note in the token, from its next renewal on, that the source's copy ended because it was handed over."""
+    def inherit(self, errand: Errand) -> None:
+        """What is known of the guest's move is this: by the token that was there before ours."""
         with self._lock:
-            if self._token.errand is not None:
-                self._token = replace(self._token, errand=replace(self._token.errand, handed_over=True))
+            before = self._token.errand
+            over = before is not None and before.handed_over and before.source == errand.source
+            self._token = replace(self._token, errand=replace(errand, handed_over=errand.handed_over or over))
+            self._untold = True
+
+    def learn(self, *, handed_over: bool | None = None, ran: bool | None = None) -> None:
+        """Note what has become of the errand: on the nodes with the next renewal, or as soon as it is told (`tell`).
+
+        ``handed_over``: the source's copy ended because of that.  ``ran``: somebody has let the guest run, or suspended
+        it: as it is now it is to arrive.
+        """
+        with self._lock:
+            errand = self._token.errand
+            if errand is not None:
+                over = errand.handed_over if handed_over is None else handed_over
+                errand = replace(errand, handed_over=over, ran=errand.ran if ran is None else ran)
+                self._token, self._untold = replace(self._token, errand=errand), True
+
+    def tell(self) -> None:
+        """Have the nodes know at once what was learnt, if anything was. What gives no answer hears it later."""
+        with self._lock:
+            untold, self._untold = self._untold, False
+        if untold:
+            outcomes_of([partial(self._renew, node) for node in self._nodes])
 
     def lapsed(self) -> str | None:
         """Why the lease does not hold any more, in words, or ``None`` while it does."""
@@ -155,7 +179,7 @@ class Lease:
                 raise outcome
 
     def _asked(self) -> tuple[LvmigrateError | None, ...]:
-        """What each node says to a renewal; whether the guards acknowledge is not waited for: a guest may stand still."""
+        """What each node says to a renewal. A guest may stand still meanwhile: the guards are not waited for."""
         token = replace(self._token, guarded=False)
         return outcomes_of([partial(self._storage.renew_token, node, token) for node in self._nodes])
 

@@ -491,7 +491,6 @@ class Move:
             [Guarded(resource=r.name, peer=peer, options=r.options[end]) for r in self.plan.resources],
             # The other guard's word is that it forbids two primaries: where they stay allowed for good, it has none.
             resume=node == self.plan.target
-            and self.settlement.ran is True
             and not any(option.allow_two_primaries for r in self.plan.resources for option in r.options),
         )
 
@@ -530,7 +529,7 @@ class Move:
     def _handed_over(self) -> None:
         """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""
         self.settlement.handed_over = True
-        self.lease.hand_over()
+        self.lease.learn(handed_over=True)
 
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
@@ -546,6 +545,7 @@ class Move:
         if node == self.plan.source and event in ("suspended paused", "resumed unpaused"):
             # An operator did that during the copy: it is to arrive as they want it.
             self.settlement.ran = event.startswith("resumed")
+            self.lease.learn(ran=self.settlement.ran)
 
     def _report(self) -> Report:
         memory = None if self.copy is None else self.copy.progress()

@@ -306,8 +306,9 @@ class Storage(Protocol):
         It does nothing while the token lives, whoever holds it.  Once the token ran out or is gone, and libvirt there
         has no job and no incoming copy of the guest, it demotes its own node if no process holds a device; restores
         ``guarded`` while Connected with the peer seen Secondary; and, if ``resume``, resumes a guest that waits paused
-        there, once the peer is seen Secondary over a connection that never left Established.  It tries until all
-        holds, then removes itself; the token, run out, stays as the record that a cleanup reads.
+        there and ran by the token's errand, once the peer is seen Secondary over a connection that never left
+        Established.  It tries until all holds, then removes itself; the token, run out, stays as the record that a
+        cleanup reads.
 
         Guaranteed afterwards: it runs, and has acknowledged the token's deadline.  Raises also `TokenLost`.
         """

@@ -7,7 +7,7 @@
 # and decides as lvmigrate/guard.py does (see there for the invariant), until nothing is left to do.
 #
 # Its orders, UUID.guard:  instance NAME
-#                          resume yes|no
+#                          resume yes|no|never   (whether the guest ran when it was armed; never: not on this node)
 #                          link RESOURCE PEER PEER_NODE_ID ALLOW PROTOCOL AUTO_PROMOTE END END   (what to restore)
 #                          gen RESOURCE VOLUME UUID                           (the data's generation when it was armed)
 # The ends of a connection are what drbdsetup net-options wants: two addresses (8.4), or resource and node id.
@@ -164,8 +164,7 @@ look_and_act() {
     opened=$(find_openers) || exit
     facts='' reasons=''
     each_link see_link
-    may_resume=no
-    case "$newline$told$newline" in *"${newline}resume yes$newline"*) may_resume=yes ;; esac
+    whether_to_resume
     # shellcheck disable=SC2086 # facts are words
     decision=$(decide "$alive" "$may_resume" "$copy" $facts)
     case $decision in
@@ -196,6 +195,19 @@ look_and_act() {
             ;;
     esac
     why_not
+}
+
+# whether_to_resume: after read_token, into $may_resume.  The token's word is the newer one: somebody may have let the guest
+# run, or suspended it, since this guard was armed.
+whether_to_resume() {
+    may_resume=no
+    case "$newline$told$newline" in
+        *"${newline}resume never$newline"*) return ;;
+        *"${newline}resume yes$newline"*) may_resume=yes ;;
+    esac
+    # shellcheck disable=SC2086 # an errand is words: source, target, whether it ran
+    set -- $errand
+    case ${3-} in yes | no) may_resume=$3 ;; esac
 }
 
 # why_not: why there is nothing to do yet.

@@ -155,7 +155,7 @@ def orders(token: Token, links: Iterable[tuple[Guarded, int, Sequence[str]]], *,
     """What a guard is told, a line each; with each connection go the peer's node id and the two ends (8.4)."""
     return (
         f"instance {_line(token.instance)}",
-        f"resume {_YES_NO[resume]}",
+        f"resume {_YES_NO[token.errand.ran] if resume and token.errand is not None else 'never'}",
         *(
             f"link {link.resource} {link.peer} {number} {_YES_NO[link.options.allow_two_primaries]}"
             f" {link.options.protocol or '-'} {_YES_NO[link.options.auto_promote]} {' '.join(ends)}"

@@ -32,7 +32,9 @@ class Guard:
     instance: str
     #: With the node's own names, as all that is on a node.
     guarded: tuple[Guarded, ...]
+    #: Whether it may let the guest run at all, and whether the guest ran when it was armed.
     resume: bool
+    ran: bool
     #: By the node's own name of a resource: the generation of the data when it was armed.
     generations: dict[str, str]
     #: Its service runs; one that was killed leaves its files.
@@ -60,7 +62,7 @@ class Guard:
             instance=self.instance,
             alive=self.alive,
             guarded=self.guarded,
-            resume=self.resume,
+            resume=self.resume and self.ran,
             says=self.says,
         )
 
@@ -84,13 +86,19 @@ class Guard:
         file = self.host.tokens.get(self.uuid)
         return file is not None and file.deadline_s > self.host.uptime(self.world.timeline.now)
 
+    def _is_to_run(self) -> bool:
+        """By the token, whose word is the newer one, or else as it was when this guard was armed."""
+        file = self.host.tokens.get(self.uuid)
+        errand = None if file is None else file.token.errand
+        return self.ran if errand is None else errand.ran
+
     def _act(self) -> bool:
         """Do one thing; whether something was done, so that another look is worth while."""
         alive = self._lives()
         copy = self._copy()
         # The links are looked at only where they matter, as the real one does.
         links = () if alive or copy in (decision.Copy.BUSY, decision.Copy.UNKNOWN) else self._links()
-        act, number = decision.decide(copy, links, alive=alive, resume=self.resume)
+        act, number = decision.decide(copy, links, alive=alive, resume=self.resume and self._is_to_run())
         self.says = "" if act is Act.SLEEP else act.value
         guarded = None if number is None else self.guarded[number]
         try:

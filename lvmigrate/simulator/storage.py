@@ -329,7 +329,8 @@ class SimulatedStorage:
                 uuid=token.uuid,
                 instance=token.instance,
                 guarded=tuple(replace(order, resource=r.called[node]) for order, r in links),
-                resume=resume,
+                resume=resume and token.errand is not None,
+                ran=token.errand is not None and token.errand.ran,
                 generations={r.called[node]: known.get(r.called[node], r.ends[node].generation) for _, r in links},
             )
             host.guards[token.uuid] = guard

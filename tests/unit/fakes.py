@@ -604,7 +604,7 @@ class FakeStorage:
         with self.world.call("arm_guard", node):
             self._need(node, token)
             self.world.guards[node] = tuple(guarded)
-            self.world.orders[node] = resume
+            self.world.orders[node] = resume and token.errand is not None and token.errand.ran
             self.world.killed_guards.discard(node)
 
     def disarm_guard(self, node: str, token: Token) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lvmigrate import cli
+from lvmigrate import cli, fencing
 from lvmigrate.config import load
-from lvmigrate.errors import Code, ExitCode, LvmigrateError
+from lvmigrate.errors import Code, CommandFailed, ExitCode, LvmigrateError, NodeUnreachable
 from lvmigrate.fencing import FenceFailed, Signs, commands, objections
 from tests.unit.fakes import World
 from tests.unit.test_cli import world as world  # noqa: PLC0414 -- the fixture
+
+
+def unreachable(words: str, code: Code | None = None) -> NodeUnreachable:
+    return NodeUnreachable("node1", "it gave no answer", hint="", detail=words, code=code)
 
 
 def signs(*, libvirt: bool = False, ssh: bool = False, drbd: bool = False) -> Signs:
@@ -73,3 +77,25 @@ def test_the_command_fails_over(world: World, capsys: pytest.CaptureFixture[str]
 def test_the_command_says_why_not(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["failover", "web1", "--is-off", "node1"]) == ExitCode.REFUSED
     assert "NODE_ALIVE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "alive"),
+    [
+        ((), True),
+        (CommandFailed("node1", "Asking", status=1, hint=""), True),
+        (unreachable("ssh: connect to host node1 port 22: Connection timed out"), False),
+        (unreachable("ssh: connect to host node1 port 22: No route to host"), False),
+        (unreachable("ssh: Could not resolve hostname node1: Name or service not known"), False),
+        (unreachable("ssh's greeting did not come within 10 s"), False),
+        (unreachable("Cannot recv data: ssh: connect to host node1 port 22: No route: Connection reset"), False),
+        (unreachable("root@node1: Permission denied (publickey)."), True),
+        (unreachable("Host key verification failed."), True),
+        (unreachable("ssh: connect to host node1 port 22: Connection refused"), True),
+        (unreachable("kex_exchange_identification: Connection closed by remote host"), True),
+        (unreachable("unable to connect to server at 'node1:16509': Connection refused"), True),
+        (unreachable("authentication unavailable: no polkit agent", Code.AUTH_FAILED), True),
+    ],
+)  # fmt: skip
+def test_a_login_that_is_refused_is_a_sign_of_life(outcome: object, *, alive: bool) -> None:
+    assert fencing.answers(outcome) is alive

@@ -122,10 +122,10 @@ def test_with_a_guard_its_word_counts_too_unless_it_is_only_confirmed() -> None:
 
 def test_that_it_was_handed_over_is_part_of_it() -> None:
     made, _ = lease(World())
-    made.hand_over()
+    made.learn(handed_over=True)
     assert made.token.errand == dataclasses.replace(ERRAND, handed_over=True)
     without, _ = lease(World(), dataclasses.replace(TOKEN, errand=None))
-    without.hand_over()
+    without.learn(handed_over=True)
     assert without.token.errand is None
 
 
