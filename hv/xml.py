@@ -50,6 +50,7 @@ def _disk(element: ET.Element) -> DomainDisk:
         network=element.get("type") == "network" and source is not None and _elsewhere(source),
         read_only=element.find("readonly") is not None,
         cache="" if driver is None else driver.get("cache", ""),
+        format="" if driver is None else driver.get("type", ""),
         # libvirt.org/formatdomain.html: "requisite" may be missing where the guest arrives by a migration.
         optional=source is not None and source.get("startupPolicy") in ("optional", "requisite"),
     )

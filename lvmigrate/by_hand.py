@@ -166,7 +166,7 @@ class _Steps:
 
     def _promote(self) -> Iterator[Command]:
         for resource in self._plan.resources:
-            if not resource.options[1].auto_promote:
+            if resource.promotes:
                 yield from self._role(resource, 1, self._plan.target, "primary")
 
     def _demote(self) -> Iterator[Command]:

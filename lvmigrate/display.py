@@ -278,7 +278,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"  guest         {plan.domain.state.value}, {plan.domain.memory_kib // 1024} MiB, {plan.domain.vcpus} CPUs"
     for resource in plan.resources:
         volumes = ", ".join(f"{resource.name}/{number}" for number in resource.volumes)
-        promotes = "by itself" if resource.options[1].auto_promote else "explicitly"
+        promotes = "explicitly" if resource.promotes else "by itself"
         if resource.forced:
             yield f"  disks         {volumes}: old on {plan.target}, which is promoted by force"
         else:

@@ -53,6 +53,8 @@ class DomainDisk:
     network: bool = False
     #: libvirt's ``cache`` attribute; empty: as QEMU does by default, which caches; ``None``: not told.
     cache: str | None = None
+    #: libvirt's driver ``type``: raw, qcow2, ...; empty: not told.
+    format: str = ""
     #: Without its medium the guest goes on (libvirt's ``startupPolicy``).
     optional: bool = False
 

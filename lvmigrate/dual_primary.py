@@ -52,7 +52,7 @@ class DualPrimary:
         Primary if it was promoted here.  Raises `MoveFailed` when that is not seen in time.
         """
         name = self.plan.name
-        promoted = not self.plan.options[1].auto_promote
+        promoted = self.plan.promotes
         for left in reversed(range(_TRIES)):
             try:
                 self._allow()

@@ -192,6 +192,10 @@ class Code(enum.StrEnum):
     TOKEN_LOST = "TOKEN_LOST"  # noqa: S105 -- the name of a code, no password
     #: No dead-man's guard can be armed on a node.
     GUARD_UNAVAILABLE = "GUARD_UNAVAILABLE"
+    #: Nothing lets the guest run that arrives paused, if the command dies in mid-move (a warning).
+    UNGUARDED = "UNGUARDED"
+    #: The target is made Primary by a command, and stays so when the guest is shut down (a warning).
+    PROMOTED_EXPLICITLY = "PROMOTED_EXPLICITLY"
     #: The guard on a node does not run, or does not acknowledge a renewal.
     GUARD_LOST = "GUARD_LOST"
     #: A node is Primary, and nothing there has the device open.

@@ -568,6 +568,22 @@ _ROWS: Final = (
         _DIES,
     ),
     _row(
+        Code.UNGUARDED,
+        _WARNED,
+        "The move has no guard: its disks are shared and there is nothing to close, or --no-guard was given. The guest"
+        " arrives paused, and only a command lets it run.",
+        "If the command dies in mid-move: `lvmigrate cleanup GUEST`, soon. With --fast the guest runs as it arrives.",
+        _DIES,
+    ),
+    _row(
+        Code.PROMOTED_EXPLICITLY,
+        _WARNED,
+        "The target's QEMU opens its disks for reading first (libvirt before 10, or a disk that is not raw), which DRBD"
+        " refuses beside a Primary: so the target is promoted by a command, though it would promote by itself.",
+        "Nothing now. After the guest is shut down for good: `drbdadm secondary RESOURCE` there; a move away does it.",
+        _MOVE,
+    ),
+    _row(
         Code.GUARD_LOST,
         (Told.FOUND, Told.ENDED),
         "The guard on a node does not run, or does not acknowledge a renewal.",

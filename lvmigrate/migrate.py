@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, balloon, checks, hooks, kept
+from lvmigrate import acts, balloon, checks, hooks, kept, opening
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -200,6 +200,7 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
                 volumes=tuple(sorted(numbers)),
                 options=(seen.source.options[name], seen.target.options[name]),
                 minors=(seen.source.minors(name), seen.target.minors(name)),
+                reads_first=opening.reads_first(seen),
                 modules=(seen.source.surroundings.version, seen.target.surroundings.version),
             )
             for name, numbers in sorted(volumes.items())
@@ -215,5 +216,5 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
         ),
         shrunk_kib=fit.shrunk_kib,
         steps=described(STEPS),
-        warnings=(*checks.warnings(seen), *also),
+        warnings=(*checks.warnings(seen), *opening.explicit(seen), *opening.unguarded(seen), *also),
     )

@@ -136,9 +136,17 @@ class ResourcePlan:
     options: tuple[ConnectionOptions, ConnectionOptions]
     #: The target's copy is old, and made Primary by force: what it lacks was given up.
     forced: bool = False
+    #: The target's QEMU opens the disks for reading until the guest arrives: that promotes nothing, and DRBD 9 refuses
+    #: it beside a Primary.
+    reads_first: bool = False
     #: The minor numbers of all of the resource's devices, and the module's version, on (source, target).
     minors: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     modules: tuple[str, str] = ("", "")
+
+    @property
+    def promotes(self) -> bool:
+        """Whether the target is promoted by a command, before the memory travels: opening the disk would not do it."""
+        return self.reads_first or not self.options[1].auto_promote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,7 +158,12 @@ class Survivor:
     def _planned(self, dead: str, resource: Resource, places: Mapping[str, Place]) -> ResourcePlan:
         options = _NOT_SET
         if resource.towards(dead) is not None:
-            options = self.context.storage.options(resource.node, resource.name, dead)
+            try:
+                options = self.context.storage.options(resource.node, resource.name, dead)
+            except CommandFailed as error:
+                # DRBD 8.4 has no options of a connection that is StandAlone: then there are none to restore.
+                if error.code is not Code.NOT_CONNECTED:
+                    raise
         return ResourcePlan(
             name=resource.name,
             volumes=tuple(sorted(place.volume for place in places.values() if place.resource == resource.name)),

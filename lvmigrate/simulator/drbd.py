@@ -269,6 +269,8 @@ class Replicated:
             if hold.write:
                 self._may_promote(end)
                 end.role = Role.PRIMARY
+            elif self.connected and self.peer(node).role is Role.PRIMARY:
+                raise KernelRefused(1, "Wrong medium type")
         end.holds.append(hold)
         self._tell()
 

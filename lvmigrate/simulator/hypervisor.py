@@ -66,7 +66,8 @@ class SimulatedHypervisor:
 
         def look() -> Host:
             free = self._world.hosts[node].free_memory_kib
-            return Host(node=node, free_memory_kib=free, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 2))
+            version = (11, 3, 0) if self._world.settings.incoming_writes else (9, 0, 0)
+            return Host(node=node, free_memory_kib=free, libvirt_version=version, qemu_version=(10, 0, 2))
 
         return self._call("host", node, look, acts=False)
 

@@ -319,15 +319,15 @@ class Truth:
                 resource.promote(node)
         self.open_disks(copy, write=True)
         self.hosts[node].copies[guest.uuid] = copy
+        # By this what the old copy lacks is given up, if that is anything.
+        gives_up = guest.old_copy_on == node and not guest.given_up
+        guest.given_up |= gives_up
         for disk in guest.disks:
             found = disk.resource.content(node, disk.volume)
             copy.memory[disk] = found if found is not None else EMPTY
-            if includes(copy.memory[disk], guest.latest[disk]):
-                continue
-            if guest.old_copy_on == node:
-                guest.latest[disk] = copy.memory[disk]  # the rest is given up by this
-                guest.given_up = True
-            else:
+            if gives_up:
+                guest.latest[disk] = copy.memory[disk]
+            elif not includes(copy.memory[disk], guest.latest[disk]):
                 self.breach(
                     Breach.STALE, guest.name, f"{guest.name} was started on {node} from a disk that lacks writes"
                 )

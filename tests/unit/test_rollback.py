@@ -31,7 +31,7 @@ def test_a_defect_in_one_keeps_none_of_the_others_from_being_done() -> None:
     done: list[str] = []
     rollback = Rollback()
     rollback.register(undo("first", lambda: done.append("first")))
-    rollback.register(undo("second", lambda: done.append({}["what is not there"])))
+    rollback.register(undo("second", lambda: done.append({"one": "two"}["three"])))
     (leftover,) = rollback.run()
     assert (leftover.undo.leftover, leftover.error.code) == ("second", Code.INTERNAL)
     assert done == ["first"]
