@@ -16,7 +16,7 @@ from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Place, Role
 from lvmigrate.survey import Sightings, Survey
-from lvmigrate.token import Errand
+from lvmigrate.token import Errand, Held
 
 
 def where(sightings: Sightings) -> Iterator[Finding]:
@@ -121,15 +121,23 @@ def locked(instance: str, node: str, holder: str) -> str:
     return f"{instance} is being worked on already: {node} holds the token of {holder}."
 
 
+def taken(held: Held) -> Finding:
+    """What a token says that is somebody else's when ours was to be left: its holder lives, or has left a move."""
+    if held.alive:
+        return Finding(code=Code.LOCKED, sentence=locked(held.instance, held.node, held.holder), hint=LOCKED_HINT)
+    return Finding(
+        code=Code.LEFT_BEHIND,
+        sentence=f"Another move of {held.instance} began since it was looked at, and was not finished ({held.node} has"
+        f" the token of {held.holder}).",
+        hint=f"`lvmigrate cleanup {held.instance}` finishes or undoes that move.",
+    )
+
+
 def _locked(survey: Survey) -> Iterator[Finding]:
     for side in (survey.source, survey.target):
         held = side.traces.token(survey.domain.uuid)
         if held is not None and held.alive:
-            yield Finding(
-                code=Code.LOCKED,
-                sentence=locked(survey.domain.name, side.node, held.holder),
-                hint=LOCKED_HINT,
-            )
+            yield taken(held)
 
 
 def _guard(survey: Survey) -> Iterator[Finding]:
@@ -297,6 +305,12 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
     }
     said = set()
     for side, peer in ((survey.source, survey.target), (survey.target, survey.source)):
+        for name in sorted({place.resource for place in side.places.values()} - side.resources.keys()):
+            yield Finding(
+                code=Code.REPLICA_MISSING,
+                sentence=f"{name} was brought down on {side.node} while it was looked at.",
+                hint=f"`drbdadm up {name}` there.",
+            )
         for resource in side.resources.values():
             for doubt in resource.doubts(peer.node):
                 # Both nodes see most things: one finding is enough.

@@ -329,7 +329,19 @@ class Run:
         return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
-        return drain_move.clean_up(self._context, left.uuid, self._manner, abort=self._abort)
+        try:
+            return drain_move.clean_up(self._context, left.uuid, self._manner, abort=self._abort)
+        except LvmigrateError as error:
+            locked = isinstance(error, Refused) and {finding.code for finding in error.findings} == {Code.LOCKED}
+            if locked or isinstance(error, MoveAborted | GuestLost | LeftBehind | OutcomeUnknown | TokenLost):
+                raise
+            # Whatever kept the cleanup from its work: what that move has left is there.
+            raise LeftBehind(
+                f"The move of {left.name} that was begun before is not finished: {error.sentence}",
+                leftovers=[f"what the move of {left.name} to {left.target} has opened"],
+                hint=f"{error.hint} Then `lvmigrate cleanup {left.name}`.",
+                detail=error.detail,
+            ) from error
 
     # ---- what became of it
 

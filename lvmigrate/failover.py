@@ -321,6 +321,7 @@ def _planned(seen: Survey, *, keep_definition: bool) -> Plan:
             failover=True,
             keep_definition=keep_definition,
         ),
+        tokens=seen.tokens,
         steps=described(STEPS),
         warnings=checks.warnings(seen),
     )

@@ -17,7 +17,6 @@ from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
     CommandFailed,
-    Finding,
     LvmigrateError,
     MoveFailed,
     NodeUnreachable,
@@ -131,11 +130,9 @@ class Handover:
             )
         )
         for node in sorted(self.nodes):
-            held = self.lease.take(node)
+            held = self.lease.take(node, known=self.plan.tokens.get(node, ""))
             if held is not None:
-                sentence = checks.locked(self.plan.instance, node, held.holder)
-                finding = Finding(code=Code.LOCKED, sentence=sentence, hint=checks.LOCKED_HINT)
-                raise Refused(self.plan.instance, [finding])
+                raise Refused(self.plan.instance, [checks.taken(held)])
         self.lease.keep()
         self.stack.callback(self.lease.end)
 

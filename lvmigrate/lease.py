@@ -61,11 +61,14 @@ class Lease:
         """The token as it is now: it changes when a guard was armed, and when it was fenced."""
         return self._token
 
-    def take(self, node: str) -> Held | None:
-        """Take the token on ``node``; the one that was there first if it is not ours then."""
+    def take(self, node: str, known: str | None = None) -> Held | None:
+        """Take the token on ``node``; the one that was there first if it is not ours then.
+
+        ``known``: see `Storage.take_token`.
+        """
         asked = self._clock.now()
         self._tried.add(node)
-        held = self._storage.take_token(node, self._token)
+        held = self._storage.take_token(node, self._token, known=known)
         if held is None:
             self._acknowledged[node] = asked
         return held

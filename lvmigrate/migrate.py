@@ -215,6 +215,7 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
             keep_definition=seen.options.keep_definition,
         ),
         shrunk_kib=fit.shrunk_kib,
+        tokens=seen.tokens,
         steps=described(STEPS),
         warnings=(*checks.warnings(seen), *opening.explicit(seen), *opening.unguarded(seen), *also),
     )

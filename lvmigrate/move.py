@@ -29,7 +29,6 @@ from lvmigrate.domain import DomainState
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
-    Finding,
     GuestLost,
     LvmigrateError,
     MoveFailed,
@@ -228,14 +227,9 @@ class Move:
             )
         )
         for node in sorted(self.nodes):
-            held = self.lease.take(node)
+            held = self.lease.take(node, known=self.plan.tokens.get(node, ""))
             if held is not None:
-                finding = Finding(
-                    code=Code.LOCKED,
-                    sentence=checks.locked(self.plan.instance, node, held.holder),
-                    hint=checks.LOCKED_HINT,
-                )
-                raise Refused(self.plan.instance, [finding])
+                raise Refused(self.plan.instance, [checks.taken(held)])
         self.lease.keep()
         self.stack.callback(self.lease.end)
 

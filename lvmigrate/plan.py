@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lvmigrate import convergence
 from lvmigrate.convergence import Policy
@@ -163,6 +164,8 @@ class Plan:
     resources: tuple[ResourcePlan, ...]
     #: What the token on the nodes says of this move.
     errand: Errand
+    #: By node: the id of the token of an earlier move that ran out, and of which nothing is left to finish.
+    tokens: Mapping[str, str] = field(default_factory=dict)
     #: (name, sentence) of every step, in order.
     steps: tuple[tuple[str, str], ...]
     #: What the guest is to shrink to before the move; ``None``: it fits as it is.

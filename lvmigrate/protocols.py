@@ -279,12 +279,15 @@ class Storage(Protocol):
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
 
-    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+    def take_token(
+        self, node: str, token: Token, *, replaces: str | None = None, known: str | None = None
+    ) -> Held | None:
         """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is.
 
         One that ran out by the node's own clock is taken over, and so is the living one whose id is ``replaces``: from
         then on every command with that id is refused, those that are still on their way too.  Our own is taken again
-        and renewed.
+        and renewed.  ``known``: of those that ran out only the one with this id is taken over, or with the one that its
+        guard has given it since; what another says is the record of a move that nobody has looked at.
         """
 
     def renew_token(self, node: str, token: Token) -> None:

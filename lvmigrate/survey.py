@@ -108,6 +108,12 @@ class Survey:
     here: Premises
     there: Premises
 
+    @property
+    def tokens(self) -> Mapping[str, str]:
+        """By node: the id of the guest's token there, run out or not."""
+        held = {side.node: side.traces.token(self.domain.uuid) for side in (self.source, self.target)}
+        return {node: token.id for node, token in held.items() if token is not None}
+
 
 def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sightings:
     """Ask every node for the guest, side by side. Never raises for a node that gives no answer."""

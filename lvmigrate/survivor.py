@@ -130,8 +130,7 @@ class Survivor:
             findings += stale.objections(resource, dead, accepted=self.ignore_consistency)
         held = storage.traces(target).token(domain.uuid)
         if held is not None and held.alive:
-            sentence = checks.locked(domain.name, target, held.holder)
-            findings.append(Finding(code=Code.LOCKED, sentence=sentence, hint=checks.LOCKED_HINT))
+            findings.append(checks.taken(held))
         old = [resource for resource in resources.values() if stale.is_old(resource)]
         lineages = storage.lineages(target, dead, [resource.name for resource in old]) if old else {}
         plan = Plan(

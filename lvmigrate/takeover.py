@@ -17,7 +17,6 @@ from lvmigrate.defect import defect
 from lvmigrate.errors import (
     Code,
     CommandFailed,
-    Finding,
     LeftBehind,
     LvmigrateError,
     MoveFailed,
@@ -141,8 +140,7 @@ class Takeover:
         )
         held = self.lease.take(self.plan.target)
         if held is not None:
-            sentence = checks.locked(self.plan.instance, self.plan.target, held.holder)
-            raise Refused(self.plan.instance, [Finding(code=Code.LOCKED, sentence=sentence, hint=checks.LOCKED_HINT)])
+            raise Refused(self.plan.instance, [checks.taken(held)])
         self.lease.keep()
         self.stack.callback(self.lease.end)
 

@@ -24,10 +24,9 @@ arm() {
     script=$tokens/$uuid.sh
     written=$deadline
     first=yes
-    if [ -e "$orders" ]; then
-        first=no
-        stop_guard
-    fi
+    if [ -e "$orders" ]; then first=no; fi
+    # One that was killed right after it had removed its files is started again without them, for ever.
+    if [ "$first" = no ] || [ -e "$root/run/systemd/transient/$unit" ]; then stop_guard; fi
     baseline=$(for order in "$@"; do
         # shellcheck disable=SC2086 # an order is words
         set -- $order

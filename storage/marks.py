@@ -39,13 +39,16 @@ class Marks:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
 
-    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+    def take_token(
+        self, node: str, token: Token, *, replaces: str | None = None, known: str | None = None
+    ) -> Held | None:
         """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is.
 
-        One that ran out by the node's own clock is taken over, and so is the living one whose id is ``replaces``.
+        One that ran out by the node's own clock is taken over (if ``known`` is given, only the one of that id), and so
+        is the living one whose id is ``replaces``.
         """
         what = f"Taking the token of {token.instance}"
-        words = (uuid(token.uuid), "take_token", replaces or "", *_written(token))
+        words = (uuid(token.uuid), "take_token", replaces or "", "*" if known is None else known, *_written(token))
         answer = self._remote.run(node, what, "locked", *words)
         if answer.status == TAKEN:
             return next(_tokens(node, answer.out))

@@ -47,7 +47,9 @@ class _Session(Stream):
 
     def lives(self) -> bool:
         """Whether it is there, as far as can be told: one that ended has an end of file to be read."""
-        return not select.select([self._out], [], [], 0)[0]
+        poll = select.poll()  # select() knows no file above 1023
+        poll.register(self._out, select.POLLIN)
+        return not poll.poll(0)
 
     def ask(self, request: str, deadline: float) -> Answer:
         """What came of one call. Raises one of the three above."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lvmigrate.domain import DomainState
-from lvmigrate.replication import Role
-from lvmigrate.simulator.drbd import Replicated
+from lvmigrate.replication import ConnectionState, Role
+from lvmigrate.simulator.drbd import Replicated, Version
 from lvmigrate.simulator.guests import Copy, Guest
 from lvmigrate.simulator.records import includes
 from lvmigrate.simulator.truth import Truth
@@ -69,7 +69,9 @@ def _resource(resource: Replicated) -> Iterator[Finding]:
     for words in resource.settled():
         yield Finding(wrong=Wrong.APART, words=words)
     for end in resource.ends.values():
-        if end.up and end.two_primaries:
+        # 8.4 forgets the options of a connection that is StandAlone: the next one has those of the configuration.
+        forgotten = resource.version is Version.V84 and end.state is ConnectionState.STANDALONE
+        if end.up and end.two_primaries and not forgotten:
             yield Finding(wrong=Wrong.TWO_PRIMARIES, words=f"for {resource.name} on {end.node}")
         if end.up and end.protocol != resource.configured:
             yield Finding(wrong=Wrong.PROTOCOL, words=f"{end.protocol} for {resource.name} on {end.node}")

@@ -416,6 +416,26 @@ class Replicated:
         self._tell()
         self.link_changed()
 
+    def bring_down(self, node: str) -> None:
+        """``drbdadm down``. Nothing where something has it open, or it is down."""
+        end = self.ends[node]
+        if not end.up or end.holds:
+            return
+        end.up = False
+        end.role, end.explicit = Role.SECONDARY, False
+        end.state = ConnectionState.STANDALONE
+        peer = self.peer(node)
+        if peer.up and peer.state is ConnectionState.CONNECTED:
+            peer.state = ConnectionState.CONNECTING
+            self._begin_alone_84(peer)
+        self._interrupt()
+        self._tell()
+
+    def bring_up(self, node: str) -> None:
+        """``drbdadm up``. Nothing where it is up."""
+        if not self.ends[node].up:
+            self.boot(node)
+
     def disconnect(self, node: str) -> None:
         """``drbdadm disconnect`` of an end that has no peer: it looks for one no longer."""
         end = self.ends[node]

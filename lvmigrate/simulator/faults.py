@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Self
 
+from lvmigrate.domain import DomainState
 from lvmigrate.simulator.calls import Call, Kind, Place
 from lvmigrate.simulator.controller import Controller
 from lvmigrate.simulator.guests import Guest
@@ -43,6 +44,9 @@ class Happening(enum.Enum):
     TARGET_GUARD_KILLED = "the guard on the target is killed"
     ABORTED = "somebody asks to stop"
     SUSPENDED = "somebody pauses the guest where it runs"
+    RESUMED = "somebody lets the guest run that stood where it is"
+    SOURCE_RESOURCE_DOWN = "somebody brings the guest's resource down on the source, where nothing has it open"
+    TARGET_RESOURCE_DOWN = "somebody brings the guest's resource down on the target, where nothing has it open"
     SOURCE_COMES_BACK = "the source's power is switched on"
     CONTROLLER_KILLED = "the controller is killed"
     CONTROLLER_STOPPED = "the controller is stopped, and woken late"
@@ -179,6 +183,26 @@ def _suspend(world: Truth, guest: Guest, _actor: Controller) -> None:
             world.suspend(node, guest.uuid)
 
 
+def _resume(world: Truth, guest: Guest, _actor: Controller) -> None:
+    """Only a guest that is moved while it stands, whose owner knows nothing of the move."""
+    here = world.hosts[guest.home].copies.get(guest.uuid)
+    if guest.ran or here is None or (here.state, here.reason) != (DomainState.PAUSED, "user"):
+        return
+    guest.ran = True
+    job = world.job_of(guest)
+    if job is not None:
+        job.resumed()
+    with world.acting("operator"):
+        world.run(here, "unpaused")
+        world.emit(guest.home, guest.uuid, "resumed unpaused")
+
+
+def _down(world: Truth, node: str, guest: Guest) -> None:
+    if world.hosts[node].powered:
+        for resource in guest.resources:
+            resource.bring_down(node)
+
+
 def _power_cut(world: Truth, node: str, _guest: Guest) -> None:
     world.power_cut(node, _OFF_S)
 
@@ -211,6 +235,9 @@ _ACTS: Final[Mapping[Happening, Act]] = {
     Happening.SOURCE_COMES_BACK: _on(_SOURCE, lambda world, node, _guest: world.power_on(node)),
     Happening.ABORTED: lambda _world, _guest, actor: actor.cancel.set(),
     Happening.SUSPENDED: _suspend,
+    Happening.RESUMED: _resume,
+    Happening.SOURCE_RESOURCE_DOWN: _on(_SOURCE, _down),
+    Happening.TARGET_RESOURCE_DOWN: _on(_TARGET, _down),
     Happening.CONTROLLER_KILLED: lambda _world, _guest, actor: actor.kill(),
     Happening.CONTROLLER_STOPPED: lambda _world, _guest, actor: actor.stop(),
 }

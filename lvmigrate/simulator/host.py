@@ -49,6 +49,9 @@ class Job(Protocol):
     def source_node_died(self) -> None:
         """The source lost its power."""
 
+    def resumed(self) -> None:
+        """Somebody has let the source's copy run, which stood."""
+
     def copy_ended(self, node: str) -> None:
         """A QEMU of it died, or was ended."""
 

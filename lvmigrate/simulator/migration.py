@@ -195,6 +195,10 @@ class Migration:
         if resumes:
             self._resume_source()
 
+    def resumed(self) -> None:
+        """Somebody has let the source's copy run: the target's is to run as well (QEMU's own state travels)."""
+        self._ran = True
+
     def copy_ended(self, node: str) -> None:
         """A QEMU of it died, or was ended."""
         if self.phase is Phase.ENDED or self._orphan:

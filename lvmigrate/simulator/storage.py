@@ -269,14 +269,18 @@ class SimulatedStorage:
 
     # ---- marks
 
-    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+    def take_token(
+        self, node: str, token: Token, *, replaces: str | None = None, known: str | None = None
+    ) -> Held | None:
         """Leave the token on ``node``. ``None``: it is ours; otherwise the one that was there first, and still is."""
 
         def act() -> Held | None:
             host = self._host(node)
             held = host.held(token.uuid, self._world.now)
-            if held is not None and held.alive and held.id not in (token.id, replaces):
-                return held
+            if held is not None and held.id not in (token.id, replaces):
+                unknown = known is not None and held.id not in (known, f"over-{known}")
+                if held.alive or unknown:
+                    return held
             host.tokens[token.uuid] = TokenFile(token=token, deadline_s=host.uptime(self._world.now) + token.lease_s)
             return None
 

@@ -732,6 +732,10 @@ class Truth:
                 self.start_daemon(name)
             else:
                 self.power_on(name)
+        for resource in self.resources.values():
+            for name in resource.nodes:
+                if self.hosts[name].powered:
+                    resource.bring_up(name)
         for hearer in self.hearers:
             hearer.way_mended()
 

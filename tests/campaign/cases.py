@@ -98,6 +98,13 @@ class Hooks(enum.Enum):
     FAIL_AFTER = "the pre hook is content, a post hook fails"
 
 
+class Then(enum.Enum):
+    """What happens to a guest that was taken over."""
+
+    SHUT_DOWN = "its owner shuts it down"
+    MOVED = "a third controller moves it, which takes long"
+
+
 class Dead(enum.Enum):
     """What the survivor of a dead node has."""
 
@@ -136,6 +143,10 @@ class Scenario:
     dead: Dead | None = None
     #: The tasklet under test is a drain of the guest's node.
     drain: bool = False
+    #: Nowhere defined.
+    transient: bool = False
+    #: After the other one's cleanup, and before the first one wakes.
+    then: Then | None = None
 
     @property
     def controller(self) -> str:
@@ -212,6 +223,15 @@ SCENARIOS: Final = (
         cleanup_after_s=0.1,
         copy_s=100.0,
         abort=True,
+    ),
+    Scenario(name="migrate-taken-over-and-shut-down", taken_over=True, then=Then.SHUT_DOWN),
+    Scenario(name="migrate-taken-over-and-moved", taken_over=True, then=Then.MOVED, copy_s=300.0),
+    Scenario(name="migrate-transient", transient=True),
+    Scenario(
+        name="cleanup-transient",
+        given=(("transfer#1", Happening.CONTROLLER_KILLED),),
+        cleanup_after_s=60.0,
+        transient=True,
     ),
     Scenario(
         name="cleanup-taken-over",

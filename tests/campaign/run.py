@@ -19,6 +19,7 @@ from lvmigrate.errors import (
     MoveAborted,
     MoveFailed,
     OutcomeUnknown,
+    Refused,
     TokenLost,
 )
 from lvmigrate.manner import Manner
@@ -39,10 +40,11 @@ from lvmigrate.simulator import (
     Wrong,
     audit,
 )
+from lvmigrate.simulator.faults import What
 from lvmigrate.simulator.guests import Copy, Definition
 from lvmigrate.tasklet import Context
 from tests.campaign import stage
-from tests.campaign.cases import Case, Dead, faults_of
+from tests.campaign.cases import Case, Dead, Then, faults_of
 
 #: Long enough for every lease to run out and every guard to act.
 _GUARDS_S: Final = 150.0
@@ -60,6 +62,8 @@ _PASSING: Final = frozenset({Wrong.NODE, Wrong.APART})
 _GUARDED: Final = frozenset({Wrong.TWO_PRIMARIES, Wrong.UNUSED, Wrong.ROLES, Wrong.STATE, Wrong.COPIES, Wrong.GUARD})
 #: What is so when the guest has died a moment ago.
 _OF_THE_DEAD: Final = frozenset({Wrong.UNUSED, Wrong.ROLES, Wrong.COPIES})
+#: Which resource was that of a transient guest that is gone, nobody knows; the audit shows it.
+_OF_THE_UNKNOWN: Final = frozenset({Wrong.UNUSED, Wrong.ROLES, Wrong.APART})
 #: What a node that is off keeps until it is back, and is cleaned up.
 _OF_A_DEAD_NODE: Final = frozenset({Wrong.DEFINITION, Wrong.AUTOSTART})
 #: After these nobody knows that the survivor's definition was new: a node without power forgets its token, and a guest
@@ -101,7 +105,7 @@ def run(case: Case) -> Outcome:
     outcome = Outcome(case=case)
     with stage.world_of(case) as world:
         if case.scenario.taken_over:
-            _take_over(case.scenario.controller, world, outcome)
+            _take_over(case, world, outcome)
         for place, what in (*case.scenario.given, *case.faults):
             world.faults.add(place, what)
         guest = stage.guest_of(case, world)
@@ -129,6 +133,9 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
         outcome.told = frozenset({Wrong.AUTOSTART})
     if case.scenario.dead is Dead.NO_DEFINITION and any(what in _FORGETTING for _, what in case.faults):
         outcome.told = frozenset({Wrong.DEFINITION})
+    if len(everything_wrong(case)) > 1 and Happening.RESUMED in everything_wrong(case):
+        # Who dies, or is cut off, before it has told the nodes of that takes the knowledge with it.
+        outcome.told |= frozenset({Wrong.STATE})
     # What a dead controller leaves is no promise; all others are.
     _judge_promise(end, world, guest, outcome, marks)
     outcome.violations += stage.broken(case, end, world)
@@ -143,6 +150,11 @@ def _play(case: Case, world: World, guest: Guest, outcome: Outcome) -> None:
     for violation in world.violations:
         accept = _accepted(case, violation, world.violations)
         (outcome.accepted if accept else outcome.violations).append(str(violation))
+
+
+def everything_wrong(case: Case) -> list[What]:
+    """The faults of the scenario and those of the case."""
+    return [what for _, what in (*case.scenario.given, *case.faults)]
 
 
 @dataclass(slots=True)
@@ -181,13 +193,17 @@ def _drain(case: Case, context: Context) -> DrainReport:
     return tasklet.exec()
 
 
-def _take_over(controller: str, world: World, outcome: Outcome) -> None:
-    """Once ``controller`` is stopped, another one cleans up beside it; when it wakes, the guest is not its own."""
-    of = world.controllers.get(controller)
+def _take_over(case: Case, world: World, outcome: Outcome) -> None:
+    """Once the controller is stopped, another one cleans up beside it; when it wakes, the guest is not its own."""
+    of = world.controllers.get(case.scenario.controller)
     if of is None or not of.stopped:
-        world.timeline.after(_LOOK_S, lambda: _take_over(controller, world, outcome))
-    else:
-        cleanup(world, "rival", outcome)
+        world.timeline.after(_LOOK_S, lambda: _take_over(case, world, outcome))
+        return
+    cleanup(world, "rival", outcome)
+    if case.scenario.then is Then.SHUT_DOWN:
+        stage.shut_down(world)
+    elif case.scenario.then is Then.MOVED:
+        _ended(lambda: stage.moved_by_a_third(case, world), outcome)
 
 
 def cleanup(world: World, controller: str, outcome: Outcome, *, abort: bool = False) -> Any:
@@ -234,10 +250,12 @@ def _judge_promise(end: Any, world: World, guest: Guest, outcome: Outcome, marks
             outcome.violations.append(f"the drain tells of {len(named)} guests, where there is one")
         if end.exit_code not in (ExitCode.OK, ExitCode.FAILED, ExitCode.ABORTED):
             return  # its finding says what is not known, or left
+    if outcome.case.scenario.then is Then.MOVED:
+        return  # whatever is open now is the third one's
     passing = _PASSING | (_OF_THE_DEAD if guest.ended_by and guest.ended_at_s >= _looked_s(world) else set())
     if outcome.case.scenario.dead is not None:
         passing |= _OF_A_DEAD_NODE
-    found = [finding for finding in audit(world) if finding.wrong not in passing]
+    found = [finding for finding in audit(world) if finding.wrong not in passing | outcome.told]
     outcome.violations += [f"{type(end).__name__}, but {finding}" for finding in found]
     away = [copy.node for copy in world.copies(guest) if copy.node != _SOURCE]
     if isinstance(end, MoveFailed) and away:
@@ -251,8 +269,7 @@ def _looked_s(world: World) -> float:
 
 
 def _only_the_controller(case: Case) -> bool:
-    every = (*case.scenario.given, *case.faults)
-    return all(what in _OF_THE_CONTROLLER for _, what in every)
+    return all(what in _OF_THE_CONTROLLER for what in everything_wrong(case))
 
 
 def _judge_guards(world: World, outcome: Outcome) -> None:
@@ -269,7 +286,7 @@ def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) ->
             outcome.held = why
             if not _mended(world, guest, why):
                 return
-        elif isinstance(end, GuestLost) and guest.ended_by and not wrong:
+        elif _gone(end, guest) and {finding.wrong for finding in wrong} <= _passing_of(end):
             return
         elif not isinstance(end, LvmigrateError):
             break
@@ -282,6 +299,16 @@ def clean_up(world: World, guest: Guest, outcome: Outcome, *, first: int = 3) ->
     if isinstance(end, LvmigrateError) and not (isinstance(end, GuestLost) and guest.ended_by):
         outcome.violations.append(f"cleanup: {type(end).__name__}: {end}")
     outcome.violations += [f"after the cleanup: {finding}" for finding in wrong if finding.wrong not in outcome.told]
+
+
+def _gone(end: Any, guest: Guest) -> bool:
+    """Whether it is said that the guest is gone, which it is: of a transient one nothing is left to be known."""
+    unknown = not guest.persistent and isinstance(end, Refused) and end.code is Code.INSTANCE_UNKNOWN
+    return bool(guest.ended_by) and (isinstance(end, GuestLost) or unknown)
+
+
+def _passing_of(end: Any) -> frozenset[Wrong]:
+    return _OF_THE_UNKNOWN if isinstance(end, Refused) else frozenset()
 
 
 def _person(world: World, guest: Guest) -> str | None:
@@ -385,7 +412,7 @@ def _accepted(case: Case, violation: Violation, every: list[Violation]) -> bool:
     libvirt itself did it, or it follows from what libvirt did.  With one thing wrong, as a lost reply, it promises; but
     of the target's daemon that dies before it has answered, the source's hears at once (README says so).
     """
-    wrong = [what for _, what in (*case.scenario.given, *case.faults)]
+    wrong = everything_wrong(case)
     if case.variant.switch is not Switch.FAST or (len(wrong) < 2 and wrong != [Happening.TARGET_DAEMON_KILLED]):
         return False
     first = next((v for v in every if v.breach in (Breach.TWO_RUNNING, Breach.STALE, Breach.FOREIGN)), None)

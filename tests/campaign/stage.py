@@ -18,6 +18,7 @@ from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Switch
 from lvmigrate.report import Report
 from lvmigrate.simulator import Guest, World
+from lvmigrate.simulator.host import Job, Phase
 from lvmigrate.tasklet import Context
 from tests.campaign.cases import Case, Dead, Hooks
 
@@ -27,6 +28,7 @@ NAME: Final = "web1"
 #: For how long the guest writes to the one disk alone, and for how long its node is off.
 _ALONE_S: Final = 30.0
 _OFF_S: Final = 60.0
+_SHUTS_DOWN_S: Final = 30.0
 #: A keepalive that is too short for a fast switch, which is what keeps a guest from moving while it runs.
 _SHORT_S: Final = 10.0
 #: Real time, as hooks are real programs: as long as one that hangs is waited for, and one that does not may take.
@@ -50,6 +52,7 @@ def guest_of(case: Case, world: World) -> Guest:
         SOURCE,
         peer=TARGET,
         running=case.variant.running,
+        persistent=not case.scenario.transient,
         called=case.variant.called,
         defined_on_peer=dead in (Dead.ALL, Dead.OLD_DISK),
         # A node that has the newer data starts its guest when it is back, unless a person keeps it from that.
@@ -100,6 +103,36 @@ def tasklet_of(case: Case, context: Context) -> MigrateInstance | FailoverInstan
     if scenario.fallback:
         options = replace(options, switch=Switch.FAST, allow_failover=True)
     return MigrateInstance(context, NAME, options=options)
+
+
+def shut_down(world: World) -> None:
+    """Its owner shuts the guest down, wherever it runs."""
+    (guest,) = world.guests.values()
+    for node in world.running(guest):
+        with world.acting("its owner"):
+            world.shut_down(node, guest.uuid)
+            guest.ended_by = "its owner"
+            guest.ended_at_s = world.now
+    world.timeline.advance(_SHUTS_DOWN_S)
+
+
+def moved_by_a_third(case: Case, world: World) -> Report:
+    """Another move of the guest, whose copy is under way when it returns: its controller is killed in the middle."""
+    third = world.controller("third")
+
+    def kill(job: Job) -> None:
+        if job.phase is Phase.TRANSFER:
+            world.faults.watchers.remove(kill)
+            world.controllers["third"].kill()
+
+    move = MigrateInstance(third, NAME, options=case.variant.options)
+    move.check_prereq()
+    world.faults.watchers.append(kill)
+    try:
+        return move.exec()
+    finally:
+        if kill in world.faults.watchers:
+            world.faults.watchers.remove(kill)
 
 
 def broken(case: Case, end: Any, world: World) -> Iterator[str]:

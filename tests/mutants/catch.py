@@ -26,12 +26,12 @@ from tests.mutants.warm import FAILED, PASSED
 _UNITS: Final = (
     *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
     *("mending", "cleanup", "migrate", "balloon", "steering", "lineage"),
-    *("stale", "kept", "hooks", "fencing", "program", "upstart"),
+    *("stale", "kept", "hooks", "fencing", "program", "upstart", "target", "survivor"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
     *(f"tests/unit/test_{name}.py" for name in _UNITS),
-    *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "failover", "seed")),
+    *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "late", "failover", "seed", "found")),
 )
 SCRIPTS: Final = tuple(
     f"tests/unit/storage/test_{name}.py" for name in ("node_script", "session", "drbd", "marks", "guard_script")

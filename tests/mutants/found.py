@@ -36,6 +36,8 @@ MODULES: Final = (
     "upstart",
     "fencing",
     "handover",
+    "scene",
+    "opening",
     "failover",
     "hooks",
     "program",

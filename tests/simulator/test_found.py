@@ -30,6 +30,21 @@ CASES = [
     "failover-with-a-kept-definition 9-auto/strict/running c1.renew_token@node2#5=TARGET_POWER_CUT",
     # The new definition could not be taken away again, and the token that says that it was new was dropped.
     "failover-with-a-kept-definition 9-auto/strict/running c1.observe@node2#4=TARGET_DAEMON_KILLED",
+    # A resource that was down on one node was left out of all that is looked at, and its stale copy was let run.
+    "cleanup-transient 9-auto/strict/running transfer#1=DRBD_CUT_LONG c2.domain@node1#1=SOURCE_RESOURCE_DOWN",
+    "cleanup-transient 8.4/strict/running transfer#1=DRBD_CUT_LONG c2.domain@node1#1=SOURCE_RESOURCE_DOWN",
+    # Of a guest that no libvirt knew any more nothing was closed, and the guards that would have were disarmed.
+    "cleanup-transient 9-auto/strict/running transfer#1=DRBD_CUT_SHORT c2.domain@node1#1=TARGET_QEMU_KILLED",
+    # A controller that woke late took a token that was gone, and undid what others had finished.
+    "migrate-taken-over-and-shut-down 9-auto/strict/running transfer#1=CONTROLLER_STOPPED",
+    # One that woke late ended the copy of somebody else's move.
+    "migrate-taken-over-and-moved 9-auto/strict/running c1.copy_memory@node1#1=STOPPED_BEFORE",
+    # One that woke late after its checks took the place of a move that was not finished, and with it its record.
+    "migrate-taken-over-and-moved 9-auto/strict/running c1.guard_trouble@node2#1=STOPPED_BEFORE",
+    # The plan of a move was made with a resource that had been brought down while it was looked at.
+    "migrate 9-auto/strict/running c1.options@node1#1=TARGET_RESOURCE_DOWN",
+    # A drain forgot that a move was left behind when the cleanup after it was refused.
+    "drain 9-auto-ro/strict/running c1.restore_options@node2#1=REFUSED_BEFORE c1.two_primaries@node2#1=REFUSED_BEFORE",
 ]
 
 

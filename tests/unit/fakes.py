@@ -576,11 +576,15 @@ class FakeStorage:
             errand=token.errand,
         )
 
-    def take_token(self, node: str, token: Token, *, replaces: str | None = None) -> Held | None:
+    def take_token(
+        self, node: str, token: Token, *, replaces: str | None = None, known: str | None = None
+    ) -> Held | None:
         with self.world.call("take_token", node):
             there = self.world.tokens.get(node)
-            if there is not None and there.id not in (token.id, replaces) and self.world.left_s > 0:
-                return self._held(node)
+            if there is not None and there.id not in (token.id, replaces):
+                unknown = known is not None and there.id not in (known, f"over-{known}")
+                if self.world.left_s > 0 or unknown:
+                    return self._held(node)
             self.world.tokens[node] = token
             return None
 

@@ -368,3 +368,33 @@ def test_missing_tools_are_no_proof_that_nobody_is_there(
     with shell.stream(node, script) as stream:
         assert list(stream) == []
         assert stream.end().status == 94
+
+
+def test_a_file_system_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    """A stat of a file whose server is gone does not come back: here find itself does not."""
+    find = tmp_path / "find"
+    find.write_text("#!/bin/sh\nexec sleep 1000\n")
+    find.chmod(0o755)
+    script = f"root=\npatience=1\nlooking_s=1\n{SCRIPT}\nPATH={tmp_path}:$PATH\nwanted=' '\nfind_openers\n"
+    done = subprocess.run(["sh"], input=script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 94
+    assert "took more than 1 s" in done.stderr
+
+
+def test_what_is_on_other_machines_is_not_looked_at(tmp_path: Path) -> None:
+    """Not even asked for: find is told to leave out what is below their mount points."""
+    find = tmp_path / "find"
+    find.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>{tmp_path}/asked\nexec /usr/bin/find "$@"\n')
+    find.chmod(0o755)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 0:21 / /proc rw - proc proc rw\n"
+        "30 1 0:40 / /srv/vms rw,relatime shared:1 - nfs4 filer:/vms rw,hard\n"
+        "31 1 8:1 / /srv/local rw - ext4 /dev/sda1 rw\n"
+        "32 1 0:41 / /srv/gluster rw - fuse.glusterfs gl:/v rw\n"
+    )
+    looks = SCRIPT.replace("</proc/self/mountinfo", f"<{mounts}", 1)
+    script = f"root=\npatience=1\n{looks}\nPATH={tmp_path}:$PATH\nwanted=' '\nfind_openers\n"
+    subprocess.run(["sh"], input=script, capture_output=True, text=True, check=True, timeout=60)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [word for word in asked if word.startswith("/srv")] == ["/srv/vms/*", "/srv/gluster/*"]
