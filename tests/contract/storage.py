@@ -120,8 +120,19 @@ class StorageContract:
         with pytest.raises(TokenLost):
             stage.storage.renew_token("node1", token)
         stage.storage.renew_token("node1", replace(other, lease_s=1))
+        unknown = replace(token, id=uuid.uuid4().hex)
+        until(stage, lambda: take("node1", unknown, known="") != first, lambda: "nobody has it")
         until(stage, lambda: take("node1", token) is None, lambda: "it does not run out")
-        drop("node1", token)
+        stage.storage.renew_token("node1", replace(token, lease_s=1))
+
+        def ran_out() -> bool:
+            held = take("node1", unknown, known=other.id)
+            assert held is not None
+            return not held.alive
+
+        until(stage, ran_out, lambda: "it does not run out")
+        assert take("node1", unknown, known=token.id) is None
+        drop("node1", unknown)
         drop("node1", token)
         with pytest.raises(TokenLost):
             stage.storage.renew_token("node1", token)

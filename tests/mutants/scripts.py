@@ -15,11 +15,15 @@ from tests.mutants.mutant import Mutant
 
 #: By name: what stands there, and what is there instead.
 _NODE: Final = {
-    "take_token: a living one is not respected": ('if read_token && [ "$id" != "$1" ] && ! expired; then', "if false; then"),
-    "take_token: our own is somebody else's": ('if read_token && [ "$id" != "$1" ] && ! expired; then', "if read_token && ! expired; then"),
-    "take_token: one that ran out is not taken": ('[ "$id" != "$1" ] && ! expired; then', '[ "$id" != "$1" ]; then'),
-    "take_token: whoever names any other one": ('[ -z "$replaces" ] || [ "$id" != "$replaces" ]', '[ -z "$replaces" ]'),
-    "take_token: nobody may name one": ('if [ -z "$replaces" ] || [ "$id" != "$replaces" ]; then', "if true; then"),
+    "take_token: a living one is not respected": ('if [ -z "$known" ] || ! expired; then', 'if [ -z "$known" ]; then'),
+    "take_token: our own is somebody else's": ('if read_token && [ "$id" != "$1" ] && [ "$id" != "${replaces:-$1}" ]; then', 'if read_token && [ "$id" != "${replaces:-}" ]; then'),
+    "take_token: one that ran out is not taken": ('if [ -z "$known" ] || ! expired; then', "if true; then"),
+    "take_token: whoever names any other one": ('&& [ "$id" != "${replaces:-$1}" ]; then', '&& [ -z "$replaces" ]; then'),
+    "take_token: nobody may name one": ('[ "$id" != "$1" ] && [ "$id" != "${replaces:-$1}" ]; then', '[ "$id" != "$1" ]; then'),
+    "take_token: an unknown one that ran out is taken": ("        [ \"$known\" = '*' ] || [ \"$id\" = \"$known\" ] || [ \"$id\" = \"over-$known\" ] || known=''\n", ""),
+    "take_token: any that ran out is unknown": ("[ \"$known\" = '*' ] || [ \"$id\" = \"$known\" ]", '[ "$id" = "$known" ]'),
+    "take_token: a known one is unknown": ("[ \"$known\" = '*' ] || [ \"$id\" = \"$known\" ]", "[ \"$known\" = '*' ]"),
+    "take_token: one that its guard has marked is unknown": (' || [ "$id" = "over-$known" ]', ""),
     "take_token: the first one is told, and taken": ("            tell_token\n            exit 93\n", "            tell_token\n"),
     "take_token: nothing is written": ('    write_token "$@" || exit 94\n}\n\n# tell_token', "    :\n}\n\n# tell_token"),
     "need_token: no token is as good": ('        rm -f "$lock"\n        fail 91 "there is no token"\n', '        rm -f "$lock"\n        return\n'),
@@ -65,6 +69,9 @@ _NODE: Final = {
     "generation_now: with the bit of the role": ("        *[Ff]) generation=${generation%?}E ;;\n", ""),
     "generation_now: with the bit of the role, 1": ("        *1) generation=${generation%?}0 ;;\n", ""),
     "generation_now: with the bit of the role, D": ("        *[Dd]) generation=${generation%?}C ;;\n", ""),
+    "by_processes: for as long as it takes": ('timeout -k 2 "$looking_s" find', "find"),
+    "by_processes: what took too long shows nobody": ("        124 | 137) fail 94", "        124 | 137) : 94"),
+    "by_processes: what is on other machines as well": ('                set -- "$@" ! -lname "$point/*"\n', "                :\n"),
     "by_processes: tools that do nothing are as good": ('        *) fail 94 "find or stat does not do what GNU\'s do" ;;\n', "        *) ;;\n"),
     "openers: no processes": ("find_openers() {\n    by_processes || return\n", "find_openers() {\n"),
     "openers: nothing but processes": ("    by_processes || return\n    by_kernel\n", "    by_processes\n"),
@@ -79,7 +86,8 @@ _NODE: Final = {
 }  # fmt: skip
 
 _GUARD: Final = {
-    "arm: two guards": ("        first=no\n        stop_guard\n", "        first=no\n"),
+    "arm: two guards": ('    if [ "$first" = no ] || [ -e "$root/run/systemd/transient/$unit" ]; then stop_guard; fi\n', ""),
+    "arm: a service without its files goes on": (' || [ -e "$root/run/systemd/transient/$unit" ]', ""),
     "arm: compares with what is there now": ('        [ ! -e "$orders" ] || generation=$(sed', "        : || generation=$(sed"),
     "arm: without its acknowledgement": ("    deadline=$written\n    exec 9>&-\n    acknowledged\n", "    deadline=$written\n"),
     "arm: a refusal is as good": ('        fail 99 "$refused"\n', "        return\n"),
@@ -118,7 +126,10 @@ _GUARD: Final = {
     "decide: ends while one waits": ("        no/*/yes) say DISARM ;;\n", "        */*/yes) say DISARM ;;\n"),
     "look_and_act: the old id is as good": ('{ say "over-${id#over-}"; sed 1d "$token"; }', '{ say "$id"; sed 1d "$token"; }'),
     "look_and_act: nothing is removed at the end": ('            forget_guard\n            rm -f "$token.new" "$lock"\n', ""),
-    "look_and_act: any order is one to resume": ("    may_resume=no\n", "    may_resume=yes\n"),
+    "whether_to_resume: any order is one to resume": ("    may_resume=no\n", "    may_resume=yes\n"),
+    "whether_to_resume: where it never may": ('        *"${newline}resume never$newline"*) return ;;\n', ""),
+    "whether_to_resume: not where it ran when it was armed": ('        *"${newline}resume yes$newline"*) may_resume=yes ;;\n', ""),
+    "whether_to_resume: without the token's word": ("    case ${3-} in yes | no) may_resume=$3 ;; esac\n", ""),
     "see_copy: a silent libvirt knows none": ("list --uuid 2>/dev/null) || return 0\n", "list --uuid 2>/dev/null)\n"),
     "see_copy: one that arrives has no job": ("    copy=busy\n", "    copy=lives\n"),
     "see_copy: any job is none": ('    [ "$*" = "Job type: None" ] || return 0\n', ""),

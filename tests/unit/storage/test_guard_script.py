@@ -497,6 +497,46 @@ def test_a_guest_that_arrived_and_waits_is_resumed_on_proof(
     assert len(host.told) == 1
 
 
+@pytest.mark.parametrize(
+    ("ran", "runs_now", "may"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, True), (True, True, False)],
+)
+def test_whether_it_is_to_run_is_the_tokens_word(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded], *, ran: bool, runs_now: bool, may: bool
+) -> None:
+    """Somebody may have let the guest run, or suspended it, since the guard was armed."""
+    assert TOKEN.errand is not None
+    then = replace(TOKEN, errand=replace(TOKEN.errand, ran=ran))
+    now = replace(TOKEN, errand=replace(TOKEN.errand, ran=runs_now), lease_s=1.5)
+    assert storage.take_token("node1", then) is None
+    storage.arm_guard("node1", then, guarded, resume=may)
+    host.change("dump", f"resource name:{host.name} role:Secondary", f"resource name:{host.name} role:Primary")
+    host.change("gi", "E07E:", "E07F:")
+    host.guest("paused (user)")
+    storage.renew_token("node1", now)
+    if runs_now and may:
+        assert eventually(lambda: host.told == [f"resume {TOKEN.uuid}"]), says(storage)
+    else:
+        assert eventually(lambda: "waits:" in says(storage)), says(storage)
+        time.sleep(1)
+        assert host.told == []
+
+
+def test_a_service_that_has_lost_its_files_is_ended_first(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    """One that was killed right after it had removed them is started again by systemd, for ever."""
+    assert storage.take_token("node1", TOKEN) is None
+    unit = host.root / f"run/systemd/transient/lvmigrate-guard-{TOKEN.uuid}.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    with subprocess.Popen(["/bin/sleep", "300"], start_new_session=True) as first:
+        host.put("pid", str(first.pid))
+        storage.arm_guard("node1", TOKEN, guarded, resume=False)
+        assert first.wait(20) == -signal.SIGTERM
+    storage.disarm_guard("node1", TOKEN)
+
+
 def test_around_a_guest_that_runs_and_holds_its_device_there_is_nothing_to_guard(
     host: Host, guarded: list[Guarded], device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
