@@ -113,10 +113,11 @@ format: venv ## format the code
 	$(BIN)/ruff check --fix .
 
 .PHONY: docs
-docs: venv ## write the pages that are made from the code
+docs: venv ## the site, into build/site/html, and the pages in docs/ that are made from the code; a warning is an error
 	$(BIN)/python -m docs.decisions
 	$(BIN)/python -m docs.codes
 	$(BIN)/python -m docs.keys
+	$(BIN)/python -m docs.site build/site
 
 .PHONY: venv
 venv: $(VENV)/stamp ## the virtual environment alone

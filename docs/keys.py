@@ -257,6 +257,8 @@ DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
 
 def default_of(table: Table, key: Key) -> str:
     """What holds where the key is not given, for people; empty: nothing."""
+    if table.header == "ipolicy.all":
+        return "no bound"
     if key.default or table.header not in DEFAULTS:
         return key.default
     if table is RULE:
@@ -319,6 +321,50 @@ def _comment(text: str, *, indent: str = "") -> Iterator[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+_PAGE_HEAD: Final = """\
+# Every key of the configuration
+
+Made from `docs/keys.py`, which a test compares with what `lvmigrate/config.py` reads.
+
+One TOML file, the same on every machine that runs lvmigrate: `--config FILE`, else `$LVMIGRATE_CONFIG`, else
+`/etc/lvmigrate/cluster.toml`. Only the nodes must be named; guests are not listed, libvirt and DRBD know them. A key
+that is not known, or a value that makes no sense, is an error that names the file and the line
+([`CONFIG_INVALID`](../codes.md#config_invalid)).
+
+```toml
+[nodes.alpha]
+[nodes.beta]
+```
+
+Every key with an example, as a file to copy: [cluster.toml.example](../cluster.toml.example).
+"""
+
+
+def page() -> str:
+    """The site's page of all keys, in Markdown."""
+    return "\n".join(_page_lines())
+
+
+def _page_lines() -> Iterator[str]:
+    yield _PAGE_HEAD
+    for table in TABLES:
+        yield f"## [{table.header}]\n"
+        yield f"{table.meaning}\n"
+        yield from _page_table(table)
+        if table.header == "policies.NAME":
+            yield f"\n### A rule\n\n{RULE.meaning}\n"
+            yield from _page_table(RULE)
+        yield ""
+
+
+def _page_table(table: Table) -> Iterator[str]:
+    yield "| key | what it is for | without it | for example |"
+    yield "|---|---|---|---|"
+    for key in table.keys:
+        default = default_of(table, key).replace("|", "\\|")
+        yield f"| `{key.name}` | {key.meaning} | {default} | `{key.example}` |"
 
 
 if __name__ == "__main__":
