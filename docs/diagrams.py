@@ -63,20 +63,20 @@ def packages() -> str:
         for target in targets
     }
     places = {
-        "lvmigrate.cluster": (290, 6, "lvmigrate.cluster", "puts the parts together"),
-        "hv": (60, 96, "hv", "libvirt/KVM"),
-        "storage": (520, 96, "storage", "DRBD, shared storage"),
-        "lvmigrate": (290, 186, "lvmigrate", "the rest: rules, tasklets, command"),
-        "libvirt": (60, 276, "libvirt-python", ""),
-        "sh": (520, 276, "sh", ""),
+        "lvmigrate.cluster": (270, 6, "lvmigrate.cluster", "puts the parts together"),
+        "hv": (40, 96, "hv", "libvirt/KVM"),
+        "storage": (500, 96, "storage", "DRBD, shared storage"),
+        "lvmigrate": (270, 186, "lvmigrate", "the rest: rules, tasklets, command"),
+        "libvirt": (40, 276, "libvirt-python", ""),
+        "sh": (500, 276, "sh", ""),
     }
     parts = [_arrow(places[a], places[b]) for a, b in sorted(arrows) if a in places and b in places and a != b]
     for x, y, name, words in places.values():
-        parts.append(f'<rect class="box" x="{x}" y="{y}" width="180" height="46" rx="5"/>')
+        parts.append(f'<rect class="box" x="{x}" y="{y}" width="220" height="46" rx="5"/>')
         middle = y + (20 if words else 28)
-        parts.append(f'<text class="name" x="{x + 90}" y="{middle}" text-anchor="middle">{escape(name)}</text>')
+        parts.append(f'<text class="name" x="{x + 110}" y="{middle}" text-anchor="middle">{escape(name)}</text>')
         if words:
-            parts.append(f'<text class="small" x="{x + 90}" y="{y + 37}" text-anchor="middle">{escape(words)}</text>')
+            parts.append(f'<text class="small" x="{x + 110}" y="{y + 37}" text-anchor="middle">{escape(words)}</text>')
     return _svg("which package imports which", 330, parts)
 
 
@@ -120,7 +120,7 @@ def _arrow(tail: tuple[int, int, str, str], head: tuple[int, int, str, str]) -> 
     (x1, y1, _, _), (x2, y2, _, _) = tail, head
     down = y2 > y1
     return (
-        f'<line class="arrow" x1="{x1 + 90}" y1="{y1 + 46 if down else y1}" x2="{x2 + 90}"'
+        f'<line class="arrow" x1="{x1 + 110}" y1="{y1 + 46 if down else y1}" x2="{x2 + 110}"'
         f' y2="{y2 if down else y2 + 46}" marker-end="url(#tip)"/>'
     )
 

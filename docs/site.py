@@ -124,6 +124,9 @@ def _api() -> str:
     text = "# Python: every name\n\nMade from the docstrings. With examples: [Python](../python.md).\n"
     for name in sorted(lvmigrate.__all__, key=lambda name: (name != "Cluster", name)):
         thing = getattr(lvmigrate, name)
+        if name == "Code":
+            text += f"\n## {name}\n\n{lvmigrate.Code.__doc__}\n\nEach with its meaning: [every code](../codes.md).\n"
+            continue
         family = "   :show-inheritance:\n" if issubclass(thing, Exception) else ""
         text += (
             f"\n## {name}\n\n```{{eval-rst}}\n.. autoclass:: {thing.__module__}.{thing.__qualname__}\n"

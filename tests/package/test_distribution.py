@@ -56,8 +56,8 @@ def test_every_file_is_there_as_it_is_here(environment: Path) -> None:
     assert differences(site) == set()
 
 
-def test_nothing_else_comes_with_it(environment: Path) -> None:
-    ours = (site_of(environment) / "lvmigrate-0.1.0.dist-info" / "RECORD").read_text().splitlines()
+def test_nothing_else_comes_with_it(environment: Path, version: str) -> None:
+    ours = (site_of(environment) / f"lvmigrate-{version}.dist-info" / "RECORD").read_text().splitlines()
     tops = {line.split("/", 1)[0] for line in ours}
     assert {top for top in tops if not top.startswith("lvmigrate-")} == {*PACKAGES, ".."}
 
