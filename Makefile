@@ -27,6 +27,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
+	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair -m "not long"
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
 
@@ -35,6 +36,7 @@ test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
+	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
@@ -46,6 +48,14 @@ test-unit: venv ## the pure parts, lint and types: seconds
 .PHONY: test-simulator
 test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
+
+.PHONY: test-package
+test-package: venv ## wheel, sdist and Debian package, each built and installed where nothing else is: a minute
+	$(BIN)/pytest tests/package
+
+.PHONY: deb
+deb: venv ## a Debian package for this machine's release, with its own environment, into dist/
+	@debian/build $(BIN) dist
 
 .PHONY: campaign
 campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): an hour
@@ -103,9 +113,11 @@ format: venv ## format the code
 	$(BIN)/ruff check --fix .
 
 .PHONY: docs
-docs: venv ## write the pages that are made from the code
+docs: venv ## the site, into build/site/html, and the pages in docs/ that are made from the code; a warning is an error
 	$(BIN)/python -m docs.decisions
 	$(BIN)/python -m docs.codes
+	$(BIN)/python -m docs.keys
+	$(BIN)/python -m docs.site build/site
 
 .PHONY: venv
 venv: $(VENV)/stamp ## the virtual environment alone

@@ -11,8 +11,10 @@ from types import ModuleType
 import pytest
 import structlog
 
-from lvmigrate import simulator
+from lvmigrate import cluster, simulator
 from lvmigrate.simulator import calls, faults
+from tests.unit.fakes import World
+from tests.unit.test_drain_cli import InMemory
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,13 @@ def test_of_the_page_about_the_simulator() -> None:
     found = doctest.testfile(str(Path("docs/simulator.md").resolve()), module_relative=False)
     assert found.attempted > 10
     assert found.failed == 0
+
+
+def test_of_the_page_about_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World()
+    monkeypatch.setattr(cluster.Cluster, "open", lambda _path=None: InMemory(world, tmp_path))
+    found = doctest.testfile(str(Path("docs/python.md").resolve()), module_relative=False)
+    assert found.attempted > 20
+    assert found.failed == 0
+    assert world.running() == ["node1"]
+    assert list(world.violations()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("lvmigrate", "hv", "storage", "tests", "vagrant")
+PACKAGES = ("lvmigrate", "hv", "storage", "tests", "vagrant", "docs", "debian")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_shell_scripts_are_clean() -> None:
     # The guard's lines never stand alone.
     sent = "".join((ROOT / "storage" / name).read_text() for name in ("node.sh", "guard.sh"))
     for command in (
-        ("shellcheck", *map(str, scripts), str(ROOT / ".ci" / "run")),
+        ("shellcheck", *map(str, scripts), str(ROOT / ".ci" / "run"), str(ROOT / "debian" / "build")),
         ("shellcheck", "--shell=dash", "-"),
     ):
         done = subprocess.run(command, input=sent, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,0 +1,1 @@
+"""What the Debian package is made with."""
