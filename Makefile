@@ -13,6 +13,8 @@ LAB := vagrant/lab
 IN_LAB := $(LAB) exec
 # Tests that need no node run in a process for each processor; not the storage's: mounts and loop devices are everybody's.
 AT_ONCE := -n auto --ignore tests/unit/storage
+# A pair of hosts is each test's own, and its tests wait more than they work.
+PAIRS := -n 4 --dist worksteal
 
 .PHONY: help
 help: ## this list
@@ -28,7 +30,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/package
-	$(BIN)/pytest tests/pair -m "not long"
+	$(BIN)/pytest tests/pair -m "not long" $(PAIRS)
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
 
 .PHONY: test-all
@@ -37,7 +39,7 @@ test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/package
-	$(BIN)/pytest tests/pair
+	$(BIN)/pytest tests/pair $(PAIRS)
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
 .PHONY: test-unit
@@ -76,7 +78,7 @@ campaign-lab: ready ## kills, cuts and power cuts at every step of real moves be
 
 .PHONY: test-pair
 test-pair: venv ## two real libvirt daemons on this machine, faults and all: a minute or two
-	$(BIN)/pytest tests/pair
+	$(BIN)/pytest tests/pair $(PAIRS)
 
 .PHONY: test-lab
 test-lab: ready ## two nodes with real DRBD and real libvirt: minutes; TIMES=5: there and back five times, not two
