@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -13,21 +14,33 @@ from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
+from lvmigrate.progress import StepProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.tasklet import Context
 from lvmigrate.traffic import Departure
 
+#: The step of a live migration that begins once the guest runs on the target, and was seen there alone.
+_AFTER_ARRIVAL: Final = "close"
 #: After these, where the guest is allowed to, it is shut down and started on the target.
 _TOO_BUSY: Final = frozenset({Code.NOT_CONVERGING, Code.COPY_TIMEOUT})
 
 
-def move(context: Context, departure: Departure, manner: Manner, domain: Domain, *, abort: threading.Event) -> Report:
+def move(
+    context: Context,
+    departure: Departure,
+    manner: Manner,
+    domain: Domain,
+    *,
+    abort: threading.Event,
+    arrived: Callable[[], None],
+) -> Report:
     """Live, or as the guest's options say; and where that was too much for it, and is allowed, by a failover.
 
-    Raises what `MigrateInstance` and `FailoverInstance` raise.
+    ``arrived`` is called once the guest runs on the target: what is left to do uses neither its share of the link nor
+    the source's memory.  Raises what `MigrateInstance` and `FailoverInstance` raise.
     """
     options = shared(manner.options(domain), departure.bandwidth_mib_s)
-    own = _own(context, manner, abort)
+    own = _own(context, abort, on_progress=_told(manner, arrived))
     try:
         return _done(MigrateInstance(own, departure.uuid, target=departure.target, options=options), abort)
     except LvmigrateError as error:
@@ -42,6 +55,18 @@ def move(context: Context, departure: Departure, manner: Manner, domain: Domain,
     return _done(FailoverInstance(own, departure.uuid, target=departure.target, options=chosen), abort)
 
 
+def _told(manner: Manner, arrived: Callable[[], None]) -> Callable[[StepProgress], None]:
+    """What hears of a move's progress, and calls ``arrived`` at most once."""
+    waiting = [arrived]
+
+    def told(progress: StepProgress) -> None:
+        manner.onlooker.progress(progress)
+        if progress.step == _AFTER_ARRIVAL and waiting:
+            waiting.pop()()
+
+    return told
+
+
 def shared(options: Options, rate_mib_s: int) -> Options:
     """A guest's options with its share of the link, unless its own limit is lower; the target is chosen already."""
     rate = min(rate_mib_s, options.bandwidth_mib_s or rate_mib_s)
@@ -53,7 +78,7 @@ def shared(options: Options, rate_mib_s: int) -> Options:
 
 def clean_up(context: Context, uuid: str, manner: Manner, *, abort: threading.Event) -> CleanupReport:
     """Finish or undo what somebody has left of a move. Raises what `CleanupInstance` raises."""
-    tasklet = CleanupInstance(_own(context, manner, abort), uuid)
+    tasklet = CleanupInstance(_own(context, abort, on_progress=manner.onlooker.progress), uuid)
     tasklet.check_prereq()
     return tasklet.exec()
 
@@ -65,6 +90,6 @@ def _done(tasklet: MigrateInstance | FailoverInstance, abort: threading.Event) -
     return tasklet.exec()
 
 
-def _own(context: Context, manner: Manner, abort: threading.Event) -> Context:
+def _own(context: Context, abort: threading.Event, *, on_progress: Callable[[StepProgress], None]) -> Context:
     """The context of one move: what stops the whole from going on does not stop this one."""
-    return replace(context, cancel=abort, post_copy=threading.Event(), on_progress=manner.onlooker.progress)
+    return replace(context, cancel=abort, post_copy=threading.Event(), on_progress=on_progress)

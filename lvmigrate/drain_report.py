@@ -10,6 +10,21 @@ from lvmigrate.errors import Code, ExitCode, Finding, LvmigrateError, Refused
 from lvmigrate.progress import StepProgress
 from lvmigrate.traffic import Departure, Schedule
 
+#: What does not pass by itself: the guest is not tried again on the same node.
+FOR_GOOD: Final = frozenset(
+    {
+        *(Code.INTERNAL, Code.NOT_CONVERGING, Code.COPY_TIMEOUT, Code.SHUTDOWN_TIMEOUT, Code.NO_DISKS),
+        *(Code.DISK_NOT_REPLICATED, Code.SHARED_DIFFERS, Code.SHARED_EXCLUSIVE, Code.REPLICA_MISSING),
+        *(Code.REPLICA_DIFFERS, Code.RESOURCE_SHARED, Code.SIZE_DIFFERS, Code.SPLIT_BRAIN, Code.TWO_PRIMARIES_ON),
+        *(Code.HUGEPAGES_SHORT, Code.TOPOLOGY_MISSING, Code.CPU_LACKS, Code.MACHINE_UNKNOWN, Code.EMULATOR_MISSING),
+        *(Code.VERSION_OLDER, Code.NETWORK_MISSING, Code.DISK_CACHED, Code.MEDIA_MISSING, Code.PASSTHROUGH),
+        *(Code.MEDIATED_DEVICE, Code.TPM, Code.NVRAM, Code.SNAPSHOTS, Code.CHECKPOINTS, Code.SAVE_IMAGE),
+        *(Code.OPTIONS_CONFLICT, Code.OPTION_UNSUPPORTED, Code.TLS_MISSING, Code.TLS_NAME, Code.TLS_EXPIRED),
+        *(Code.TLS_ISSUER, Code.HOOK_FAILED, Code.IPOLICY, Code.KEEPALIVE_SHORT, Code.DRBD_TOO_OLD),
+        *(Code.NODE_DRAINED, Code.NODE_OFFLINE, Code.NO_TARGET),
+    }
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:

@@ -1,4 +1,7 @@
-"""A drain (or a return) under way: moves begin as the plan lets them, and the plan follows what becomes of them."""
+"""A drain (or a return) under way: moves begin as the plan lets them, and the plan follows what becomes of them.
+
+Long, because the turn, the look before it and what becomes of each guest change one state between them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from lvmigrate import drain_move, fleet
 from lvmigrate.assignment import assign, short
 from lvmigrate.defect import defect
 from lvmigrate.domain import Domain
-from lvmigrate.drain_report import DrainReport, Moved, Stayed
+from lvmigrate.drain_report import FOR_GOOD, DrainReport, Moved, Stayed
 from lvmigrate.errors import (
     Code,
     ExitCode,
@@ -41,6 +44,8 @@ from lvmigrate.traffic import Departure, Schedule, Traffic
 
 _log = structlog.get_logger()
 
+#: In place of an end: the guest runs on the target, and its move goes on.
+_LANDED: Final = object()
 #: How often it is looked whether somebody asked to pause or to stop, in seconds.
 _TICK_S: Final = 0.2
 #: How long a node that this is about may be silent, and how often it is asked meanwhile, in seconds.
@@ -50,20 +55,6 @@ _ASK_S: Final = 5.0
 _TRIES: Final = 2
 #: The same for one that somebody else is working on, and will have done with.
 _TRIES_LOCKED: Final = 10
-#: What does not pass by itself: the guest is not tried again on the same node.
-FOR_GOOD: Final = frozenset(
-    {
-        *(Code.INTERNAL, Code.NOT_CONVERGING, Code.COPY_TIMEOUT, Code.SHUTDOWN_TIMEOUT, Code.NO_DISKS),
-        *(Code.DISK_NOT_REPLICATED, Code.SHARED_DIFFERS, Code.SHARED_EXCLUSIVE, Code.REPLICA_MISSING),
-        *(Code.REPLICA_DIFFERS, Code.RESOURCE_SHARED, Code.SIZE_DIFFERS, Code.SPLIT_BRAIN, Code.TWO_PRIMARIES_ON),
-        *(Code.HUGEPAGES_SHORT, Code.TOPOLOGY_MISSING, Code.CPU_LACKS, Code.MACHINE_UNKNOWN, Code.EMULATOR_MISSING),
-        *(Code.VERSION_OLDER, Code.NETWORK_MISSING, Code.DISK_CACHED, Code.MEDIA_MISSING, Code.PASSTHROUGH),
-        *(Code.MEDIATED_DEVICE, Code.TPM, Code.NVRAM, Code.SNAPSHOTS, Code.CHECKPOINTS, Code.SAVE_IMAGE),
-        *(Code.OPTIONS_CONFLICT, Code.OPTION_UNSUPPORTED, Code.TLS_MISSING, Code.TLS_NAME, Code.TLS_EXPIRED),
-        *(Code.TLS_ISSUER, Code.HOOK_FAILED, Code.IPOLICY, Code.KEEPALIVE_SHORT, Code.DRBD_TOO_OLD),
-        *(Code.NODE_DRAINED, Code.NODE_OFFLINE, Code.NO_TARGET),
-    }
-)
 
 
 class Run:
@@ -88,6 +79,8 @@ class Run:
         #: What has ended, from each move's thread.
         self._ends: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
+        #: By UUID: who runs on the target, and whose move is still being finished.  They count for no limit any more.
+        self._landed: dict[str, Departure] = {}
         #: By UUID: what became of each guest; the names of all that there ever were.
         self._moved: dict[str, Moved] = {}
         self._stayed: dict[str, Stayed] = {}
@@ -173,12 +166,17 @@ class Run:
             self._look_again()
         while self._may_begin() and not self._stale and (begun := self._traffic.next(1)):
             self._begin(begun[0])
-        if self._traffic.under_way:
+        if self._alive:
             self._wait()
             return True
         if self._context.cancel.is_set():
             return False
         return self._anything_left()
+
+    @property
+    def _alive(self) -> dict[str, Departure]:
+        """Whose move has not ended."""
+        return {**self._traffic.under_way, **self._landed}
 
     def _may_begin(self) -> bool:
         wish = self._manner.wish()
@@ -226,9 +224,9 @@ class Run:
 
     def _look_again(self) -> None:
         """Ask every node, and plan for all that have not set out; those that can go nowhere are named at once."""
-        under_way = dict(self._traffic.under_way)
+        alive, under_way = self._alive, tuple(self._traffic.under_way.values())
         done = self._moved.keys() | self._stayed.keys() | self._again.keys()
-        question = replace(self._question, not_to=self._not_to, leave_alone=frozenset({*done, *under_way}))
+        question = replace(self._question, not_to=self._not_to, leave_alone=frozenset({*done, *alive}))
         try:
             seen = fleet.observe(self._context, question)
         except Refused as error:
@@ -236,14 +234,14 @@ class Run:
             return
         self._silent_since = None
         self._stale = False
-        self._firm = not under_way
+        self._firm = not alive
         self._off = tuple(sorted(domain.name for domain in seen.off))
         self._whereabouts = seen.whereabouts
         self._domains |= seen.domains
         self._peers |= {guest.uuid: (*guest.peers, *guest.last_resort) for guest in seen.travellers}
         self._names |= {guest.uuid: guest.name for guest in seen.travellers}
         self._traffic = Traffic(seen.rooms, self._manner.limits)
-        for departure in under_way.values():
+        for departure in under_way:
             self._traffic.occupy(departure)
         rooms = [replace(room, free_kib=self._traffic.free_kib[room.node]) for room in seen.rooms]
         tickets, no_room = assign(rooms, seen.travellers)
@@ -262,7 +260,7 @@ class Run:
         """A node that this is about is silent: what is under way is waited for, and then the node, for a while."""
         now = self._context.clock.now()
         self._silent_since = now if self._silent_since is None else self._silent_since
-        if self._traffic.under_way:
+        if self._alive:
             return
         if now - self._silent_since < _PATIENCE_S:
             self._context.clock.sleep(_ASK_S)
@@ -326,7 +324,8 @@ class Run:
 
     def _move(self, departure: Departure) -> Report:
         domain = self._domains[departure.uuid]
-        return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort)
+        landed = partial(self._ends.put, (departure.uuid, _LANDED))
+        return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort, arrived=landed)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
         try:
@@ -351,25 +350,33 @@ class Run:
             uuid, ended = self._ends.get(timeout=_TICK_S)
         except queue.Empty:
             return
+        if ended is _LANDED:
+            self._landed[uuid] = self._traffic.under_way[uuid]
+            self._traffic.ended(uuid, arrived=True, more=False)
+            return
         thread = self._threads.pop(uuid, None)
         if thread is not None:
             thread.join()
-        departure = self._traffic.under_way[uuid]
+        departure = self._alive[uuid]
         match ended:
             case Report():
-                self._traffic.ended(uuid, arrived=True, more=False)
+                self._free(uuid, arrived=True)
                 self._has_moved(departure, ended.target, ended.mode, ended.downtime_s)
             case CleanupReport():
                 self._cleaned(departure, ended)
             case LvmigrateError():
-                self._traffic.ended(uuid, arrived=False, more=False)
+                self._free(uuid, arrived=False)
                 self._stale = True  # nobody knows better than a new look what is free now, and who answers
                 self._failed(departure, ended)
+
+    def _free(self, uuid: str, *, arrived: bool) -> None:
+        if self._landed.pop(uuid, None) is None:
+            self._traffic.ended(uuid, arrived=arrived, more=False)
 
     def _cleaned(self, departure: Departure, report: CleanupReport) -> None:
         """What it was: a guest that is where it was to go, or one more that is to leave."""
         where = report.node
-        self._traffic.ended(departure.uuid, arrived=where == departure.target, more=False)
+        self._free(departure.uuid, arrived=where == departure.target)
         self._stale = True
         if where is not None and where in self._question.targets and where not in self._question.sources:
             self._has_moved(departure, where, "cleanup", 0.0)

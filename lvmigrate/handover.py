@@ -315,7 +315,7 @@ class Handover:
     def _back(self) -> None:
         """Start the guest at the source again, if both nodes say that it is off. One that did not shut down stays."""
         source, target = self.settlement.look_until_known()
-        if source is not Sight.GONE and target is Sight.GONE:
+        if source not in (Sight.GONE, Sight.UNKNOWN) and target is Sight.GONE:
             return
         if (source, target) != (Sight.GONE, Sight.GONE):
             raise CommandFailed(

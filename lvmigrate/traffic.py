@@ -39,7 +39,7 @@ _ENDLESS: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much may go on at once."""
+    """How much may go on at once. A guest that runs on its target does not count, while its move is being finished."""
 
     #: Guests that leave one node, that come to one, and that go between the same two.
     per_source: int = 2

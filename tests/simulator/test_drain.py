@@ -327,10 +327,11 @@ def test_asked_to_stop_it_ends_when_those_under_way_have_arrived_and_goes_on_lat
             wish=lambda: Wish.STOP if arrived else Wish.GO_ON,
         )
         report = drain(world, manner=manner)
-        assert (len(report.moved), len(report.not_begun), report.exit_code) == (1, 3, ExitCode.ABORTED)
+        # The second one set out when the first one ran there, before its move was finished.
+        assert (len(report.moved), len(report.not_begun), report.exit_code) == (2, 2, ExitCode.ABORTED)
         assert {*arrived, *report.not_begun} == {guest.name for guest in guests}
         world.controllers["c1"].cancel.clear()
-        assert len(drain(world).moved) == 3
+        assert len(drain(world).moved) == 2
         whole(world, {"node2": guests[::2], "node3": guests[1::2]})
 
 

@@ -43,6 +43,8 @@ CASES = [
     "migrate-taken-over-and-moved 9-auto/strict/running c1.guard_trouble@node2#1=STOPPED_BEFORE",
     # The plan of a move was made with a resource that had been brought down while it was looked at.
     "migrate 9-auto/strict/running c1.options@node1#1=TARGET_RESOURCE_DOWN",
+    # No answer about a guest that a failover had shut down was taken for one that had stayed.
+    "failover 9-auto/strict/running c1.watch.wait@#2=SOURCE_POWER_CUT",
     # A drain forgot that a move was left behind when the cleanup after it was refused.
     "drain 9-auto-ro/strict/running c1.restore_options@node2#1=REFUSED_BEFORE c1.two_primaries@node2#1=REFUSED_BEFORE",
 ]
