@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2 as httpx
 import msgspec
-from httpx_sse import SSEError, connect_sse
 
 from lvmigrate.errors import Code, ConfigurationError, ExitCode, LvmigrateError, OutcomeUnknown, UsageError
 from lvmigrate.service.job import Job
 from lvmigrate.service.problem import Told, error_of
+from lvmigrate.service.routes import EVENT_ID
 from lvmigrate.service.wire import decode, encode, value_of
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ _ANSWER_S: Final = 180.0
 _CONNECT_S: Final = 10.0
 #: A stream that is this quiet is dead: the service says something every 15 s.
 _QUIET_S: Final = 45.0
+#: The plan of a drain of some thousand guests is an event of some MiB.
+_MOST_OF_AN_EVENT: Final = 256 * 1024 * 1024
 #: Between two tries to reach a service that went away, and how long that is tried, in seconds.
 _AGAIN_S: Final = 1.0
 _PATIENCE_S: Final = 300.0
@@ -103,19 +105,23 @@ class Client:
     def get(self, path: str, kind: type[T], **query: str | int | None) -> T:
         """What the service has there. Raises what it tells."""
         words = {name: value for name, value in query.items() if value is not None}
-        return decode(self._ask("GET", path, query=words), kind)
+        return decode(self._ask("GET", path, query=words).content, kind)
 
     def send(self, method: str, path: str, body: object, kind: type[T]) -> T:
         """The same with something that is sent along. It is sent once: whether it acted is not known if that fails."""
-        return decode(self._ask(method, path, body=body), kind)
+        return decode(self._ask(method, path, body=body).content, kind)
 
-    def order(self, collection: str, order: object) -> Job:
-        """A job for this order. It is ordered once, however often it has to be asked for."""
+    def order(self, collection: str, order: object) -> tuple[Job, str]:
+        """A job for this order, and the event from which on to follow it (empty: from how it stands).
+
+        It is ordered once, however often it has to be asked for.
+        """
         key = uuid.uuid4().hex
         until = time.monotonic() + _CONNECT_S
         while True:
             try:
-                return decode(self._ask("POST", f"/v1/{collection}", body=order, key=key), Job)
+                answer = self._ask("POST", f"/v1/{collection}", body=order, key=key)
+                return decode(answer.content, Job), answer.headers.get(EVENT_ID, "")
             except LvmigrateError as error:
                 if error.code is not Code.SERVICE_UNREACHABLE or time.monotonic() > until:
                     raise
@@ -125,10 +131,11 @@ class Client:
         self,
         collection: str,
         job: Job,
+        since: str,
         on_event: Callable[[str, Any], None],
         on_look: Callable[[Callable[[str], bool]], None],
     ) -> Job:
-        """Tell of what happens to the job until it has ended, and give it as it is then.
+        """Tell of what happens to the job from the event ``since`` on until it has ended, and give it as it is then.
 
         ``on_look(ask)`` is called several times a second, in the calling thread as everything is; ``ask("abort")`` has
         the service do that, and tells whether it has heard it.  A service that goes away is waited for: it takes the
@@ -139,7 +146,7 @@ class Client:
 
         def read() -> None:
             try:
-                for event in self._events(f"/v1/{collection}/{quote(job.id)}/events", over):
+                for event in self._events(f"/v1/{collection}/{quote(job.id)}/events", since, over):
                     events.put(event)
             except LvmigrateError as error:
                 events.put(error)
@@ -170,22 +177,21 @@ class Client:
         finally:
             over.set()
 
-    def _events(self, path: str, over: threading.Event) -> Iterator[tuple[str, Any]]:
-        last = ""
+    def _events(self, path: str, last: str, over: threading.Event) -> Iterator[tuple[str, Any]]:
         silent_since: float | None = None
         while not over.is_set():
             try:
                 with self._way.client(quiet_s=_QUIET_S) as http:
                     headers = {"Last-Event-ID": last} if last else {}
-                    with connect_sse(http, "GET", path, headers=headers) as source:
+                    with http.sse(path, headers=headers, max_event_size=_MOST_OF_AN_EVENT) as source:
                         if source.response.status_code != httpx.codes.OK:
                             source.response.read()
                             raise _error(source.response)
-                        for event in source.iter_sse():
+                        for event in source:
                             silent_since = None
                             last = event.id or last
                             yield event.event, msgspec.json.decode(event.data)
-            except (httpx.HTTPError, httpx.StreamError, SSEError, OSError, msgspec.DecodeError) as error:
+            except (httpx.HTTPError, httpx.StreamError, OSError, msgspec.DecodeError) as error:
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > _PATIENCE_S:
                     raise self._unreachable(error) from error
@@ -194,7 +200,9 @@ class Client:
                     raise
             over.wait(_AGAIN_S)
 
-    def _ask(self, method: str, path: str, *, query: Query | None = None, body: object = None, key: str = "") -> bytes:
+    def _ask(
+        self, method: str, path: str, *, query: Query | None = None, body: object = None, key: str = ""
+    ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -209,7 +217,7 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise self._unreachable(error) from error
         if response.is_success:
-            return response.content
+            return response
         raise _error(response)
 
     def _unreachable(self, error: Exception) -> LvmigrateError:

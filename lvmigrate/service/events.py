@@ -63,6 +63,11 @@ class Hub:
         """How many follow now."""
         return len(self._followers)
 
+    @property
+    def position(self) -> str:
+        """The id of the newest event: who follows from there misses nothing of what comes."""
+        return f"{self._epoch}-{self._number}"
+
     def run_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop of the streams."""
         self._loop = loop

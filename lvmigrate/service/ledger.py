@@ -7,7 +7,6 @@ rest of lvmigrate neither reads nor needs them.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -21,6 +20,7 @@ from lvmigrate.errors import Code, UsageError
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.service.job import Asked, Job, State, Wish
 from lvmigrate.service.orders import Priority
+from lvmigrate.sqlite_journal import make_once
 
 #: What `service.version` says of these tables.
 _VERSION: Final = 1
@@ -64,7 +64,7 @@ class Ledger:
         self._lock = threading.Lock()
         with self._told():
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
+            make_once(path)
             self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = WAL")
             # A job that was promised must outlive a power cut as well.

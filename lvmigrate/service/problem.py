@@ -108,7 +108,7 @@ def error_of(told: Mapping[str, Any]) -> LvmigrateError:
     exit_code = ExitCode(told["exit_code"])
     if "findings" in told:
         return Refused(
-            "",
+            str(told.get("instance", "")),
             [
                 Finding(code=Code(each["code"]), sentence=each["sentence"], hint=each["hint"])
                 for each in told["findings"]

@@ -370,12 +370,13 @@ class RemoteCluster:
         return _result(self._done("drains", order, on_event, wishes), DrainReport)
 
     def _done(self, collection: str, order: Order, on_event: Callable[[str, Any], None], wishes: _Wishes) -> Job:
-        job = self._client.order(collection, order)
+        job, since = self._client.order(collection, order)
         while True:
             try:
-                return self._client.follow(collection, job, on_event, wishes.pass_on)
+                return self._client.follow(collection, job, since, on_event, wishes.pass_on)
             except KeyboardInterrupt:
                 wishes.interrupted()
+                since = ""
 
 
 class _Wishes:

@@ -29,6 +29,7 @@ from lvmigrate.node_states import Wish as DrainWish
 from lvmigrate.plan import Options
 from lvmigrate.service import orders, work
 from lvmigrate.service.access import Subject, allow
+from lvmigrate.service.events import Hub
 from lvmigrate.service.job import Asked, Job, State, Wish
 from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import Ledger
@@ -37,6 +38,9 @@ from lvmigrate.service.settings import Role
 from lvmigrate.service.work import Checked
 from lvmigrate.status import NodeStatus
 from lvmigrate.traffic import Limits
+
+#: The header of an order's answer that says from which event on to follow its job.
+EVENT_ID: Final = "Lvmigrate-Event-ID"
 
 _Most = Annotated[int, Meta(ge=1, le=1000)]
 _Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$(?!\n)")]
@@ -159,6 +163,7 @@ class Service:
     cluster: Cluster
     jobs: Jobs
     ledger: Ledger
+    hub: Hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +303,10 @@ def _order(collection: str) -> Callable[[Service, Call], Answer]:
         order: Order = call.body
         call.may(orders.role_of(order))
         fingerprint = hashlib.sha256(collection.encode() + msgspec.json.encode(order)).hexdigest()
-        job, _ = service.jobs.add(order, subject=call.subject.name, key=call.key, fingerprint=fingerprint)
-        return _about(collection, job, HTTPStatus.ACCEPTED)
+        before = service.hub.position
+        job, new = service.jobs.add(order, subject=call.subject.name, key=call.key, fingerprint=fingerprint)
+        # Who follows a new job from there on is told everything of it; of an old one, how it stands.
+        return _about(collection, job, HTTPStatus.ACCEPTED, {EVENT_ID: before} if new else {})
 
     return add
 
@@ -331,8 +338,9 @@ def _post_copy(service: Service, call: Call) -> Answer:
     return _about("moves", job, HTTPStatus.ACCEPTED)
 
 
-def _about(collection: str, job: Job, status: int) -> Answer:
-    return Answer(value=job, status=status, headers={"Location": f"/v1/{collection}/{job.id}"}, job=job.id)
+def _about(collection: str, job: Job, status: int, headers: Mapping[str, str] | None = None) -> Answer:
+    where = {"Location": f"/v1/{collection}/{job.id}"}
+    return Answer(value=job, status=status, headers={**where, **(headers or {})}, job=job.id)
 
 
 def _of_jobs(collection: str, kind: Any, one: str) -> list[Route]:  # noqa: ANN401 -- a union of Structs

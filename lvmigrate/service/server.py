@@ -79,7 +79,7 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
             ledger = Ledger(journal)
             hub, metrics = Hub(), Metrics()
             jobs = Jobs(cluster, ledger, hub, metrics, settings, journal.parent / "service")
-            app = App(Service(cluster=cluster, jobs=jobs, ledger=ledger), hub, metrics, settings)
+            app = App(Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub), hub, metrics, settings)
             with _listening(settings, cluster.config.path) as sockets:
                 left = asyncio.run(_serve(app, jobs, hub, settings, sockets, lambda: Settings.of(config.load(path))))
             if left:

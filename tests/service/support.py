@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2 as httpx
 
 from lvmigrate.cluster import Cluster
 from lvmigrate.service.client import Client, Way

@@ -43,7 +43,7 @@ def test_moves_survive_kills_at_random_moments(tmp_path: Path, seed: int) -> Non
         guests = {f"web{number}": here.guest(f"web{number}") for number in range(GUESTS)}
         here.start()
         with here.client() as client:
-            ids = [client.order("moves", Migrate(instance=name)).id for name in guests]
+            ids = [client.order("moves", Migrate(instance=name))[0].id for name in guests]
         for _ in range(3):
             time.sleep(chance.uniform(0.0, 1.6))
             here.kill()
@@ -65,7 +65,7 @@ def test_what_had_no_plan_yet_is_done_by_the_next_one(tmp_path: Path) -> None:
         guests = [here.guest(f"web{number}", copy_s=3.0) for number in range(3)]
         here.start()
         with here.client() as client:
-            first = client.order("moves", Migrate(instance="web0"))
+            first, _ = client.order("moves", Migrate(instance="web0"))
             client.order("moves", Migrate(instance="web1", priority=Priority.LOW))
             client.order("moves", Migrate(instance="web2", priority=Priority.HIGH))
             wait_for(lambda: here.copies_begun() and client.get(f"/v1/moves/{first.id}", Job).target)
@@ -89,7 +89,7 @@ def test_an_abort_that_was_asked_for_is_not_forgotten(tmp_path: Path) -> None:
         guest = here.guest("web1", copy_s=30.0)
         here.start()
         with here.client() as client:
-            job = client.order("moves", Migrate(instance="web1"))
+            job, _ = client.order("moves", Migrate(instance="web1"))
             wait_for(here.copies_begun)
             # Written, and nothing of it done: as if it were killed right then.
             assert client.send("POST", f"/v1/moves/{job.id}/abort", None, Job).wish.value == "abort"
@@ -124,7 +124,7 @@ def test_a_drain_that_was_to_stop_does_not_go_on(tmp_path: Path) -> None:
             here.guest(f"web{number}", copy_s=3.0)
         here.start()
         with here.client() as client:
-            job = client.order("drains", Drain(nodes=["node1"]))
+            job, _ = client.order("drains", Drain(nodes=["node1"]))
             wait_for(lambda: here.copies_begun() == 2)
             client.send("POST", f"/v1/drains/{job.id}/stop", None, Job)
         here.kill()
