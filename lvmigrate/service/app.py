@@ -12,6 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -23,7 +24,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Way
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,6 +47,8 @@ _log = structlog.get_logger()
 #: How many requests may ask nodes at once, and how many may ask the journal: the one must not hold the other up.
 _SLOW: Final = 8
 _QUICK: Final = 16
+#: How long a body may take to come, in seconds.
+_BODY_S: Final = 30.0
 #: Between two signs of life on a quiet stream, in seconds.
 _PING_S: Final = 15
 _NOBODY: Final = Peer()
@@ -120,6 +123,15 @@ class App:
             raise
         if not self._limiter.hit(most, "known", subject.name):
             raise _too_many()
+        origin = request.headers.get("origin")
+        changes = request.method not in ("GET", "HEAD")
+        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            # A browser shows its certificate to whichever page has it ask: another site's must not order anything.
+            raise NotDone(
+                f"A page of {origin[:100]!r} asks for it, which is another site.",
+                hint="Ask from a page of the service's own, or from a program.",
+                code=Code.FORBIDDEN,
+            )
         return subject
 
     async def _note(self, request: Request, status: int, seconds: float) -> None:
@@ -182,6 +194,8 @@ class App:
             answer = await self._in_thread(lambda: handler(self._service, call), slow=route.slow)
         except LvmigrateError as error:
             return _problem_of(error, request)
+        except ClientDisconnect:  # nobody is there to be answered
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
         except Exception as error:  # noqa: BLE001 -- never a traceback
             return _problem_of(outcome.defect(error), request)
         if not isinstance(answer, Answer):
@@ -201,14 +215,17 @@ class App:
             return None
         most = self._settings.body_kib * 1024
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise UsageError(
-                    f"The body is longer than {self._settings.body_kib} KiB.",
-                    hint="Send less; [service] body_kib raises the limit.",
-                    code=Code.TOO_LARGE,
-                )
+        with anyio.move_on_after(_BODY_S) as waiting:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise UsageError(
+                        f"The body is longer than {self._settings.body_kib} KiB.",
+                        hint="Send less; [service] body_kib raises the limit.",
+                        code=Code.TOO_LARGE,
+                    )
+        if waiting.cancelled_caught:
+            raise UsageError("The body did not come in time.", hint=f"It may take {_BODY_S:.0f} s.")
         try:
             return msgspec.json.decode(bytes(body), type=route.body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -416,6 +416,8 @@ class Jobs:
             return
         self._changed(under, state=State.RUNNING, waits_for="", **begun)
         self._metrics.wait_seconds.labels(under.job.what).observe(now - under.job.asked)
+        if under.job.wish is Wish.ABORT:  # asked of the service that was killed
+            under.cancel.set()
         hands = Hands(
             cancel=under.cancel,
             abort=under.abort,
@@ -431,7 +433,10 @@ class Jobs:
         except _Later:
             self._back(under)
         except LvmigrateError as error:
-            self._finish(under, error=error)
+            if under.job.what == "return" and under.job.interruptions and error.code is Code.ERRAND_UNKNOWN:
+                self._finish(under, result=_all_are_back(under.job))
+            else:
+                self._finish(under, error=error)
         else:
             if under.handed_over and isinstance(result, DrainReport) and result.exit_code is not ExitCode.OK:
                 self._ledger.set(under.job.id, state=State.QUEUED, touched=[])
@@ -478,12 +483,12 @@ class Jobs:
     def _back(self, under: _Under) -> None:
         """Into the queue again, at its old place."""
         with contextlib.suppress(JournalUnusable):
-            self._ledger.set(under.job.id, state=State.QUEUED)
+            self._ledger.set(under.job.id, state=State.QUEUED, begun=None)
         with self._change:
             wants = self._wants.get(under.job.id)
             words = f"a place on {' and '.join(sorted(wants))}" if wants else ""
             under.nodes = frozenset()
-            under.job = msgspec.structs.replace(under.job, state=State.QUEUED, waits_for=words)
+            under.job = msgspec.structs.replace(under.job, state=State.QUEUED, begun=None, waits_for=words)
             self._queue.append(under.job)
             self._queue.sort(key=lambda job: (job.asked, job.id))
             self._under.pop(under.job.id, None)
@@ -565,6 +570,13 @@ class Jobs:
     def _forget_definition(self, job: str) -> None:
         with contextlib.suppress(OSError):
             self._definition_path(job).unlink(missing_ok=True)
+
+
+def _all_are_back(job: Job) -> DrainReport:
+    """The service ended after the last guest had come back, and before that was written down."""
+    return DrainReport(
+        what=job.what, nodes=(job.about,), seconds=0.0, forecast_s=0.0, moved=(), stayed=(), not_begun=(), off=()
+    )
 
 
 def _not_begun() -> MoveAborted:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 import uvicorn
@@ -41,6 +41,11 @@ _log = structlog.get_logger()
 #: How long answers that are under way may take once the service ends.
 _LAST_ANSWERS_S: Final = 3
 _BACKLOG: Final = 256
+#: How long a connection may take to ask for something, and may stay open for the next time.
+_FIRST_WORDS_S: Final = 10.0
+_KEEP_ALIVE_S: Final = 75
+#: Of each socket; those beyond it are answered with 503.
+_MOST_CONNECTIONS: Final = 1000
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -50,6 +55,12 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
         self.app_state = {**self.app_state, "peer": _peer(transport)}
+        self.loop.call_later(_FIRST_WORDS_S, self._be_done_with_the_silent)
+
+    def _be_done_with_the_silent(self) -> None:
+        cycle = cast("object | None", self.cycle)  # uvicorn says that there always is one
+        if cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -148,6 +159,8 @@ def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=_MOST_CONNECTIONS,
         backlog=_BACKLOG,
     )
     found.load()
@@ -198,6 +211,7 @@ def _unix(settings: Settings) -> socket.socket:
             listener.bind(str(where))
         finally:
             os.umask(before)
+        stack.callback(where.unlink, missing_ok=True)
         if settings.socket_group:
             os.chown(where, -1, _group(settings.socket_group))
         where.chmod(int(settings.socket_mode, 8))

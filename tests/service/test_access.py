@@ -113,10 +113,22 @@ def test_a_path_that_there_is_not_is_not_told_to_strangers(bench: Bench) -> None
     assert bench.client(Role.LOOK).get("/v1/nothing").status_code == 404
 
 
+def test_another_sites_page_orders_nothing(bench: Bench) -> None:
+    client = bench.client(Role.FORCE)
+    for origin in ("https://evil.example", "null"):
+        answer = client.post("/v1/moves", json=BODIES["/v1/moves"], headers={"Origin": origin})
+        assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+    same = client.post("/v1/checks", json=BODIES["/v1/checks"], headers={"Origin": "http://testserver"})
+    assert same.status_code == 200
+
+
 # ---- who is known
 
 
-def known(settings: Settings, peer: Peer = Peer(address="192.0.2.1:1"), authorization: str = "") -> Subject:
+NET = Peer(address="192.0.2.1:1")
+
+
+def known(settings: Settings, peer: Peer = NET, authorization: str = "") -> Subject:
     return Access(settings).subject(peer, authorization)
 
 
