@@ -36,9 +36,10 @@ from lvmigrate.service import openapi, orders
 from lvmigrate.service.access import Access, Peer, Subject, allow
 from lvmigrate.service.events import Hub
 from lvmigrate.service.job import Asked
+from lvmigrate.service.messages import Said
 from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
 from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
-from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Said, Service
+from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service
 from lvmigrate.service.settings import Settings
 from lvmigrate.service.wire import encode
 

@@ -19,8 +19,8 @@ import msgspec
 
 from lvmigrate.errors import Code, ConfigurationError, ExitCode, LvmigrateError, OutcomeUnknown, UsageError
 from lvmigrate.service.job import Job
+from lvmigrate.service.messages import EVENT_ID
 from lvmigrate.service.problem import Told, error_of
-from lvmigrate.service.routes import EVENT_ID
 from lvmigrate.service.wire import decode, encode, value_of
 
 T = TypeVar("T")

@@ -6,18 +6,18 @@ What a service that died has left is judged by what was written before anything 
 - a cleanup, a drain or a return: all of them go on where they stand, whoever began them, so they begin again;
 - a move with a plan: it is never repeated.  A cleanup finds out by observation where the guest is, and leads it to an
   end; until a node answers that it needs, it is tried again.
+
+Long, because the queue, what is under way and what is written of both are one state, below one lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import itertools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,31 +33,27 @@ from lvmigrate.errors import (
     ExitCode,
     LvmigrateError,
     MoveAborted,
-    MoveFailed,
-    NodeUnreachable,
-    Refused,
     UsageError,
 )
 from lvmigrate.journal import OK, JournalUnusable
 from lvmigrate.jsonable import error_object, jsonable
-from lvmigrate.report import CleanupReport
 from lvmigrate.service import work
 from lvmigrate.service.events import Hub, News
 from lvmigrate.service.job import Job, State, Wish
 from lvmigrate.service.ledger import Ledger, new_id
+from lvmigrate.service.messages import Checked
 from lvmigrate.service.metrics import Metrics
 from lvmigrate.service.orders import Order, about
+from lvmigrate.service.parcels import Parcels
 from lvmigrate.service.problem import NotDone
+from lvmigrate.service.recovery import Recovery
 from lvmigrate.service.settings import Settings, Stop
+from lvmigrate.service.under import Under
 from lvmigrate.service.wire import plain
-from lvmigrate.service.work import Checked, Hands
+from lvmigrate.service.work import Hands
 
 _log = structlog.get_logger()
 
-#: What a cleanup is tried again for: it passes, or somebody mends it. Seconds between two tries, and at most.
-_PASSING: Final = frozenset({Code.LOCKED, Code.NODE_UNREACHABLE, Code.HYPERVISOR_BUSY, Code.AUTH_FAILED})
-_AGAIN_S: Final = 5.0
-_AGAIN_MOST_S: Final = 60.0
 #: After the journal could not be written.
 _LEDGER_AGAIN_S: Final = 5.0
 #: How often a stop looks whether everything has ended.
@@ -73,24 +69,6 @@ class _Later(LvmigrateError):
     """The nodes of its plan have no room for one more; nothing was begun."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Under:
-    """A job under way, or about to be."""
-
-    job: Job
-    cancel: threading.Event = field(default_factory=threading.Event)
-    abort: threading.Event = field(default_factory=threading.Event)
-    post_copy: threading.Event = field(default_factory=threading.Event)
-    #: The nodes that it has a place on.
-    nodes: frozenset[str] = frozenset()
-    #: Its newest plan and progress, for those who begin to follow.
-    plan: object = None
-    progress: object = None
-    #: A stop of the service has asked it to end; it goes on with the next one.
-    handed_over: bool = False
-    thread: threading.Thread | None = None
-
-
 class Jobs:
     """See above. Its methods may be called from any thread; those that write raise `JournalUnusable`."""
 
@@ -102,17 +80,24 @@ class Jobs:
         self._hub = hub
         self._metrics = metrics
         self._settings = settings
-        #: Where definitions are put that came with an order.
-        self._directory = directory
+        self._parcels = Parcels(directory)
         self._change = threading.Condition()
         #: In the order in which they were asked for.
         self._queue: list[Job] = []
         #: The nodes that a job which waits needs a place on, as far as its plan has told.
         self._wants: dict[str, frozenset[str]] = {}
-        self._under: dict[str, _Under] = {}
+        self._under: dict[str, Under] = {}
         self._stopping = False
         #: Jobs that could not be written when they ended: what is in the file is older.
         self._unwritten: dict[str, Job] = {}
+        self._recovery = Recovery(
+            cluster,
+            ledger,
+            self._change,
+            stopping=lambda: self._stopping,
+            says=self._says,
+            finish=self._finish,
+        )
         metrics.jobs_are(self._count)
 
     # ---- from the outside
@@ -155,10 +140,10 @@ class Jobs:
                     code=Code.QUEUE_FULL,
                 )
             if text is not None:
-                self._keep_definition(job.id, text)
+                self._parcels.keep(job.id, text)
             before = self._ledger.add(job, key=key, fingerprint=fingerprint)
             if before is not None:
-                self._forget_definition(job.id)
+                self._parcels.forget(job.id)
                 return self._newest(before), False
             self._queue.append(job)
             self._tell(job)
@@ -268,10 +253,10 @@ class Jobs:
         if begun or stopped:
             job = msgspec.structs.replace(job, state=State.RECOVERING)
             self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
-            under = self._under[job.id] = _Under(job=job)
+            under = self._under[job.id] = Under(job=job)
             if job.wish is Wish.ABORT:
                 under.abort.set()
-            self._run(under, partial(self._recover_many if stopped else self._recover, under))
+            self._run(under, partial(self._recovery.many if stopped else self._recovery.move, under))
         elif job.wish is Wish.ABORT and job.what not in _MENDS:
             self._end(job, error=_not_begun())
         else:
@@ -279,68 +264,6 @@ class Jobs:
             self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
             self._queue.append(job)
             self._tell(job)
-
-    def _recover(self, under: _Under) -> None:
-        """A move was begun: observe where the guest is, lead it to an end there, and tell. It is never repeated."""
-        report = self._cleaned(under, under.job.uuid)
-        if report is None:
-            return
-        job = under.job
-        if job.what != "rehearse" and report.node is not None and report.node == job.target:
-            self._finish(under, result=report)
-            return
-        where = "is off" if report.node is None else f"is on {report.node}"
-        error: LvmigrateError
-        if job.wish is Wish.ABORT:
-            error = MoveAborted(f"Aborted as asked; {report.instance} {where}.", hint="Nothing is left to do.")
-        else:
-            error = MoveFailed(
-                f"The service ended while this was under way; it was cleaned up: {report.instance} {where}.",
-                hint="Ask for it again, if it is still wanted.",
-                code=Code.INTERRUPTED,
-            )
-        self._finish(under, result=report, error=error)
-
-    def _recover_many(self, under: _Under) -> None:
-        """A drain that was asked to stop: what it had under way is led to its end, and nothing more begins."""
-        for uuid in self._ledger.touched(under.job.id):
-            if self._cleaned(under, uuid) is None:
-                return
-        error = MoveAborted(
-            "It was asked to stop, and the service ended meanwhile; what was under way was cleaned up.",
-            hint="`lvmigrate status` tells where every guest is; order it again, and it goes on where it stands.",
-        )
-        self._finish(under, error=error)
-
-    def _cleaned(self, under: _Under, guest: str) -> CleanupReport | None:
-        """A cleanup that is tried until it can be told what is so.
-
-        ``None``: the job has ended with an error, or is left to the next service.
-        """
-        for again_s in itertools.chain(
-            itertools.takewhile(lambda s: s < _AGAIN_MOST_S, (_AGAIN_S * 2**n for n in itertools.count())),
-            itertools.repeat(_AGAIN_MOST_S),
-        ):
-            if self._stopping:
-                break
-            under.cancel.clear()
-            aborts = under.abort.is_set()  # after that: who asks now is heard by the one or the other
-            try:
-                return self._cluster.cleanup(guest, abort=aborts, cancel=under.cancel)
-            except MoveAborted:
-                if aborts and not self._stopping:  # asked for in the middle: once more, with all that this means
-                    continue
-            except (Refused, NodeUnreachable) as error:
-                if error.code not in _PASSING:
-                    self._finish(under, error=error)
-                    return None
-                self._says(under, error.sentence)
-            except LvmigrateError as error:
-                self._finish(under, error=error)
-                return None
-            with self._change:
-                self._change.wait_for(lambda: self._stopping or under.cancel.is_set(), again_s)
-        return None
 
     # ---- the queue
 
@@ -353,7 +276,7 @@ class Jobs:
                     continue
                 self._queue.remove(job)
                 nodes = self._wants.pop(job.id, frozenset())
-                under = self._under[job.id] = _Under(job=job, nodes=nodes)
+                under = self._under[job.id] = Under(job=job, nodes=nodes)
                 self._run(under, partial(self._work, under))
 
     def _next(self) -> Job | None:
@@ -383,7 +306,7 @@ class Jobs:
 
     # ---- one job
 
-    def _run(self, under: _Under, act: Callable[[], None]) -> None:
+    def _run(self, under: Under, act: Callable[[], None]) -> None:
         """In a thread of its own."""
 
         def run() -> None:
@@ -404,7 +327,7 @@ class Jobs:
         )
         under.thread.start()
 
-    def _work(self, under: _Under) -> None:
+    def _work(self, under: Under) -> None:
         now = time.time()
         begun = {"begun": now} if under.job.begun is None else {}
         try:
@@ -425,7 +348,7 @@ class Jobs:
             planned=partial(self._planned, under),
             told=partial(self._told, under),
             touched=partial(self._touched, under),
-            definition=self._definition(under.job.id),
+            definition=self._parcels.of(under.job.id),
         )
         try:
             order: Order = msgspec.convert(under.job.order, Order)
@@ -443,7 +366,7 @@ class Jobs:
             else:
                 self._finish(under, result=result)
 
-    def _planned(self, under: _Under, checked: Checked) -> None:
+    def _planned(self, under: Under, checked: Checked) -> None:
         """The plan is written down before anything is changed. Raises `_Later` where its nodes have no room."""
         changes: dict[str, Any] = {}
         plan = checked.plan
@@ -464,23 +387,23 @@ class Jobs:
         under.plan = {"job": under.job.id, "plan": checked}
         self._hub.publish(under.job.id, "plan", under.plan)
 
-    def _told(self, under: _Under, kind: str, value: object) -> None:
+    def _told(self, under: Under, kind: str, value: object) -> None:
         news = {"job": under.job.id, kind: value}
         if kind == "progress":
             under.progress = news
         self._hub.publish(under.job.id, kind, news)
 
-    def _touched(self, under: _Under, guests: tuple[str, ...]) -> None:
+    def _touched(self, under: Under, guests: tuple[str, ...]) -> None:
         try:
             self._ledger.set(under.job.id, touched=list(guests))
         except JournalUnusable as error:  # the drain goes on: what it left could be found by an audit
             _log.error("job_not_written", job=under.job.id, error=str(error))
 
-    def _says(self, under: _Under, sentence: str) -> None:
+    def _says(self, under: Under, sentence: str) -> None:
         _log.warning("job_waits", job=under.job.id, why=sentence)
         self._changed(under, waits_for=sentence)
 
-    def _back(self, under: _Under) -> None:
+    def _back(self, under: Under) -> None:
         """Into the queue again, at its old place."""
         with contextlib.suppress(JournalUnusable):
             self._ledger.set(under.job.id, state=State.QUEUED, begun=None)
@@ -497,7 +420,7 @@ class Jobs:
             if under.job.wish is Wish.ABORT:
                 self._end(under.job, error=_not_begun())
 
-    def _finish(self, under: _Under, *, result: object = None, error: LvmigrateError | None = None) -> None:
+    def _finish(self, under: Under, *, result: object = None, error: LvmigrateError | None = None) -> None:
         with self._change:
             if not under.job.over:
                 under.job = self._end(under.job, result=result, error=error)
@@ -527,7 +450,7 @@ class Jobs:
                 _log.error("job_not_written", job=job.id, outcome=code, error=str(trouble))
                 self._unwritten[job.id] = job
             self._tell(job)
-        self._forget_definition(job.id)
+        self._parcels.forget(job.id)
         self._metrics.ended.labels(job.what, code).inc()
         if job.begun is not None and job.ended is not None:
             self._metrics.job_seconds.labels(job.what).observe(job.ended - job.begun)
@@ -535,7 +458,7 @@ class Jobs:
         _log.info("job_ended", job=job.id, what=job.what, about=job.about, outcome=code, subject=job.subject)
         return job
 
-    def _changed(self, under: _Under, **changes: object) -> None:
+    def _changed(self, under: Under, **changes: object) -> None:
         with self._change:
             under.job = msgspec.structs.replace(under.job, **changes)
             self._tell(under.job)
@@ -551,25 +474,6 @@ class Jobs:
                 return under.job
             waiting = next((each for each in self._queue if each.id == job.id), None)
             return waiting or self._unwritten.get(job.id, job)
-
-    # ---- definitions that came with an order: they may hold secrets
-
-    def _definition_path(self, job: str) -> Path:
-        return self._directory / f"definition-{job}.xml"
-
-    def _keep_definition(self, job: str, text: str) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._definition_path(job)
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
-
-    def _definition(self, job: str) -> Path | None:
-        path = self._definition_path(job)
-        return path if path.exists() else None
-
-    def _forget_definition(self, job: str) -> None:
-        with contextlib.suppress(OSError):
-            self._definition_path(job).unlink(missing_ok=True)
 
 
 def _all_are_back(job: Job) -> DrainReport:

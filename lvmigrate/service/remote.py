@@ -37,6 +37,18 @@ from lvmigrate.report import CleanupReport, Report
 from lvmigrate.service import orders
 from lvmigrate.service.client import Client, Way, part
 from lvmigrate.service.job import Job
+from lvmigrate.service.messages import (
+    Checked,
+    Defaults,
+    Errands,
+    Forgotten,
+    Nodes,
+    Prune,
+    Said,
+    SetNode,
+    Status,
+    WishDrain,
+)
 from lvmigrate.service.orders import (
     Cleanup,
     Drain,
@@ -50,9 +62,7 @@ from lvmigrate.service.orders import (
     Return,
 )
 from lvmigrate.service.problem import error_of
-from lvmigrate.service.routes import Defaults, Errands, Forgotten, Nodes, Prune, Said, SetNode, Status, WishDrain
 from lvmigrate.service.wire import value_of
-from lvmigrate.service.work import Checked
 from lvmigrate.status import NodeStatus
 from lvmigrate.traffic import Departure, Limits, Schedule
 

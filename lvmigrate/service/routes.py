@@ -19,141 +19,41 @@ from msgspec import Meta, Struct
 from lvmigrate.audit import Audit
 from lvmigrate.bundle import Bundle
 from lvmigrate.cluster import Cluster
-from lvmigrate.convergence import Policy
 from lvmigrate.doctor import Diagnosis
 from lvmigrate.errors import Code, UsageError
-from lvmigrate.journal import Entry, Story
-from lvmigrate.node_states import NodeState
-from lvmigrate.node_states import State as Door
-from lvmigrate.node_states import Wish as DrainWish
+from lvmigrate.journal import Story
 from lvmigrate.plan import Options
 from lvmigrate.service import orders, work
 from lvmigrate.service.access import Subject, allow
 from lvmigrate.service.events import Hub
-from lvmigrate.service.job import Asked, Job, State, Wish
+from lvmigrate.service.job import Job, Wish
 from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import Ledger
-from lvmigrate.service.orders import Guest, NodeName, Order, Words
+from lvmigrate.service.messages import (
+    EVENT_ID,
+    Checked,
+    Defaults,
+    Errands,
+    Forgotten,
+    JobList,
+    Nodes,
+    NodeView,
+    Nothing,
+    OfHistory,
+    OfJobs,
+    OfTrail,
+    Prune,
+    Said,
+    SetNode,
+    Status,
+    Trail,
+    WishDrain,
+)
+from lvmigrate.service.orders import Guest, NodeName, Order
 from lvmigrate.service.settings import Role
-from lvmigrate.service.work import Checked
-from lvmigrate.status import NodeStatus
-from lvmigrate.traffic import Limits
 
-#: The header of an order's answer that says from which event on to follow its job.
-EVENT_ID: Final = "Lvmigrate-Event-ID"
-
-_Most = Annotated[int, Meta(ge=1, le=1000)]
 _Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$(?!\n)")]
 Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$(?!\n)")]
-
-
-class NodeView(Struct, frozen=True, kw_only=True):
-    """A node, and who may come."""
-
-    node: str
-    #: Why no guest may; ``null``: guests may.
-    closed: str | None
-    by_command: NodeState | None
-
-
-class Nodes(Struct, frozen=True, kw_only=True):
-    """All of them."""
-
-    nodes: list[NodeView]
-
-
-class Status(Struct, frozen=True, kw_only=True):
-    """What every node says of its guests."""
-
-    nodes: tuple[NodeStatus, ...]
-
-
-class Defaults(Struct, frozen=True, kw_only=True):
-    """What can be chosen by its name, and what holds for a drain where nothing is chosen."""
-
-    policies: dict[str, Policy]
-    drain: Limits
-
-
-class Errands(Struct, frozen=True, kw_only=True):
-    """Some of the journal's errands."""
-
-    errands: tuple[Entry, ...]
-
-
-class JobList(Struct, frozen=True, kw_only=True):
-    """Some jobs, newest first."""
-
-    jobs: list[Job]
-
-
-class Trail(Struct, frozen=True, kw_only=True):
-    """Who asked for what, newest first."""
-
-    asked: list[Asked]
-
-
-class Forgotten(Struct, frozen=True, kw_only=True):
-    """How many errands the journal has forgotten."""
-
-    forgotten: int
-
-
-class Said(Struct, frozen=True, kw_only=True):
-    """How the service is."""
-
-    status: str
-
-
-class Nothing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """No words."""
-
-
-class OfGuest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which guest."""
-
-    instance: Guest | None = None
-
-
-class OfHistory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which errands."""
-
-    instance: Guest | None = None
-    most: _Most = 50
-
-
-class OfJobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which jobs."""
-
-    state: State | None = None
-    #: The guest or the nodes as they were named, or the guest's UUID.
-    about: Words | None = None
-    most: _Most = 100
-
-
-class OfTrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many lines."""
-
-    most: _Most = 100
-
-
-class SetNode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may come to a node from now on."""
-
-    state: Door
-    reason: Words = ""
-
-
-class WishDrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the drain of a node that is under way on the service's machine is to do."""
-
-    wish: DrainWish
-
-
-class Prune(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the journal is to forget."""
-
-    days: Annotated[float, Meta(gt=0, lt=1_000_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
-from lvmigrate.by_hand import ByHand
-from lvmigrate.cleanup import CleanupPlan
 from lvmigrate.cluster import Cluster
 from lvmigrate.drain_report import DrainReport, Moved, Stayed
 from lvmigrate.errors import UsageError
@@ -20,21 +18,11 @@ from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
 from lvmigrate.rehearse import Rehearsal
 from lvmigrate.report import CleanupReport, Report
+from lvmigrate.service.messages import Checked
 from lvmigrate.service.orders import Cleanup, Drain, DrainOrder, Failover, Migrate, Order, Rehearse, Return
 from lvmigrate.traffic import Departure, Schedule
 
 Result = Report | Rehearsal | CleanupReport | DrainReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What an order would do; one of the three is there."""
-
-    plan: Plan | None = None
-    #: The plan as the commands that a person would type.
-    by_hand: tuple[ByHand, ...] = ()
-    cleanup: CleanupPlan | None = None
-    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from lvmigrate.service import orders
 from lvmigrate.service.client import Client
 from lvmigrate.service.job import Asked, Job, State
 from lvmigrate.service.ledger import Ledger
+from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Cleanup, DrainLimits, FailoverChoices, Migrate, MoveOptions, Priority
-from lvmigrate.service.routes import JobList
 from lvmigrate.traffic import Limits
 from tests.service.support import House, house, wait_for
 

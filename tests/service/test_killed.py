@@ -14,8 +14,8 @@ import pytest
 from lvmigrate.errors import ExitCode
 from lvmigrate.service.client import Client
 from lvmigrate.service.job import Job, State
+from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Drain, Migrate, Priority
-from lvmigrate.service.routes import JobList
 from tests.service.support import House, house, wait_for
 
 GUESTS = 6

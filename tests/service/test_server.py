@@ -25,8 +25,8 @@ from lvmigrate.errors import ExitCode
 from lvmigrate.service.access import new_token
 from lvmigrate.service.client import Way
 from lvmigrate.service.job import Job, State
+from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Drain, DrainLimits, Migrate
-from lvmigrate.service.routes import JobList
 from tests.service.support import House, house, wait_for
 
 TOKEN, DIGEST = new_token()
