@@ -27,7 +27,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
-	$(BIN)/pytest tests/service
+	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/pair -m "not long"
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
 
@@ -36,7 +36,7 @@ test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
-	$(BIN)/pytest tests/service
+	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/pair
 	$(IN_LAB) $(BIN)/pytest tests/lab
 
@@ -51,7 +51,7 @@ test-simulator: venv ## two nodes in memory, every call of a move x every fault:
 
 .PHONY: test-service
 test-service: venv ## the service as a process, killed, stopped and asked by everybody: a minute or two
-	$(BIN)/pytest tests/service
+	$(BIN)/pytest tests/service $(AT_ONCE)
 
 .PHONY: campaign
 campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): an hour

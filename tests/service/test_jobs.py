@@ -84,8 +84,8 @@ def running(client: Client) -> list[Job]:
 def test_no_node_has_more_to_do_than_it_may_and_the_first_of_its_priority_goes_first(here: House) -> None:
     # web* are between node1 and node2; far1 is between node2 and node3.
     for number in range(4):
-        here.guest(f"web{number}", "node1", peer="node2", copy_s=1.5)
-    here.guest("far1", "node3", peer="node1", copy_s=1.5)
+        here.guest(f"web{number}", "node1", peer="node2", copy_s=0.8)
+    here.guest("far1", "node3", peer="node1", copy_s=0.8)
     here.start()
     most = 0
     with here.client() as client:
@@ -123,7 +123,7 @@ def test_no_node_has_more_to_do_than_it_may_and_the_first_of_its_priority_goes_f
 
 def test_a_guest_has_one_job_at_a_time_and_what_mends_does_not_wait_for_others(here: House) -> None:
     for name in ("web1", "web2", "web3", "web4"):
-        here.guest(name, "node1", peer="node2", copy_s=2.0)
+        here.guest(name, "node1", peer="node2", copy_s=1.2)
     here.start()
     with here.client() as client:
         first, _ = client.order("moves", Migrate(instance="web1"))

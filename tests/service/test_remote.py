@@ -183,7 +183,8 @@ def test_what_makes_no_sense_at_a_distance(capsys: pytest.CaptureFixture[str], w
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "NOT_REMOTE"
 
 
-@REFUSED
+@REFUSED[0]
+@REFUSED[1]
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [
@@ -261,7 +262,7 @@ def test_a_command_that_dies_leaves_its_move_to_the_service(here: House) -> None
 
 def test_a_service_that_is_killed_and_comes_back_does_not_end_the_command(tmp_path: Path) -> None:
     with house(tmp_path) as own:
-        guest = own.guest("web1", copy_s=4.0)
+        guest = own.guest("web1", copy_s=2.5)
         own.start()
         words = [sys.executable, "-m", "lvmigrate", "--server", own.url, "migrate", "web1"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
@@ -277,7 +278,8 @@ def test_a_service_that_is_killed_and_comes_back_does_not_end_the_command(tmp_pa
         own.at_rest()
 
 
-@REFUSED
+@REFUSED[0]
+@REFUSED[1]
 def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
