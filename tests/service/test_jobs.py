@@ -83,9 +83,10 @@ def running(client: Client) -> list[Job]:
 
 def test_no_node_has_more_to_do_than_it_may_and_the_first_of_its_priority_goes_first(here: House) -> None:
     # web* are between node1 and node2; far1 is between node2 and node3.
+    # The first two take so long that the others are all there before one of them may begin.
     for number in range(4):
-        here.guest(f"web{number}", "node1", peer="node2", copy_s=0.8)
-    here.guest("far1", "node3", peer="node1", copy_s=0.8)
+        here.guest(f"web{number}", "node1", peer="node2", copy_s=4.0 if number < 2 else 0.5)
+    here.guest("far1", "node3", peer="node1", copy_s=0.5)
     here.start()
     most = 0
     with here.client() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -29,6 +30,13 @@ from tests.service.support import House, house, wait_for
 REFUSED = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What is left so is collected before the next test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +191,8 @@ def test_what_makes_no_sense_at_a_distance(capsys: pytest.CaptureFixture[str], w
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "NOT_REMOTE"
 
 
-@REFUSED[0]
-@REFUSED[1]
+@REFUSED
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [
@@ -278,8 +286,8 @@ def test_a_service_that_is_killed_and_comes_back_does_not_end_the_command(tmp_pa
         own.at_rest()
 
 
-@REFUSED[0]
-@REFUSED[1]
+@REFUSED
+@pytest.mark.usefixtures("collected")
 def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
