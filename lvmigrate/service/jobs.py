@@ -282,14 +282,16 @@ class Jobs:
     def _next(self) -> Job | None:
         """The first that may begin, by priority and then by age."""
         busy = {under.job.about for under in self._under.values()} | {u.job.uuid for u in self._under.values()}
-        works = (under.job for under in self._under.values() if under.job.state is not State.RECOVERING)
-        working = sum(job.what not in _MENDS for job in works)
+        works = [under for under in self._under.values() if under.job.state is not State.RECOVERING]
+        working = sum(under.job.what not in _MENDS for under in works)
+        # One that is being checked may need the very place that one of a lower priority would take meanwhile.
+        checked = (under.job for under in works if under.job.what not in _GOES_ON and not under.nodes)
+        before = min((job.priority.rank for job in checked), default=0)
         for job in sorted(self._queue, key=lambda job: job.priority.rank):
             if job.about in busy:
                 continue
-            if job.what in _MENDS or (
-                working < self._settings.at_once and self._have_room(self._wants.get(job.id, frozenset()))
-            ):
+            may = working < self._settings.at_once and job.priority.rank <= before
+            if job.what in _MENDS or (may and self._have_room(self._wants.get(job.id, frozenset()))):
                 return job
         return None
 
@@ -378,6 +380,7 @@ class Jobs:
                     self._wants[under.job.id] = nodes
                     raise _Later("Its nodes have no room.", hint="It waits.")
                 under.nodes = nodes
+                self._change.notify_all()
             changes = {"uuid": plan.domain.uuid, "source": plan.source, "target": plan.target}
         elif checked.cleanup is not None:
             changes = {"uuid": checked.cleanup.scene.uuid}
