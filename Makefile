@@ -29,6 +29,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
+	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair -m "not long" $(PAIRS)
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
@@ -38,6 +39,7 @@ test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit $(AT_ONCE)
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
+	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair $(PAIRS)
 	$(IN_LAB) $(BIN)/pytest tests/lab
@@ -58,6 +60,10 @@ test-package: venv ## wheel, sdist and Debian package, each built and installed 
 .PHONY: deb
 deb: venv ## a Debian package for this machine's release, with its own environment, into dist/
 	@debian/build $(BIN) dist
+
+.PHONY: test-service
+test-service: venv ## the service as a process, killed, stopped and asked by everybody: a minute or two
+	$(BIN)/pytest tests/service $(AT_ONCE)
 
 .PHONY: campaign
 campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): an hour

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,13 +20,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from lvmigrate.errors import Code, ExitCode, LvmigrateError, UsageError
+from lvmigrate.errors import Code, ConfigurationError, ExitCode, LvmigrateError, UsageError
 from lvmigrate.words import parser
 
 if TYPE_CHECKING:
+    from lvmigrate import cluster as here
     from lvmigrate.by_hand import ByHand
-    from lvmigrate.cluster import Cluster
     from lvmigrate.plan import Options, Plan
+    from lvmigrate.report import CleanupReport, Report
+    from lvmigrate.service.remote import RemoteCluster
+
+    #: This machine's, or a service.
+    Cluster = here.Cluster | RemoteCluster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,14 +61,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "explain":  # it needs no nodes, and no configuration
         return _explain(asked)
+    server = asked.server or os.environ.get("LVMIGRATE_SERVER")
+    if asked.command in _HERE_ONLY:
+        if asked.server:
+            raise UsageError(
+                f"`{asked.command}` is nothing that a service does.",
+                hint="Run it on the machine itself, without --server.",
+                code=Code.NOT_REMOTE,
+            )
+        with _extra():
+            return _HERE_ONLY[asked.command](asked)
+    if server and asked.config:
+        raise UsageError(
+            "Both --server (or LVMIGRATE_SERVER) and --config are given.",
+            hint="A service has a configuration of its own: leave one of them out.",
+        )
     # Heavy imports wait until the words are known to be right: --help and mistakes answer at once.
-    from lvmigrate import Cluster  # noqa: PLC0415
     from lvmigrate.log import configure  # noqa: PLC0415
 
     configure(level=asked.log_level, json=asked.json)
-    with Cluster.open(asked.config) as cluster:
+    with _cluster(asked, server) as cluster:
         act = _ACTS[asked.command]
         return act(cluster, asked)
+
+
+def _cluster(asked: argparse.Namespace, server: str | None) -> Cluster:
+    """The service at ``server``, or what the configuration describes."""
+    if server:
+        with _extra():
+            from lvmigrate.service import client  # noqa: PLC0415
+            from lvmigrate.service.remote import RemoteCluster  # noqa: PLC0415
+        token = client.read_token(asked.token_file)
+        way = client.Way(server, token=token, ca=asked.ca, certificate=asked.client_cert, key=asked.client_key)
+        return RemoteCluster(way)
+    from lvmigrate.cluster import Cluster  # noqa: PLC0415
+
+    return Cluster.open(asked.config)
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """What is imported here may not be installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("lvmigrate", "hv", "storage"):
+            raise
+        raise ConfigurationError(
+            f"The Python package {error.name}, which the service and --server need, is not installed.",
+            hint="Install lvmigrate with its extra: pip install 'lvmigrate[service]'.",
+            code=Code.EXTRA_MISSING,
+        ) from error
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    from lvmigrate.service.server import serve  # noqa: PLC0415
+
+    return serve(asked.config)
+
+
+def _token(asked: argparse.Namespace) -> int:
+    from lvmigrate.service.access import new_token  # noqa: PLC0415
+
+    token, digest = new_token()
+    told = f'[service.tokens."{asked.name}"]\nsha256 = "{digest}"\nrole = "{asked.role}"'
+    if re.search(r'[\\"\x00-\x1f\x7f]', asked.name):
+        raise UsageError(f"{asked.name!r} is no name that TOML has without escapes.", hint="Leave quotes out of it.")
+    if asked.json:
+        _print(json.dumps({"token": token, "name": asked.name, "role": asked.role, "sha256": digest}))
+    else:
+        _print(f"# for the service's configuration; then `systemctl reload` it, or send it SIGHUP\n{told}", error=True)
+        _print(token)
+    return ExitCode.OK
 
 
 def _check(cluster: Cluster, asked: argparse.Namespace) -> int:
@@ -107,8 +177,17 @@ def _migrate(cluster: Cluster, asked: argparse.Namespace) -> int:
     if asked.show_commands and asked.json:
         _show_with(report, display.report_lines, steps, as_json=True)
     else:
-        _show(report, display.report_lines, as_json=asked.json)
+        _show_arrived(report, as_json=asked.json)
     return ExitCode.OK
+
+
+def _show_arrived(report: Report | CleanupReport, *, as_json: bool) -> None:
+    """A move's report; a cleanup's, where the service ended meanwhile and was led on by one."""
+    from lvmigrate import display  # noqa: PLC0415
+    from lvmigrate.report import CleanupReport  # noqa: PLC0415
+
+    lines = display.cleanup_report_lines if isinstance(report, CleanupReport) else display.report_lines
+    _show(report, lines, as_json=as_json)
 
 
 def _rehearse(cluster: Cluster, asked: argparse.Namespace) -> int:
@@ -160,7 +239,7 @@ def _failover(cluster: Cluster, asked: argparse.Namespace) -> int:
             on_progress=shown.progress,
             cancel=cancel,
         )
-    _show(report, display.report_lines, as_json=asked.json)
+    _show_arrived(report, as_json=asked.json)
     return ExitCode.OK
 
 
@@ -215,10 +294,9 @@ def _many(cluster: Cluster, asked: argparse.Namespace) -> int:
         "per_link": asked.per_link,
         "budget_mib_s": asked.budget,
     }
-    chosen = _chosen(cluster, asked)
     manner = Manner(
-        limits=dataclasses.replace(cluster.config.drain, **{k: v for k, v in limits.items() if v is not None}),
-        options=lambda domain: dataclasses.replace(cluster.options_of(domain), **chosen),
+        limits=dataclasses.replace(cluster.drain_limits(), **{k: v for k, v in limits.items() if v is not None}),
+        chosen=_chosen(cluster, asked),
         to=frozenset(() if returns else asked.to or ()),
         forecast_s=asked.forecast or 0,
     )
@@ -262,14 +340,14 @@ def _node(cluster: Cluster, asked: argparse.Namespace) -> int:
         raise UsageError("No node is named.", hint="`lvmigrate node NODE --drained`, for example.")
     for state, why in wanted:
         cluster.set_node(asked.node, state, why)
-    nodes, known = cluster.nodes, cluster.node_states()
-    if asked.node is not None and asked.node not in nodes:
+    closed, known = cluster.closed(), cluster.node_states()
+    if asked.node is not None and asked.node not in closed:
         raise UsageError(
             f"The configuration names no node {asked.node}.",
-            hint=f"It names {', '.join(nodes)}.",
+            hint=f"It names {', '.join(closed)}.",
             code=Code.NODE_UNKNOWN,
         )
-    shown = {name: (node.closed or "", known.get(name)) for name, node in nodes.items() if asked.node in (None, name)}
+    shown = {name: (why, known.get(name)) for name, why in closed.items() if asked.node in (None, name)}
     if asked.json:
         told = [
             {"node": name, "closed": closed or None, "by_command": jsonable(state)}
@@ -402,18 +480,9 @@ def _chosen(cluster: Cluster, asked: argparse.Namespace) -> dict[str, Any]:
     """What the command line says, by the names of `Options`."""
     from lvmigrate.plan import Compression, Mode, Switch  # noqa: PLC0415
 
-    policy = None
-    if asked.policy is not None:
-        policies = cluster.config.policies
-        if asked.policy not in policies:
-            raise UsageError(
-                f"There is no policy {asked.policy}.",
-                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
-            )
-        policy = policies[asked.policy]
     chosen = {
         "mode": None if asked.mode is None else Mode(asked.mode),
-        "policy": policy,
+        "policy": None if asked.policy is None else cluster.policy(asked.policy),
         "bandwidth_mib_s": asked.bandwidth,
         "postcopy_bandwidth_mib_s": asked.postcopy_bandwidth,
         "auto_converge": asked.auto_converge or None,
@@ -528,6 +597,8 @@ def _print(text: str, *, error: bool = False) -> None:
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
+#: What is of this machine alone, and needs no nodes.
+_HERE_ONLY: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {"serve": _serve, "token": _token}
 _ACTS: Final[Mapping[str, Callable[[Cluster, argparse.Namespace], int]]] = {
     "check": _check,
     "migrate": _migrate,

@@ -21,6 +21,7 @@ from lvmigrate.bundle import Bundle, collect
 from lvmigrate.by_hand import ByHand, by_hand
 from lvmigrate.cleanup import CleanupInstance, CleanupPlan
 from lvmigrate.config import Config
+from lvmigrate.convergence import Policy
 from lvmigrate.display import story_lines
 from lvmigrate.doctor import Diagnosis, diagnose
 from lvmigrate.domain import Domain
@@ -44,7 +45,7 @@ from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.status import NodeStatus, status
 from lvmigrate.survey import find
 from lvmigrate.tasklet import Context
-from lvmigrate.traffic import Departure, Schedule
+from lvmigrate.traffic import Departure, Limits, Schedule
 from storage import DrbdStorage
 
 T = TypeVar("T")
@@ -109,6 +110,24 @@ class Cluster:
         """The same for a guest that was seen."""
         own = self.config.guests.get(domain.name) or self.config.guests.get(domain.uuid)
         return replace(self.config.defaults, **(own or {}))
+
+    def policy(self, name: str) -> Policy:
+        """The convergence policy of that name, one of lvmigrate's or the configuration's. Raises `UsageError`."""
+        policies = self.config.policies
+        if name not in policies:
+            raise UsageError(
+                f"There is no policy {name}.",
+                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
+            )
+        return policies[name]
+
+    def drain_limits(self) -> Limits:
+        """How many guests a drain moves at once where nothing else is said."""
+        return self.config.drain
+
+    def closed(self) -> Mapping[str, str]:
+        """By node, why no guest may come, as a clause; empty: guests may."""
+        return {name: node.closed or "" for name, node in self.nodes.items()}
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -224,7 +243,11 @@ class Cluster:
             return {name: replace(node, drained=node.drained or why) for name, node in self.config.nodes.items()}
 
     def _manner(self, manner: Manner | None) -> Manner:
-        return manner or Manner(options=self.options_of)
+        manner = manner or Manner(chosen={})
+        chosen = manner.chosen
+        if chosen is None:
+            return manner
+        return replace(manner, options=lambda domain: replace(self.options_of(domain), **chosen))
 
     def _sent_away(self, departure: Departure) -> None:
         gone = Gone(uuid=departure.uuid, name=departure.name, target=departure.target)

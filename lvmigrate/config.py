@@ -42,6 +42,7 @@ _NODE_KEYS: Final = (
 HOOK_TIMEOUT_S: Final = 60.0
 _TABLES: Final = (
     *("nodes", "guests", "ipolicy", "ssh", "storage", "defaults", "limits", "policies", "journal", "hooks", "drain"),
+    "service",  # read by lvmigrate.service.settings, when there is a service
 )
 #: What may be set for one guest.
 _GUEST_SWITCHES: Final = ("always_failover", "allow_failover", "keep_definition")

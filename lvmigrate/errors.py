@@ -292,6 +292,36 @@ class Code(enum.StrEnum):
     ALLOCATOR_FAILED = "ALLOCATOR_FAILED"
     #: The guest is shut down and started elsewhere, not moved while it runs (a warning).
     FAILOVER_INSTEAD = "FAILOVER_INSTEAD"
+    #: The Python packages that the service and its clients need are not installed.
+    EXTRA_MISSING = "EXTRA_MISSING"
+    #: This command, or this word of it, is not for a service.
+    NOT_REMOTE = "NOT_REMOTE"
+    #: The service gives no answer.
+    SERVICE_UNREACHABLE = "SERVICE_UNREACHABLE"
+    #: What answers is no lvmigrate, or one that speaks differently.
+    SERVICE_DIFFERS = "SERVICE_DIFFERS"
+    #: The service does not know who asks.
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    #: The role of whoever asks does not allow it.
+    FORBIDDEN = "FORBIDDEN"
+    #: Too many requests in too little time.
+    RATE_LIMITED = "RATE_LIMITED"
+    #: The request is longer than the service reads.
+    TOO_LARGE = "TOO_LARGE"
+    #: The service has nothing at that address, or not by that method.
+    ROUTE_UNKNOWN = "ROUTE_UNKNOWN"
+    #: An idempotency key was used before, for something else.
+    KEY_REUSED = "KEY_REUSED"
+    #: As many jobs wait as may wait.
+    QUEUE_FULL = "QUEUE_FULL"
+    #: The service is about to stop, and begins nothing.
+    STOPPING = "STOPPING"
+    #: The service knows no such job.
+    JOB_UNKNOWN = "JOB_UNKNOWN"
+    #: The job has ended: there is nothing to abort.
+    JOB_ENDED = "JOB_ENDED"
+    #: The service ended while the job was under way; the guest was cleaned up afterwards, and is where it was.
+    INTERRUPTED = "INTERRUPTED"
     #: A defect of lvmigrate.
     INTERNAL = "INTERNAL"
 

@@ -67,6 +67,11 @@ _DOCTOR: Final = "README.md#what-is-to-be-mended"
 _NOT_YET: Final = "README.md#what-it-does-not-do-yet"
 _DECIDED: Final = "docs/decisions.md#what-follows-from-what-is-seen"
 _PERSON: Final = "docs/decisions.md#when-a-person-must-decide"
+_SERVE: Final = "docs/service.md#start-it"
+_MAY: Final = "docs/service.md#who-may"
+_ASK: Final = "docs/service.md#ask-it"
+_JOBS: Final = "docs/service.md#jobs"
+_REMOTE: Final = "docs/service.md#the-command-at-a-distance"
 
 _UNLOOKED: Final = (Told.UNLOOKED,)
 _REFUSED: Final = (Told.REFUSED,)
@@ -922,6 +927,111 @@ _ROWS: Final = (
         "The guest is shut down and started elsewhere, not moved while it runs, as was allowed or asked for.",
         "Leave out --allow-failover to be refused instead.",
         _GOES,
+    ),
+    _row(
+        Code.EXTRA_MISSING,
+        _UNLOOKED,
+        "The Python packages of the service, which `serve` and `--server` need, are not installed.",
+        "Install lvmigrate with its extra: `pip install 'lvmigrate[service]'`.",
+        _SERVE,
+    ),
+    _row(
+        Code.NOT_REMOTE,
+        _UNLOOKED,
+        "The command, or a word of it, makes no sense at a distance.",
+        "Run it on the machine itself, without --server.",
+        _REMOTE,
+    ),
+    _row(
+        Code.SERVICE_UNREACHABLE,
+        (Told.UNLOOKED, Told.ENDED),
+        "The service gives no answer; a job that it was asked for (exit code 5) goes on, or is led to its end later.",
+        "See that it runs and that the way to it is open. `lvmigrate --server URL status` tells where a guest is.",
+        _REMOTE,
+    ),
+    _row(
+        Code.SERVICE_DIFFERS,
+        _UNLOOKED,
+        "What answers is no lvmigrate service, or one of a version whose answers this one does not understand.",
+        "Check the URL; install the same version at both ends.",
+        _REMOTE,
+    ),
+    _row(
+        Code.UNAUTHENTICATED,
+        _UNLOOKED,
+        "The service does not know who asks: no token, a wrong one, one that has expired, an unknown certificate.",
+        "Give a token (LVMIGRATE_TOKEN) or a client certificate that the configuration of the service names.",
+        _MAY,
+    ),
+    _row(
+        Code.FORBIDDEN,
+        _UNLOOKED,
+        "Whoever asks is known, and has a role that does not allow this.",
+        "Ask somebody whose role is move, or force, as the sentence says.",
+        _MAY,
+    ),
+    _row(
+        Code.RATE_LIMITED,
+        _UNLOOKED,
+        "More requests came than one may send in a minute.",
+        "Wait as long as Retry-After says; follow events instead of asking again and again.",
+        _MAY,
+    ),
+    _row(
+        Code.TOO_LARGE,
+        _UNLOOKED,
+        "The body of the request is longer than the service reads.",
+        "Send less, or raise body_kib in [service].",
+        _MAY,
+    ),
+    _row(
+        Code.ROUTE_UNKNOWN,
+        _UNLOOKED,
+        "The service has nothing at that address, or not by that method.",
+        "/v1/openapi.json describes all that there is.",
+        _ASK,
+    ),
+    _row(
+        Code.KEY_REUSED,
+        _UNLOOKED,
+        "The idempotency key stands for another job already: the request differs from the first one with it.",
+        "Make a new key for each thing that is wanted; repeat one only with the very same request.",
+        _JOBS,
+    ),
+    _row(
+        Code.QUEUE_FULL,
+        _UNLOOKED,
+        "As many jobs wait as the service lets wait.",
+        "Wait until some have ended, abort some, or raise queue in [service].",
+        _JOBS,
+    ),
+    _row(
+        Code.STOPPING,
+        _UNLOOKED,
+        "The service was asked to stop: it takes no more jobs.",
+        "Ask again when it has been started again.",
+        _JOBS,
+    ),
+    _row(
+        Code.JOB_UNKNOWN,
+        _UNLOOKED,
+        "The service knows no job of that id, or none of that kind.",
+        "List them: GET /v1/moves, /v1/drains, /v1/cleanups.",
+        _JOBS,
+    ),
+    _row(
+        Code.JOB_ENDED,
+        _UNLOOKED,
+        "The job has ended already: it cannot be aborted, nor be told to go on in post-copy.",
+        "See what became of it: its outcome, its result.",
+        _JOBS,
+    ),
+    _row(
+        Code.INTERRUPTED,
+        _ENDED,
+        "The service ended while the job was under way; when it was back, a cleanup put everything back.",
+        "Ask for it again, if it is still wanted: it was not repeated.",
+        _JOBS,
     ),
     _row(
         Code.INTERNAL,

@@ -36,6 +36,7 @@ def error_object(error: LvmigrateError) -> dict[str, Any]:
     }
     match error:
         case Refused():
+            known["instance"] = error.instance
             known["findings"] = jsonable(error.findings)
         case LeftBehind():
             known["leftovers"] = list(error.leftovers)

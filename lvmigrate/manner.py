@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from lvmigrate.domain import Domain
 from lvmigrate.drain_report import Moved, Nobody, Onlooker
@@ -23,6 +23,9 @@ class Manner:
     limits: Limits = field(default_factory=Limits)
     #: What holds for a guest.
     options: Callable[[Domain], Options] = lambda _domain: Options()
+    #: By the names of `Options`: what is chosen over what the configuration says of each guest; `lvmigrate.cluster`
+    #: makes ``options`` of it.  ``None``: ``options`` holds as it is.
+    chosen: Mapping[str, Any] | None = None
     #: The nodes that they may go to; empty: any.
     to: frozenset[str] = frozenset()
     forecast_s: int = 0

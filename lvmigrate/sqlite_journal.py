@@ -8,6 +8,7 @@ on a local disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -171,7 +172,7 @@ class SqliteJournal:
     def _writable(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._have_room()
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640))
+        make_once(self._path)
         # Transactions are begun by hand; the connection goes over to the record's own thread.
         file = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -223,6 +224,8 @@ class SqliteJournal:
 
     def _have_room(self) -> None:
         disk = os.statvfs(self._path.parent)
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         free = disk.f_bavail * disk.f_frsize
         if free < _ROOM:
             raise JournalUnusable(
@@ -357,6 +360,16 @@ class _SqliteRecord:
             _log.error("journal_not_written", errand=self._errand, why=why)
         self._lost += rows
         self._why = self._why or why
+
+
+def make_once(path: Path) -> None:
+    """Make an empty file that others of our group may read; nothing if there is one.
+
+    One that is there is not opened: closing it would take away every lock that this process has on it, those of its
+    other connections too (POSIX), and another process that ends would throw away what they have not written yet.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
     )
     parser.add_argument("--version", action=_Version)
+    _add_server(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, parents, sentence in (
         ("check", [common, moving, copying], "say what a move would do, or every reason against it; change nothing"),
@@ -71,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         ("report", [common], "tell everything the journal knows of one errand, as text, JSON or a page"),
         ("bundle", [common], "put together what a report of a defect needs of one errand, without secrets"),
         ("explain", [common], "say what a code means, what was changed when it is told, and what to do"),
+        ("serve", [common], "do all of this for programs and people at a distance (docs/service.md)"),
+        (
+            "token",
+            [common],
+            "make a token for somebody who asks a service over the net, and what its configuration says",
+        ),
     ):
         command = commands.add_parser(name, parents=parents, help=sentence, description=sentence, epilog=_EPILOG)
         command.set_defaults(command=name)
@@ -111,6 +118,22 @@ def _add_own(command: argparse.ArgumentParser, name: str) -> None:
         )
     if name in ("status", "history"):
         command.add_argument("instance", metavar="INSTANCE", nargs="?", help="this guest alone")
+
+    if name == "token":
+        command.add_argument("name", metavar="NAME", help="who is to have it")
+        command.add_argument("--role", choices=("look", "move", "force"), default="look", help="default: %(default)s")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    """A service instead of this machine."""
+    server = parser.add_argument_group("a service (docs/service.md)")
+    server.add_argument(
+        "--server", metavar="URL", help="have it do the command: unix:PATH or https://HOST:PORT; $LVMIGRATE_SERVER"
+    )
+    server.add_argument("--token-file", metavar="FILE", help="the token to show it; default: $LVMIGRATE_TOKEN")
+    server.add_argument("--ca", metavar="FILE", help="the authority that signed its certificate; default: the system's")
+    server.add_argument("--client-cert", metavar="FILE", help="a certificate to show it, instead of a token")
+    server.add_argument("--client-key", metavar="FILE", help="its key, if that is not in the same file")
 
 
 def _copying() -> _Parser:

@@ -64,6 +64,38 @@ def test_one_module_starts_processes_and_it_alone_imports_sh() -> None:
     assert [name for name, modules in GRAPH.items() if "sh" in modules] == ["storage.shell"]
 
 
+#: What the extra ``lvmigrate[service]`` brings.
+EXTRA = {"httpx2", "limits", "msgspec", "prometheus_client", "sse_starlette", "starlette", "uvicorn", "anyio"}
+#: What serves, and what asks: they share the words.
+SERVES = {f"lvmigrate.service.{name}" for name in ("app", "events", "jobs", "metrics", "routes", "server", "work")}
+ASKS = {"lvmigrate.service.client", "lvmigrate.service.remote"}
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_the_core_knows_of_no_service(name: str) -> None:
+    """Only the command does, in the functions that need it; and nothing else needs the packages of the extra."""
+    if name.startswith("lvmigrate.service"):
+        assert not {package(module) for module in GRAPH[name]} & {"hv", "storage"}
+        return
+    assert not {package(module) for module in GRAPH[name]} & EXTRA
+    if name != "lvmigrate.cli":
+        assert not {module for module in GRAPH[name] if module.startswith("lvmigrate.service")}
+
+
+def reached(names: set[str]) -> set[str]:
+    """All that these import, and what that does; what is imported in a function, too."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        names = {module for name in names for module in GRAPH.get(name, ())} - found
+    return found
+
+
+def test_who_asks_a_service_needs_nothing_of_what_serves() -> None:
+    assert {"lvmigrate.cluster", "uvicorn", "starlette", "libvirt", "sh", *SERVES} & reached(set(ASKS)) == set()
+    assert ASKS & reached(set(SERVES)) == set()
+
+
 def test_no_circle() -> None:
     ours = {name: {module for module in modules if module in FILES} - {name} for name, modules in GRAPH.items()}
     graphlib.TopologicalSorter(ours).prepare()  # raises CycleError, which names the circle

@@ -311,6 +311,23 @@ def test_a_read_only_disk_refuses_and_can_be_read(tmp_path: Path) -> None:
         assert journal.story("last").entry.id == said[0][1]
 
 
+def test_one_errand_more_does_not_take_the_locks_of_another_away(tmp_path: Path) -> None:
+    """Whoever closes the file last throws its log away: somebody else must not be told that they are the last."""
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as early:
+        early.execute("PRAGMA journal_mode = WAL")
+    record = begin(journal)
+    record.add(Kind.MARK, "first", wait=True)
+    begin(journal).end(OK, "", {})
+    log = (tmp_path / "journal.sqlite-wal").stat().st_ino
+    code = "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute('SELECT * FROM row'); file.close()"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "journal.sqlite"], check=True)
+    assert (tmp_path / "journal.sqlite-wal").stat().st_ino == log
+    record.add(Kind.MARK, "second", wait=True)
+    record.end(OK, "", {})
+    assert [row.name for row in journal.story(record.id).rows] == ["first", "second"]
+
+
 def test_a_directory_in_place_of_the_file_refuses(tmp_path: Path) -> None:
     refused(SqliteJournal(tmp_path), "directory")
 

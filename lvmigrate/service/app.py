@@ -1,0 +1,349 @@
+"""The ASGI application: every request is known, counted, judged, read, answered and noted here, whatever its route.
+
+In this order: who asks, how often, which route, which role, how long the body is, what it says.  Whatever goes wrong is
+answered as problem+json.  What changes something, and what was refused, stands in the trail before it is answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from sse_starlette import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as Way
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lvmigrate.defect import defect
+from lvmigrate.errors import Code, LvmigrateError, UsageError
+from lvmigrate.journal import JournalUnusable
+from lvmigrate.service import openapi, orders
+from lvmigrate.service.access import Access, Peer, Subject, allow
+from lvmigrate.service.events import Hub
+from lvmigrate.service.job import Asked
+from lvmigrate.service.messages import Said
+from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
+from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
+from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service
+from lvmigrate.service.settings import Settings
+from lvmigrate.service.wire import encode
+
+_log = structlog.get_logger()
+
+#: How many requests may ask nodes at once, and how many may ask the journal: the one must not hold the other up.
+_SLOW: Final = 8
+_QUICK: Final = 16
+#: How long a body may take to come, in seconds.
+_BODY_S: Final = 30.0
+#: Between two signs of life on a quiet stream, in seconds.
+_PING_S: Final = 15
+_NOBODY: Final = Peer()
+#: Of a method or a path that is none of ours: what somebody else invents is no label of a metric.
+_UNKNOWN: Final = "unknown"
+
+
+class App:
+    """One application. ``peer`` of the ASGI scope's state says who is at the other end (`lvmigrate.service.server`)."""
+
+    def __init__(self, service: Service, hub: Hub, metrics: Metrics, settings: Settings) -> None:
+        self._service = service
+        self._hub = hub
+        self._metrics = metrics
+        self._settings = settings
+        self.access = Access(settings)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._description = encode(openapi.description(ROUTES))
+        self._threads: dict[bool, anyio.CapacityLimiter] = {}
+        by_path: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            by_path.setdefault(route.path, {})[route.method] = route
+        self._starlette = Starlette(
+            routes=[Way(path, _Endpoint(self, routes), methods=list(routes)) for path, routes in by_path.items()],
+            exception_handlers={HTTPException: _no_route},
+        )
+        self._starlette.router.redirect_slashes = False
+        self._texts: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "health": self._health,
+            "ready": self._ready,
+            "metrics": self._text_of_metrics,
+            "description": self._text_of_description,
+            "follow_all": self._follow,
+            **{f"follow_{one}": self._follow for one in ("move", "drain", "cleanup")},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":  # no web sockets here, and the server tells of the lifespan itself
+            return
+        began = time.monotonic()
+        scope["state"] = {**scope.get("state", {}), "route": _UNKNOWN, "subject": None, "job": "", "code": ""}
+        request = Request(scope, receive)
+        status = 0
+
+        async def noted(message: Any) -> None:  # noqa: ANN401 -- an ASGI message
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                await self._note(request, status, time.monotonic() - began)
+            await send(message)
+
+        answer: ASGIApp = self._starlette
+        try:
+            scope["state"]["subject"] = self._known(request)
+        except LvmigrateError as error:
+            answer = _problem_of(error, request)
+        await answer(scope, receive, noted)
+
+    # ---- who asks, and how often
+
+    def _known(self, request: Request) -> Subject:
+        peer = request.scope["state"].get("peer", _NOBODY)
+        most = RateLimitItemPerMinute(self._settings.requests_per_minute)
+        # Those who are refused are counted by where they come from, before it is looked at what they have brought.
+        if not self._limiter.test(most, "refused", peer.origin):
+            raise _too_many()
+        try:
+            subject = self.access.subject(peer, request.headers.get("authorization", ""))
+        except NotDone:
+            self._limiter.hit(most, "refused", peer.origin)
+            raise
+        if not self._limiter.hit(most, "known", subject.name):
+            raise _too_many()
+        origin = request.headers.get("origin")
+        changes = request.method not in ("GET", "HEAD")
+        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            # A browser shows its certificate to whichever page has it ask: another site's must not order anything.
+            raise NotDone(
+                f"A page of {origin[:100]!r} asks for it, which is another site.",
+                hint="Ask from a page of the service's own, or from a program.",
+                code=Code.FORBIDDEN,
+            )
+        return subject
+
+    async def _note(self, request: Request, status: int, seconds: float) -> None:
+        """For the log, the metrics and the trail."""
+        state = request.scope["state"]
+        route, subject = state["route"], state["subject"]
+        known_method = request.method if route != _UNKNOWN else _UNKNOWN
+        self._metrics.requests.labels(known_method, route, str(status)).inc()
+        if not state.get("streams"):
+            self._metrics.request_seconds.labels(known_method, route).observe(seconds)
+        refused = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
+        if refused:
+            self._metrics.refused.labels(state["code"] or str(status)).inc()
+        line = Asked(
+            number=0,
+            at=time.time(),
+            subject=subject.name if subject is not None else "",
+            role=subject.role.value if subject is not None else "",
+            via=str(state.get("peer", _NOBODY)),
+            method=request.method[:20],
+            path=request.url.path[:300],
+            status=status,
+            code=state["code"],
+            job=state["job"],
+        )
+        told = {
+            name: getattr(line, name) for name in ("subject", "role", "via", "method", "path", "status", "code", "job")
+        }
+        _log.info("request", **{name: value for name, value in told.items() if value != ""}, ms=round(seconds * 1000))
+        looks = request.method in ("GET", "HEAD") or route == "/v1/checks"
+        # Who asks too often does not fill the journal as well.
+        if (refused or not looks) and status != HTTPStatus.TOO_MANY_REQUESTS:
+            try:
+                await self._in_thread(lambda: self._service.ledger.asked(line), slow=False)
+            except JournalUnusable as error:
+                _log.error("trail_not_written", error=str(error))
+
+    # ---- one request
+
+    async def handle(self, route: Route, request: Request) -> Response:
+        """Judge it, read it, do it. Never raises."""
+        state = request.scope["state"]
+        state["route"] = route.path
+        try:
+            subject: Subject = state["subject"]
+            allow(subject, route.role)
+            path = {name: _read(value, PARAMETERS[name]) for name, value in request.path_params.items()}
+            query = _query(request, route)
+            if route.handler is None:
+                return await self._texts[route.name](request)
+            key = request.headers.get("idempotency-key") if route.keyed else None
+            call = Call(
+                subject=subject,
+                path=path,
+                query=query,
+                body=await self._body(request, route),
+                key=None if key is None else _read(key, Key),
+            )
+            handler = route.handler
+            answer = await self._in_thread(lambda: handler(self._service, call), slow=route.slow)
+        except LvmigrateError as error:
+            return _problem_of(error, request)
+        except ClientDisconnect:  # nobody is there to be answered
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        except Exception as error:  # noqa: BLE001 -- never a traceback
+            return _problem_of(defect(error), request)
+        if not isinstance(answer, Answer):
+            answer = Answer(value=answer)
+        state["job"] = answer.job
+        headers = {**answer.headers, **_SAFE}
+        return Response(encode(answer.value), answer.status, headers, media_type="application/json")
+
+    async def _in_thread(self, act: Callable[[], Any], *, slow: bool) -> Any:  # noqa: ANN401 -- whatever it returns
+        if slow not in self._threads:
+            self._threads[slow] = anyio.CapacityLimiter(_SLOW if slow else _QUICK)
+        return await anyio.to_thread.run_sync(act, limiter=self._threads[slow])
+
+    async def _body(self, request: Request, route: Route) -> object:
+        """What came, at most as long as may come; where nothing is awaited, nothing is read."""
+        if route.body is None:
+            return None
+        most = self._settings.body_kib * 1024
+        body = bytearray()
+        with anyio.move_on_after(_BODY_S) as waiting:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise UsageError(
+                        f"The body is longer than {self._settings.body_kib} KiB.",
+                        hint="Send less; [service] body_kib raises the limit.",
+                        code=Code.TOO_LARGE,
+                    )
+        if waiting.cancelled_caught:
+            raise UsageError("The body did not come in time.", hint=f"It may take {_BODY_S:.0f} s.")
+        try:
+            return msgspec.json.decode(bytes(body), type=route.body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _not_understood("The body", error) from error
+
+    # ---- what is no JSON of a handler's
+
+    async def _health(self, _request: Request) -> Response:
+        return Response(encode(Said(status="ok")), headers=_SAFE, media_type="application/json")
+
+    async def _ready(self, request: Request) -> Response:
+        if self._service.jobs.stopping:
+            error = NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
+            return _problem_of(error, request)
+        return await self._health(request)
+
+    async def _text_of_metrics(self, _request: Request) -> Response:
+        self._metrics.followers.set(self._hub.followers)
+        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, **_SAFE})
+
+    async def _text_of_description(self, _request: Request) -> Response:
+        return Response(self._description, headers=_SAFE, media_type="application/json")
+
+    async def _follow(self, request: Request) -> Response:
+        collection = request.url.path.split("/")[2]
+        job = request.path_params.get("id")
+        jobs = self._service.jobs
+        if job is not None:
+            await self._in_thread(lambda: jobs.one(job, orders.WHAT[collection]), slow=False)
+        if request.method == "HEAD":
+            return Response(headers=_SAFE, media_type="text/event-stream")
+        request.scope["state"]["streams"] = True
+        frames: AsyncIterator[bytes] = self._hub.stream(
+            request.headers.get("last-event-id"), lambda: jobs.stands(job), job=job
+        )
+        return EventSourceResponse(frames, ping=_PING_S, headers=_SAFE)
+
+
+class _Endpoint:
+    """All of one path, by method, as Starlette calls it: what is no function is an ASGI application of its own."""
+
+    def __init__(self, app: App, routes: Mapping[str, Route]) -> None:
+        self._app = app
+        self._routes = {**routes, **({"HEAD": routes["GET"]} if "GET" in routes else {})}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._app.handle(self._routes[scope["method"]], Request(scope, receive))
+        await response(scope, receive, send)
+
+
+#: What is served here is for nobody's cache, and is never run.
+_SAFE: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Lvmigrate-Version": version("lvmigrate"),
+}
+
+
+def _problem_of(error: LvmigrateError, request: Request) -> Response:
+    told = problem(error)
+    request.scope["state"]["code"] = told["code"]
+    headers = dict(_SAFE)
+    if error.code is Code.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
+    if error.code in (Code.RATE_LIMITED, Code.QUEUE_FULL, Code.STOPPING):
+        headers["Retry-After"] = "10"
+    if error.code is Code.TOO_LARGE:  # what more comes is not read
+        headers["Connection"] = "close"
+    return Response(encode(told), told["status"], headers, media_type=MEDIA_TYPE)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+    response = _problem_of(
+        UsageError(
+            f"There is nothing at {request.method[:20]} {request.url.path[:200]}.",
+            hint="/v1/openapi.json describes all that there is.",
+            code=Code.ROUTE_UNKNOWN,
+        ),
+        request,
+    )
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and isinstance(error, HTTPException):
+        response.status_code = status
+        for name, value in (error.headers or {}).items():
+            response.headers[name] = value
+    return response
+
+
+def _read(value: str, kind: Any) -> Any:  # noqa: ANN401 -- as it is annotated
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _not_understood("The address, or a header,", error) from error
+
+
+def _query(request: Request, route: Route) -> Any:  # noqa: ANN401 -- the route's own Struct
+    words = dict(request.query_params)
+    if len(words) != len(request.query_params.multi_items()):
+        raise _not_understood("The query", ValueError("a word is said twice"))
+    try:
+        return msgspec.convert(words, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _not_understood("The query", error) from error
+
+
+def _not_understood(what: str, error: Exception) -> UsageError:
+    why = str(error)
+    with suppress(UnicodeError):
+        why = why.encode("ascii", "backslashreplace").decode()
+    return UsageError(
+        f"{what} is not understood: {why[:300]}.", hint="/v1/openapi.json describes what may come.", code=Code.USAGE
+    )
+
+
+def _too_many() -> NotDone:
+    return NotDone(
+        "Too many requests came in the last minute.",
+        hint="Wait as long as Retry-After says; follow events instead of asking again and again.",
+        code=Code.RATE_LIMITED,
+    )

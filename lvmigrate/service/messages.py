@@ -1,0 +1,146 @@
+"""What comes and what is answered beside orders, jobs and the core's own values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from lvmigrate.by_hand import ByHand
+from lvmigrate.cleanup import CleanupPlan
+from lvmigrate.convergence import Policy
+from lvmigrate.journal import Entry
+from lvmigrate.node_states import NodeState
+from lvmigrate.node_states import State as Door
+from lvmigrate.node_states import Wish as DrainWish
+from lvmigrate.plan import Plan
+from lvmigrate.service.job import Asked, Job, State
+from lvmigrate.service.orders import Guest, Words
+from lvmigrate.status import NodeStatus
+from lvmigrate.traffic import Limits, Schedule
+
+#: The header of an order's answer that says from which event on to follow its job.
+EVENT_ID: Final = "Lvmigrate-Event-ID"
+
+_Most = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    """A node, and who may come."""
+
+    node: str
+    #: Why no guest may; ``null``: guests may.
+    closed: str | None
+    by_command: NodeState | None
+
+
+class Nodes(Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    nodes: list[NodeView]
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What every node says of its guests."""
+
+    nodes: tuple[NodeStatus, ...]
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """What can be chosen by its name, and what holds for a drain where nothing is chosen."""
+
+    policies: dict[str, Policy]
+    drain: Limits
+
+
+class Errands(Struct, frozen=True, kw_only=True):
+    """Some of the journal's errands."""
+
+    errands: tuple[Entry, ...]
+
+
+class JobList(Struct, frozen=True, kw_only=True):
+    """Some jobs, newest first."""
+
+    jobs: list[Job]
+
+
+class Trail(Struct, frozen=True, kw_only=True):
+    """Who asked for what, newest first."""
+
+    asked: list[Asked]
+
+
+class Forgotten(Struct, frozen=True, kw_only=True):
+    """How many errands the journal has forgotten."""
+
+    forgotten: int
+
+
+class Said(Struct, frozen=True, kw_only=True):
+    """How the service is."""
+
+    status: str
+
+
+class Nothing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No words."""
+
+
+class OfGuest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which guest."""
+
+    instance: Guest | None = None
+
+
+class OfHistory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which errands."""
+
+    instance: Guest | None = None
+    most: _Most = 50
+
+
+class OfJobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs."""
+
+    state: State | None = None
+    #: The guest or the nodes as they were named, or the guest's UUID.
+    about: Words | None = None
+    most: _Most = 100
+
+
+class OfTrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many lines."""
+
+    most: _Most = 100
+
+
+class SetNode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may come to a node from now on."""
+
+    state: Door
+    reason: Words = ""
+
+
+class WishDrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the drain of a node that is under way on the service's machine is to do."""
+
+    wish: DrainWish
+
+
+class Prune(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the journal is to forget."""
+
+    days: Annotated[float, Meta(gt=0, lt=1_000_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What an order would do; one of the three is there."""
+
+    plan: Plan | None = None
+    #: The plan as the commands that a person would type.
+    by_hand: tuple[ByHand, ...] = ()
+    cleanup: CleanupPlan | None = None
+    schedule: Schedule | None = None

@@ -1,0 +1,278 @@
+"""The process: its sockets, its signals, its end. uvicorn speaks HTTP and TLS; here is who listens, until when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import grp
+import os
+import signal
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lvmigrate import config
+from lvmigrate.cluster import Cluster
+from lvmigrate.errors import Code, ConfigurationError, ExitCode, Finding, LvmigrateError, Refused
+from lvmigrate.journal import JournalUnusable
+from lvmigrate.log import configure
+from lvmigrate.service.access import Peer
+from lvmigrate.service.app import App
+from lvmigrate.service.events import Hub
+from lvmigrate.service.jobs import Jobs
+from lvmigrate.service.ledger import Ledger
+from lvmigrate.service.metrics import Metrics
+from lvmigrate.service.routes import Service
+from lvmigrate.service.settings import Settings, address
+
+_log = structlog.get_logger()
+
+#: How long answers that are under way may take once the service ends.
+_LAST_ANSWERS_S: Final = 3
+_BACKLOG: Final = 256
+#: How long a connection may take to ask for something, and may stay open for the next time.
+_FIRST_WORDS_S: Final = 10.0
+_KEEP_ALIVE_S: Final = 75
+#: Of each socket; those beyond it are answered with 503.
+_MOST_CONNECTIONS: Final = 1000
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class _Protocol(H11Protocol):
+    """Tells the application who is at the other end."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "peer": _peer(transport)}
+        self.loop.call_later(_FIRST_WORDS_S, self._be_done_with_the_silent)
+
+    def _be_done_with_the_silent(self) -> None:
+        cycle = cast("object | None", self.cycle)  # uvicorn says that there always is one
+        if cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Cluster] = Cluster.open) -> int:
+    """Serve until SIGTERM or SIGINT asks to stop, and tell the `ExitCode`.
+
+    A second signal aborts what is waited for.  SIGHUP reads tokens, certificates, users and roles again.  Raises
+    `ConfigurationError`, `JournalUnusable`, and `Refused` (`Code.LOCKED`) where another service uses the same journal.
+    """
+    with open_cluster(path) as cluster:
+        settings = Settings.of(cluster.config)
+        configure(level="info", json=settings.log == "json")
+        journal = cluster.config.journal
+        if journal is None:
+            raise JournalUnusable(
+                "The service keeps its jobs in the journal, and the configuration names none.",
+                hint="Name a file for it: [journal] path in the configuration.",
+            )
+        with _alone(journal.parent):
+            ledger = Ledger(journal)
+            hub, metrics = Hub(), Metrics()
+            jobs = Jobs(cluster, ledger, hub, metrics, settings, journal.parent / "service")
+            app = App(Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub), hub, metrics, settings)
+            with _listening(settings, cluster.config.path) as sockets:
+                left = asyncio.run(_serve(app, jobs, hub, settings, sockets, lambda: Settings.of(config.load(path))))
+            if left:
+                # Threads of the core are in the middle of them; the next service takes them up as after a kill -9.
+                _log.warning("jobs_handed_over", jobs=list(left))
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(ExitCode.OK)
+            ledger.close()
+    return ExitCode.OK
+
+
+async def _serve(
+    app: App,
+    jobs: Jobs,
+    hub: Hub,
+    settings: Settings,
+    sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
+    reload: Callable[[], Settings],
+) -> tuple[str, ...]:
+    """Until it is asked to stop; the jobs that are handed over."""
+    loop = asyncio.get_running_loop()
+    hub.run_in(loop)
+    asked, hurry = asyncio.Event(), threading.Event()
+
+    def stop() -> None:
+        (hurry if asked.is_set() else asked).set()
+
+    def again() -> None:
+        try:
+            app.access.change(reload())
+            _log.info("access_read_again")
+        except LvmigrateError as error:  # what holds goes on holding
+            _log.error("access_not_read_again", error=str(error))
+
+    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, again)):
+        loop.add_signal_handler(number, act)
+    await asyncio.to_thread(jobs.start)
+    servers = [_Server(_uvicorn(app, context)) for _, context in sockets]
+    serving = [
+        asyncio.ensure_future(server.serve(sockets=[listener]))
+        for server, (listener, _) in zip(servers, sockets, strict=True)
+    ]
+    waiting = asyncio.ensure_future(asked.wait())
+    _log.info("serving", at=[_where(listener) for listener, _ in sockets])
+    await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
+    _log.info("stopping", how=settings.stop.value)
+    # It goes on answering meanwhile: who follows a job sees its end.
+    left = await asyncio.to_thread(jobs.stop, settings.stop, settings.stop_deadline_s, hurry=hurry.is_set)
+    hub.close()
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*serving)
+    waiting.cancel()
+    return left
+
+
+def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:
+    found = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=_MOST_CONNECTIONS,
+        backlog=_BACKLOG,
+    )
+    found.load()
+    found.ssl = context
+    return found
+
+
+def _peer(transport: asyncio.BaseTransport) -> Peer:
+    """Who is there: by the kernel's word on a unix socket, by what TLS has verified on TCP."""
+    end: socket.socket = transport.get_extra_info("socket")
+    if end.family == socket.AF_UNIX:
+        raw = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, gid = _CREDENTIALS.unpack(raw)
+        return Peer(pid=pid, uid=uid, gid=gid)
+    host, port, *_ = transport.get_extra_info("peername") or ("", 0)
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    names: Any = (tls.getpeercert() or {}).get("subject", ()) if tls is not None else ()
+    common = [value for part in names for key, value in part if key == "commonName"]
+    return Peer(address=f"{host}:{port}", certificate=common[0] if len(common) == 1 else None)
+
+
+# ---- where it listens
+
+
+@contextmanager
+def _listening(settings: Settings, path: Path) -> Iterator[list[tuple[socket.socket, ssl.SSLContext | None]]]:
+    """All sockets, open; the unix one is taken away afterwards. Raises `ConfigurationError`."""
+    with contextlib.ExitStack() as stack:
+        sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        place = address(settings.listen, path)
+        context = _tls(settings) if place is not None else None
+        if settings.socket:
+            sockets.append((stack.enter_context(contextlib.closing(_unix(settings))), None))
+            stack.callback(Path(settings.socket).unlink, missing_ok=True)
+        if place is not None:
+            sockets.append((stack.enter_context(contextlib.closing(_tcp(*place))), context))
+        yield sockets
+
+
+def _unix(settings: Settings) -> socket.socket:
+    where = Path(settings.socket)
+    with _cannot(f"listen on {where}"), contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+        where.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        where.unlink(missing_ok=True)  # of one that was killed: whoever has the lock beside the journal is alone
+        before = os.umask(0o177)  # nobody may come before it is said who may
+        try:
+            listener.bind(str(where))
+        finally:
+            os.umask(before)
+        stack.callback(where.unlink, missing_ok=True)
+        if settings.socket_group:
+            os.chown(where, -1, _group(settings.socket_group))
+        where.chmod(int(settings.socket_mode, 8))
+        listener.listen(_BACKLOG)
+        stack.pop_all()
+        return listener
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    with _cannot(f"listen on {host} port {port}"):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    with _cannot("use the certificate, its key, or the clients' authority"):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.client_ca:
+            context.load_verify_locations(settings.client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL  # who shows none comes with a token
+        return context
+
+
+@contextmanager
+def _cannot(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ssl.SSLError, OverflowError) as error:
+        raise ConfigurationError(
+            f"The service cannot {what}: {error}.", hint="See [service] in the configuration."
+        ) from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """The only service of this journal; the lock ends with the process, however that ends."""
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with (directory / "service.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            finding = Finding(
+                code=Code.LOCKED,
+                sentence=f"Another service works with the journal in {directory}.",
+                hint="Ask that one, or stop it first; a second one needs a journal of its own.",
+            )
+            raise Refused("", [finding]) from None
+        yield
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigurationError(
+            f"There is no group {name}, which [service] socket_group names.", hint="Make it: `groupadd --system`."
+        ) from None
+
+
+def _where(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else f"https://{name[0]}:{name[1]}"

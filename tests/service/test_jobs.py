@@ -1,0 +1,214 @@
+"""The queue: who goes first, who has to wait, what is written down. And orders, which say what the options say."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvmigrate.convergence import NAMED
+from lvmigrate.errors import UsageError
+from lvmigrate.failover import FailoverOptions
+from lvmigrate.journal import JournalUnusable
+from lvmigrate.plan import Compression, Mode, Options, Switch
+from lvmigrate.service import orders
+from lvmigrate.service.client import Client
+from lvmigrate.service.job import Asked, Job, State
+from lvmigrate.service.ledger import Ledger
+from lvmigrate.service.messages import JobList
+from lvmigrate.service.orders import Cleanup, DrainLimits, FailoverChoices, Migrate, MoveOptions, Priority
+from lvmigrate.traffic import Limits
+from tests.service.support import House, house, wait_for
+
+# ---- orders
+
+
+@pytest.mark.parametrize(
+    ("words", "options"), [(MoveOptions, Options), (FailoverChoices, FailoverOptions), (DrainLimits, Limits)]
+)
+def test_an_order_can_say_whatever_the_core_understands(words: Any, options: Any) -> None:
+    assert set(words.__struct_fields__) == {field.name for field in dataclasses.fields(options)}
+
+
+OPTIONS = st.builds(
+    Options,
+    mode=st.sampled_from([mode for mode in Mode if mode is not Mode.FAILOVER]),
+    switch=st.sampled_from(Switch),
+    guard=st.booleans(),
+    bandwidth_mib_s=st.none() | st.integers(1, 10**6),
+    downtime_limit_s=st.floats(0.001, 1000),
+    policy=st.sampled_from(sorted(NAMED.values(), key=lambda policy: policy.name)),
+    compression=st.none() | st.sampled_from(Compression),
+    tls=st.booleans(),
+    forecast_s=st.integers(0, 60),
+    iallocator=st.none() | st.just("hail"),
+    minimum_memory_mib=st.none() | st.integers(1, 10**6),
+)
+
+
+@given(before=OPTIONS, wanted=OPTIONS)
+def test_what_is_asked_for_at_a_distance_is_what_is_done(before: Options, wanted: Options) -> None:
+    said = orders.difference(before, wanted, MoveOptions)
+    there = msgspec.json.decode(msgspec.json.encode(Migrate(instance="web1", options=said)), type=orders.Order)
+    assert isinstance(there, Migrate)
+    assert dataclasses.replace(before, **there.options.chosen(lambda name: NAMED[name])) == wanted
+
+
+def test_only_what_differs_is_asked_for() -> None:
+    assert orders.difference(Options(), Options(), MoveOptions) == MoveOptions()
+    assert msgspec.json.encode(Migrate(instance="web1")) == b'{"what":"migrate","instance":"web1"}'
+
+
+# ---- the queue
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path, "at_once = 3\nper_node = 2", nodes=("node1", "node2", "node3")) as made:
+        yield made
+
+
+def running(client: Client) -> list[Job]:
+    return [job for job in client.get("/v1/moves", JobList).jobs if job.state is State.RUNNING]
+
+
+def test_no_node_has_more_to_do_than_it_may_and_the_first_of_its_priority_goes_first(here: House) -> None:
+    # web* are between node1 and node2; far1 is between node2 and node3.
+    # The first two take so long that the others are all there before one of them may begin.
+    for number in range(4):
+        here.guest(f"web{number}", "node1", peer="node2", copy_s=4.0 if number < 2 else 0.5)
+    here.guest("far1", "node3", peer="node1", copy_s=0.5)
+    here.start()
+    most = 0
+    with here.client() as client:
+        ids = [
+            client.order("moves", Migrate(instance=name, priority=priority))[0].id
+            for name, priority in (
+                ("web0", Priority.NORMAL),
+                ("web1", Priority.NORMAL),
+                ("web2", Priority.LOW),
+                ("web3", Priority.HIGH),
+                ("far1", Priority.NORMAL),
+            )
+        ]
+        waited: set[str] = set()
+
+        def over() -> bool:
+            nonlocal most
+            jobs = client.get("/v1/moves", JobList).jobs
+            waited.update(job.waits_for for job in jobs if job.waits_for)
+            begun = [job for job in jobs if job.state is State.RUNNING and job.target]
+            most = max(most, len(begun))
+            for node in ("node1", "node2", "node3"):
+                assert sum(node in (job.source, job.target) for job in begun) <= 2
+            return all(job.over for job in jobs)
+
+        wait_for(over)
+        jobs = {job.id: job for job in client.get("/v1/moves", JobList).jobs}
+        assert [jobs[id_].outcome for id_ in ids] == ["OK"] * 5
+        assert most == 2
+        assert any("a place on node1" in words for words in waited)
+        begun = {jobs[id_].about: jobs[id_].begun or 0.0 for id_ in ids}
+        assert begun["web3"] < begun["web2"]
+    here.at_rest()
+
+
+def test_a_guest_has_one_job_at_a_time_and_what_mends_does_not_wait_for_others(here: House) -> None:
+    for name in ("web1", "web2", "web3", "web4"):
+        here.guest(name, "node1", peer="node2", copy_s=1.2)
+    here.start()
+    with here.client() as client:
+        first, _ = client.order("moves", Migrate(instance="web1"))
+        wait_for(here.copies_begun)
+        same, _ = client.order("cleanups", Cleanup(instance="web1"))
+        for name in ("web2", "web3"):
+            client.order("moves", Migrate(instance=name))
+        mends, _ = client.order("cleanups", Cleanup(instance="web4"))
+        wait_for(lambda: client.get(f"/v1/cleanups/{mends.id}", Job).over)
+        assert not client.get(f"/v1/moves/{first.id}", Job).over
+        assert client.get(f"/v1/cleanups/{same.id}", Job).state is State.QUEUED
+        wait_for(lambda: client.get(f"/v1/cleanups/{same.id}", Job).over)
+        assert client.get(f"/v1/moves/{first.id}", Job).outcome == "OK"
+        assert client.get(f"/v1/cleanups/{same.id}", Job).outcome == "OK"
+        wait_for(lambda: all(job.over for job in client.get("/v1/moves", JobList).jobs))
+    here.at_rest()
+
+
+# ---- what is written down
+
+
+def job(id_: str = "j1", **more: Any) -> Job:
+    known: dict[str, Any] = {
+        "what": "migrate",
+        "about": "web1",
+        "order": {"what": "migrate", "instance": "web1"},
+        "subject": "x",
+        "priority": Priority.NORMAL,
+        "state": State.QUEUED,
+        "asked": time.time(),
+    }
+    return Job(id=id_, **(known | more))
+
+
+def test_the_ledger_shares_the_journals_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "journal.sqlite"
+    ledger = Ledger(path)
+    assert ledger.add(job(), key="k", fingerprint="f") is None
+    before = ledger.add(job("j2"), key="k", fingerprint="f")
+    assert before is not None
+    assert before.id == "j1"
+    with pytest.raises(UsageError):
+        ledger.add(job("j3"), key="k", fingerprint="another")
+    ledger.set("j1", state=State.ENDED, outcome="OK", exit_code=0, result={"a": 1})
+    ledger.close()
+    again = Ledger(path)
+    found = again.one("j1")
+    assert found is not None
+    assert (found.state, found.result, found.over) == (State.ENDED, {"a": 1}, True)
+    assert again.unfinished() == []
+    assert path.stat().st_mode & 0o777 == 0o640
+    again.close()
+
+
+def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_JOBS", 5)
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_LINES", 7)
+    ledger = Ledger(tmp_path / "j.sqlite")
+    ledger.add(job("first"), key=None, fingerprint="")
+    for number in range(30):
+        ledger.add(job(f"j{number}"), key=None, fingerprint="")
+        ledger.set(f"j{number}", state=State.ENDED)
+        ledger.asked(
+            Asked(
+                number=0,
+                at=0.0,
+                status=200,
+                **dict.fromkeys(("subject", "role", "via", "method", "path", "code", "job"), ""),
+            )
+        )
+    kept = [each.id for each in ledger.some()]
+    assert "first" in kept
+    assert len(kept) <= 7
+    assert [line.number for line in ledger.trail(100)] == list(range(30, 23, -1))
+    ledger.close()
+
+
+def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
+    Ledger(tmp_path / "j.sqlite").close()
+    with closing(sqlite3.connect(tmp_path / "j.sqlite")) as file:
+        file.execute("UPDATE service SET version = 9")
+        file.commit()
+    with pytest.raises(JournalUnusable, match="another lvmigrate"):
+        Ledger(tmp_path / "j.sqlite")
+    (tmp_path / "garbage").write_bytes(b"nothing of ours" * 100)
+    with pytest.raises(JournalUnusable):
+        Ledger(tmp_path / "garbage")
