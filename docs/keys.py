@@ -15,6 +15,7 @@ from typing import Any, Final
 from lvmigrate import config
 from lvmigrate.convergence import Rule
 from lvmigrate.plan import Options
+from lvmigrate.service.settings import Settings
 from lvmigrate.sqlite_journal import DEFAULT_PATH as JOURNAL
 from lvmigrate.traffic import Limits as Traffic
 
@@ -234,6 +235,38 @@ TABLES: Final = (
         _key("directory", '"/etc/lvmigrate/hooks"', "Where they are, in Ganeti's layout.", "none"),
         _key("timeout_s", "60", "How long one of them may take.", f"{config.HOOK_TIMEOUT_S:g}"),
     ),
+    _table(
+        "service",
+        "How `lvmigrate serve` is reached, who may do what there, and how much goes on at once (docs/service.md).",
+        _key("socket", '"/run/lvmigrate/api.sock"', 'The unix socket; "": none.'),
+        _key("socket_mode", '"0660"', "Who can open it."),
+        _key("socket_group", '"lvmigrate"', "The group that may; none: the service's own."),
+        _key("socket_role", '"move"', "What those may do who can open it: look, move or force."),
+        _key("users", '{ nagios = "look" }', "The users who may do something else there, by name."),
+        _key("listen", '"192.0.2.1:7443"', "ADDRESS:PORT for TCP, which is served with TLS only."),
+        _key("certificate", '"service.pem"', "The service's certificate; paths are relative to this file."),
+        _key("key", '"service.key"', "Its key."),
+        _key("client_ca", '"clients.pem"', "The authority that signs clients' certificates; none are asked for else."),
+        _key("certificates", '{ "ci.example" = "move" }', "What whoever has one may do, by its common name."),
+        _key("at_once", "4", "Moves, rehearsals, failovers and drains under way in all."),
+        _key("per_node", "2", "Of moves and failovers: those under way that touch one node."),
+        _key("queue", "1000", "How many jobs may wait."),
+        _key("requests_per_minute", "1200", "How many requests one user, token or certificate may make."),
+        _key("body_kib", "256", "The longest request."),
+        _key("stop", '"hand-over"', "What a stop does with what is under way: wait for it, abort it, or hand-over."),
+        _key("stop_deadline_s", "600", "How long it waits for that."),
+        _key("log", '"text"', "How the log is written: text or json."),
+    ),
+    _table(
+        "service.tokens.NAME",
+        "Somebody who comes with a token; `lvmigrate token NAME` makes one, and these lines.",
+        _key(
+            "sha256", f'"{"0" * 64}"', "The token's digest: the token itself is nowhere but with them.", "must be given"
+        ),
+        _key("role", '"look"', "What they may do: look, move or force.", '"look"'),
+        _key("expires", "2027-06-30", "The first day on which it is not valid any more.", "none"),
+        example="service.tokens.nagios",
+    ),
 )
 
 #: The keys of one rule of a policy.
@@ -251,7 +284,14 @@ RULE: Final = _table(
 
 #: The values that hold where a table says nothing.
 DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
-    {"defaults": Options(), "guests.NAME": Options(), "limits": config.Limits(), "drain": Traffic(), RULE.header: Rule}
+    {
+        "defaults": Options(),
+        "guests.NAME": Options(),
+        "limits": config.Limits(),
+        "drain": Traffic(),
+        "service": Settings(),
+        RULE.header: Rule,
+    }
 )
 
 
@@ -274,6 +314,8 @@ def _toml(value: Any) -> str:  # noqa: ANN401 -- whatever a field holds
         return str(value).lower()
     if isinstance(value, int | float):
         return f"{value:g}"
+    if isinstance(value, str | dict):
+        return f'"{value}"' if value else "none"
     named = getattr(value, "value", None) or getattr(value, "name", None)
     return f'"{named}"'
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from docs.keys import DEFAULTS, EXAMPLE, RULE, TABLES, Key, Table, default_of, example
@@ -14,6 +15,7 @@ from lvmigrate.config import Config
 from lvmigrate.convergence import Rule
 from lvmigrate.errors import ConfigurationError
 from lvmigrate.ipolicy import InstancePolicy
+from lvmigrate.service.settings import Settings, Stop, TokenEntry
 
 BY_HEADER = {table.header: table for table in TABLES}
 KEYS = [(table, key) for table in TABLES for key in table.keys]
@@ -38,6 +40,12 @@ def test_every_key_that_is_read_is_in_the_table_and_no_other(tmp_path: Path, tab
     if table.header == "ipolicy.all":  # there a key is a table itself
         assert [key.name for key in table.keys] == list(InstancePolicy.__slots__)
         return
+    if table.header.startswith("service"):
+        of = Settings if table.header == "service" else TokenEntry
+        tables_of_their_own = {"tokens"}
+        known = [field.name for field in msgspec.structs.fields(of) if field.name not in tables_of_their_own]
+        assert [key.name for key in table.keys] == known
+        return
     others = "" if table.example.startswith("nodes.") else "[nodes.a]\n"
     known = known_to_the_reader(tmp_path, f"{others}[{table.example}]\nnonsense = 1\n")
     assert len(known) == len(set(known))
@@ -58,7 +66,9 @@ def test_every_key_of_a_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("table", "key"), KEYS, ids=[f"{table.header}.{key.name}" for table, key in KEYS])
 def test_each_example_alone_is_a_configuration(tmp_path: Path, table: Table, key: Key) -> None:
     known_policy = "[policies.night]\nrules = []\n" if table.example != "policies.night" else ""
-    read(tmp_path, f"[nodes.alpha]\n{known_policy}[{table.example}]\n{key.name} = {key.example}\n")
+    found = read(tmp_path, f"[nodes.alpha]\n{known_policy}[{table.example}]\n{key.name} = {key.example}\n")
+    if table.header == "service" and key.name not in {"listen", "certificate", "key"}:
+        Settings.of(found)
 
 
 @pytest.mark.parametrize("table", [*TABLES, RULE], ids=lambda table: table.header)
@@ -78,6 +88,7 @@ def test_the_example_is_a_configuration_as_it_stands_and_with_everything_set(tmp
     assert set(whole.written) == {table.header.partition(".")[0] for table in TABLES}
     assert whole.nodes["beta"].drained == "new disks on Friday"
     assert whole.defaults.iallocator == "hail"
+    assert Settings.of(whole).stop is Stop.HAND_OVER
 
 
 def test_the_example_is_the_table_s() -> None:
