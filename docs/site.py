@@ -35,9 +35,17 @@ _MENU: Final[Mapping[str, tuple[str, ...]]] = {
         *("guide/use-it-on-your-own-two-hosts", "guide/what-is-checked-before-a-move", "guide/how-memory-travels"),
         *("guide/where-it-goes", "guide/to-empty-a-node", "guide/when-the-command-dies-or-the-net"),
         *("guide/when-a-guest-is-to-be-shut-down-or-its-node-is-dead", "guide/hooks", "guide/what-is-to-be-mended"),
-        "guide/what-it-does-not-do-yet",
+        *("guide/the-service", "guide/what-it-does-not-do-yet"),
     ),
-    "Reference": ("reference/commands", "reference/configuration", "codes", "python", "reference/api", "simulator"),
+    "Reference": (
+        "reference/commands",
+        "reference/configuration",
+        "codes",
+        "python",
+        "reference/api",
+        "service",
+        "simulator",
+    ),
     "Design": ("design", "decisions", "seed", "lab", "changelog"),
 }
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[^)#\s]*)(?P<anchor>#[^)\s]*)?(?=\))")

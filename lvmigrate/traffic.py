@@ -260,8 +260,11 @@ class Traffic:
         late = [waiting.ticket.traveller for waiting in self._waiting.values()]
         for uuid in list(self._waiting):
             self._give_up(uuid)
-        rooms = (replace(room, free_kib=self._nodes[room.node].free_kib) for room in self._rooms)
-        return assign(rooms, late)
+        return self.assigned(late)
+
+    def assigned(self, guests: Iterable[Traveller]) -> tuple[list[Ticket], list[Stay]]:
+        """As `assign`, with the memory that is free now."""
+        return assign((replace(room, free_kib=self._nodes[room.node].free_kib) for room in self._rooms), guests)
 
     def _give_up(self, uuid: str) -> None:
         """Somebody who waits is not to go."""
@@ -379,7 +382,8 @@ def _seconds(guest: Traveller, rate_mib_s: int) -> tuple[float, bool]:
 
 def plan(rooms: Sequence[Room], travellers: Iterable[Traveller], limits: Limits) -> Schedule:
     """Everything as it is expected to go."""
-    tickets, stays = assign(rooms, travellers)
+    guests = {guest.uuid: guest for guest in travellers}
+    tickets, stays = assign(rooms, guests.values())
     traffic = Traffic(rooms, limits)
     traffic.add(tickets)
     now = 0.0
@@ -398,6 +402,11 @@ def plan(rooms: Sequence[Room], travellers: Iterable[Traveller], limits: Limits)
             begin(traffic.ended(uuid, arrived=True))
         tickets, stuck = traffic.again()
         if not any(ticket.promised for ticket in tickets):
-            stays += [*stuck, *(short(ticket.traveller, traffic.free_kib) for ticket in tickets)]
-            return Schedule(legs=tuple(legs), stays=tuple(stays), seconds=now)
+            # Others went elsewhere than was counted on, so somebody who was left over may have room by now.
+            left = [guests[stay.uuid] for stay in stays] + [ticket.traveller for ticket in tickets]
+            tickets, stays = traffic.assigned(left)
+            if not any(ticket.promised for ticket in tickets):
+                stays += [*stuck, *(short(ticket.traveller, traffic.free_kib) for ticket in tickets)]
+                return Schedule(legs=tuple(legs), stays=tuple(stays), seconds=now)
+        stays += stuck
         traffic.add(tickets)

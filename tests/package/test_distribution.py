@@ -36,11 +36,22 @@ def differences(site: Path) -> set[str]:
 def environment(
     request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory, bare: dict[str, str]
 ) -> Iterator[Path]:
-    """A fresh virtual environment in which one of the two was installed, with what it says it needs."""
+    """A fresh virtual environment in which one of the two was installed, with what it needs, service and all."""
     (file,) = built.glob(request.param)
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder)
-    run(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "-q", file, cwd="/", env=bare)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin" / "python",
+        "install",
+        "-q",
+        f"{file}[service]",
+        cwd="/",
+        env=bare,
+    )
     yield folder
     shutil.rmtree(folder)
 

@@ -46,7 +46,11 @@ def everything(bench: Bench) -> tuple[Any, ...]:
     return bench.world.calls[:], bench.ledger.unfinished(), bench.cluster.node_states()
 
 
-@pytest.mark.parametrize("credentials", [None, "Bearer wrong", "Bearer ", "Basic eDp5", TOKENS[Role.FORCE][1]])
+@pytest.mark.parametrize(
+    "credentials",
+    [None, "Bearer wrong", "Bearer ", "Basic eDp5", TOKENS[Role.FORCE][1]],
+    ids=["nothing", "another", "empty", "another kind", "the digest"],
+)
 def test_every_route_refuses_who_is_not_known(bench: Bench, credentials: str | None) -> None:
     before = everything(bench)
     client = bench.client(None)

@@ -119,6 +119,7 @@ def test_the_log_and_the_trail_tell_the_process_at_the_other_end(here: House) ->
         ("ci.pem", "wrong", 401),
         ("stranger.pem", TOKEN, 200),
     ],
+    ids=["neither", "another token", "token", "certificate", "a stranger's", "another token with it", "token with it"],
 )
 def test_over_the_net_with_a_token_or_a_certificate(
     here: House, port: int, certificate: str | None, token: str, status: int

@@ -91,9 +91,12 @@ def test_a_cleanup_knows_what_the_last_holder_knew(*, looked_before: bool) -> No
             world.timeline.after(6, lambda: world.kill_daemon("node1"))
             world.timeline.after(12, world.controllers["c1"].kill)
 
+        def looks() -> None:
+            cleanup.check_prereq()
+
         def act() -> None:
             if looked_before:
-                world.timeline.after(5, lambda: cleanup.check_prereq() and None)
+                world.timeline.after(5, looks)
             world.timeline.after(18.75, held)
 
         at_transfer(world, act)

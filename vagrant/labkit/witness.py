@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from vagrant.guest import records
 from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import NODES, Lab
-
-#: Records that may be written while the disks are read.
-_AHEAD: Final = 256
 
 
 class Witness:
@@ -67,12 +64,15 @@ class Witness:
         return records.check(images, name=self._guest.name, run=heard.run, at_least=heard.n, running=True)
 
     def _image(self, node: str, number: int, newest: int) -> bytes:
-        """The disk as on ``node``'s backing device; what the guest cannot have reached yet is left out (zeros)."""
+        """The disk as on ``node``'s backing device, up to the newest record that was heard; zeros behind it.
+
+        What the guest writes while it is read is not looked at: a part that was read before would seem to lack it.
+        """
         device, disk = self._guest.backing[number], self._guest.disks[number]
         # A Secondary lets nobody open its device, but tells its size.
         sectors = self._lab.run(node, f"cat /sys/class/block/$(basename $(readlink -f {disk}))/size")
         size = int(sectors) * records.SECTOR
-        needed = min(size, (newest + _AHEAD) * records.SECTOR)
+        needed = min(size, (newest + 1) * records.SECTOR)
         mib = -(-needed // (1 << 20))
-        data = self._lab.read(node, f"dd if={device} bs=1M count={mib} iflag=direct status=none")[:size]
+        data = self._lab.read(node, f"dd if={device} bs=1M count={mib} iflag=direct status=none")[:needed]
         return data + bytes(size - len(data))
