@@ -32,7 +32,7 @@ from typing import Final
 from lvmigrate import ExitCode
 from tests.bench.figure import show
 from tests.lab.faults import Case, NotMetError, Play, case, cases, guarded, wait_until
-from tests.lab.support import LVMIGRATE, Running, side_by_side
+from tests.lab.support import LVMIGRATE, Running, acquaint, side_by_side
 from tests.lab.under import Under
 from vagrant.labkit import audit, guests
 from vagrant.labkit.guests import DB1, WEB1, Guest
@@ -98,8 +98,7 @@ class Campaign:
 
     def begin(self) -> None:
         """Both guests newly made, one on each node; each libvirt was reached by the other, which is slow at first."""
-        for node in NODES:
-            self.lab.run(node, f"virsh -q -c qemu+ssh://root@{other(node)}/system hostname")
+        acquaint(self.lab)
         made = side_by_side(*(partial(self._made, guest, node) for guest, node in zip(GUESTS, NODES, strict=True)))
         self.running = {it.guest.name: it for it in made}
 

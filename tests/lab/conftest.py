@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.support import LVMIGRATE, Outcome, Running, side_by_side
+from tests.lab.support import LVMIGRATE, Outcome, Running, acquaint, side_by_side
 from vagrant.labkit import audit, guests
 from vagrant.labkit.guests import DB1, LOCAL1, WEB1, Guest
 from vagrant.labkit.lab import NODES, Lab
@@ -20,6 +20,7 @@ from vagrant.labkit.witness import Witness
 def lab() -> Iterator[Lab]:
     with Lab.open() as lab:
         lab.both("true")  # a lab that is not up fails here, and nothing is skipped
+        acquaint(lab)
         yield lab
         for guest in (WEB1, DB1, LOCAL1):
             guests.remove(lab, guest)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from vagrant.labkit import audit
 from vagrant.labkit.guests import Guest
-from vagrant.labkit.lab import Lab
+from vagrant.labkit.lab import NODES, Lab, other
 from vagrant.labkit.witness import Witness
 
 LVMIGRATE = Path(sys.executable).parent / "lvmigrate"
@@ -32,6 +32,12 @@ def side_by_side(*work: Callable[[], T]) -> list[T]:
     if failures:
         raise failures[0] if len(failures) == 1 else BaseExceptionGroup("side by side", failures)
     return [future.result() for future in futures]
+
+
+def acquaint(lab: Lab) -> None:
+    """Have each node's libvirt reach the other's once: on an emulated node the first time is slow."""
+    for node in NODES:
+        lab.run(node, f"virsh -q -c qemu+ssh://root@{other(node)}/system hostname")
 
 
 @dataclass(frozen=True)

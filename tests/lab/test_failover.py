@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lvmigrate import ExitCode
-from tests.lab.support import Outcome, Running
+from tests.lab.support import Outcome, Running, acquaint
 from vagrant.guest import records
 from vagrant.labkit import guests
 from vagrant.labkit.guests import WEB1, Guest
@@ -36,6 +36,7 @@ def powered(lab: Lab) -> Iterator[Lab]:
         lab.both(f"virsh -q destroy {WEB1.name}; true", check=False)
         give_up(lab, HOME)
     in_step(lab)
+    acquaint(lab)
 
 
 def in_step(lab: Lab) -> None:
