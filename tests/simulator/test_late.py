@@ -9,6 +9,7 @@ from lvmigrate.errors import Code
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
 from lvmigrate.replication import Role
+from lvmigrate.report import CleanupReport
 from lvmigrate.simulator import ControllerKilled, Happening, Settings, Version, World, audit
 from lvmigrate.simulator.host import Job, Phase
 from lvmigrate.simulator.truth import DRBD
@@ -30,25 +31,34 @@ def at_transfer(world: World, act: object) -> None:
     world.faults.watchers.append(watch)
 
 
+def killed_in_mid_copy(world: World, after: Happening) -> None:
+    """A move whose controller is killed in mid-copy, some seconds after that; then the guards have their time."""
+    move = MigrateInstance(world.controller("c1"), "web1")
+    move.check_prereq()
+
+    def act() -> None:
+        world.timeline.after(2, lambda: world.faults.happen(after))
+        world.timeline.after(5, world.controllers["c1"].kill)
+
+    at_transfer(world, act)
+    with pytest.raises(ControllerKilled):
+        move.exec()
+    world.timeline.advance(300)
+
+
+def cleaned(world: World) -> CleanupReport:
+    cleanup = CleanupInstance(world.controller("c2"), "web1")
+    cleanup.check_prereq()
+    return cleanup.exec()
+
+
 @WORLDS
 def test_a_guest_that_was_let_run_in_mid_copy_is_let_run_by_the_guards(version: Version, *, auto_promote: bool) -> None:
     with World(settings=Settings(version=version, auto_promote=auto_promote, copy_s=20.0)) as world:
         guest = world.add_guest("web1", "node1", running=False)
-        move = MigrateInstance(world.controller("c1"), "web1")
-        move.check_prereq()
-
-        def act() -> None:
-            world.timeline.after(2, lambda: world.faults.happen(Happening.RESUMED))
-            world.timeline.after(5, world.controllers["c1"].kill)
-
-        at_transfer(world, act)
-        with pytest.raises(ControllerKilled):
-            move.exec()
-        world.timeline.advance(300)
+        killed_in_mid_copy(world, Happening.RESUMED)
         assert world.running(guest) == ["node2"]
-        cleanup = CleanupInstance(world.controller("c2"), "web1")
-        cleanup.check_prereq()
-        report = cleanup.exec()
+        report = cleaned(world)
         assert (report.node, report.running, report.warnings) == ("node2", True, ())
         assert (audit(world), world.violations) == ((), [])
 
@@ -57,20 +67,8 @@ def test_a_guest_that_was_let_run_in_mid_copy_is_let_run_by_the_guards(version: 
 def test_a_guest_that_was_suspended_in_mid_copy_is_let_run_by_nobody(version: Version, *, auto_promote: bool) -> None:
     with World(settings=Settings(version=version, auto_promote=auto_promote, copy_s=20.0)) as world:
         guest = world.add_guest("web1", "node1")
-        move = MigrateInstance(world.controller("c1"), "web1")
-        move.check_prereq()
-
-        def act() -> None:
-            world.timeline.after(2, lambda: world.faults.happen(Happening.SUSPENDED))
-            world.timeline.after(5, world.controllers["c1"].kill)
-
-        at_transfer(world, act)
-        with pytest.raises(ControllerKilled):
-            move.exec()
-        world.timeline.advance(300)
-        cleanup = CleanupInstance(world.controller("c2"), "web1")
-        cleanup.check_prereq()
-        report = cleanup.exec()
+        killed_in_mid_copy(world, Happening.SUSPENDED)
+        report = cleaned(world)
         assert (report.node, report.running) == ("node2", False)
         assert world.running(guest) == []
         assert world.violations == []
