@@ -73,7 +73,7 @@ def test_opening_and_closing(host: Host, storage: DrbdStorage, started: Started)
     host.opened()
     assert started(lambda: storage.promote("node1", "r1", TOKEN)) == ["drbdsetup", "drbdsetup", "flock"]
     demoting = started(lambda: storage.demote("node1", "r1", TOKEN))
-    assert demoting == ["drbdsetup", "drbdsetup", "find", "find", "flock"]  # the first find starts stat
+    assert demoting == ["drbdsetup", "drbdsetup", "find", "flock", "timeout"]  # which starts find, and that stat
     restoring = started(lambda: storage.restore_options("node1", "r1", "node2", _OFF, TOKEN))
     assert restoring == [*["drbdsetup"] * 3, "flock"]
     assert started(lambda: storage.disarm_guard("node1", TOKEN)) == ["flock", "rm", "systemctl"]
@@ -88,6 +88,6 @@ def test_looking(storage: DrbdStorage, started: Started) -> None:
     )  # one of them on node2
     assert started(lambda: storage.observe("node1", ["r1"])) == ["drbdsetup"]
     assert started(lambda: storage.two_primaries("node1")) == ["drbdsetup"]
-    assert started(lambda: storage.openers("node1", ["r1"])) == ["drbdsetup", "find", "find"]
+    assert started(lambda: storage.openers("node1", ["r1"])) == ["drbdsetup", "find", "timeout"]
     assert started(lambda: storage.generations("node1", ["r1"])) == ["drbdsetup"] * 3
     assert started(lambda: storage.keepalive_s("node1")) == []
