@@ -263,7 +263,7 @@ premises() {
     [ "$autostart" != yes ] || starters
     if [ -n "$uri" ]; then
         # As libvirtd would, which is root too and has no terminal either.
-        said=$(timeout 20 virsh -q -c "$uri" hostname 2>&1 </dev/null)
+        said=$(timeout $((2 * patience)) virsh -q -c "$uri" hostname 2>&1 </dev/null)
         say "peer $? $(say "$said" | tr '\n' ' ')"
     fi
     if [ -n "$address" ] && command -v bash >/dev/null; then
