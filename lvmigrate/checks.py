@@ -113,18 +113,14 @@ def _taken_on_target(survey: Survey) -> Iterator[Finding]:
             )
 
 
-LOCKED_HINT: Final = "Wait for that move; the token of one that died runs out by itself."
-
-
-def locked(instance: str, node: str, holder: str) -> str:
-    """The sentence for a guest whose token on ``node`` is somebody else's."""
-    return f"{instance} is being worked on already: {node} holds the token of {holder}."
-
-
 def taken(held: Held) -> Finding:
     """What a token says that is somebody else's when ours was to be left: its holder lives, or has left a move."""
     if held.alive:
-        return Finding(code=Code.LOCKED, sentence=locked(held.instance, held.node, held.holder), hint=LOCKED_HINT)
+        return Finding(
+            code=Code.LOCKED,
+            sentence=f"{held.instance} is being worked on already: {held.node} holds the token of {held.holder}.",
+            hint="Wait for that move; the token of one that died runs out by itself.",
+        )
     return Finding(
         code=Code.LEFT_BEHIND,
         sentence=f"Another move of {held.instance} began since it was looked at, and was not finished ({held.node} has"

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from hv import LibvirtHypervisor
-from lvmigrate import config
+from lvmigrate import config, convergence
 from lvmigrate.audit import Audit, audit
 from lvmigrate.bundle import Bundle, collect
 from lvmigrate.by_hand import ByHand, by_hand
@@ -113,13 +113,7 @@ class Cluster:
 
     def policy(self, name: str) -> Policy:
         """The convergence policy of that name, one of lvmigrate's or the configuration's. Raises `UsageError`."""
-        policies = self.config.policies
-        if name not in policies:
-            raise UsageError(
-                f"There is no policy {name}.",
-                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
-            )
-        return policies[name]
+        return convergence.of_name(name, self.config.policies)
 
     def drain_limits(self) -> Limits:
         """How many guests a drain moves at once where nothing else is said."""

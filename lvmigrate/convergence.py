@@ -11,9 +11,11 @@ remains always falls, which says nothing.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from lvmigrate.errors import UsageError
 from lvmigrate.progress import MemoryProgress
 
 _GIB: Final = 1 << 30
@@ -113,6 +115,16 @@ POST_COPY: Final = Policy(
 POST_COPY_SOON: Final = Policy(name="post-copy at once", rules=(Rule(then=Then.POST_COPY, passes=2),))
 
 NAMED: Final = {policy.name: policy for policy in (PATIENT, GENTLE, FORCE, POST_COPY)}
+
+
+def of_name(name: str, policies: Mapping[str, Policy]) -> Policy:
+    """The one of that name. Raises `UsageError`, which names them all."""
+    if name not in policies:
+        raise UsageError(
+            f"There is no policy {name}.",
+            hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
+        )
+    return policies[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

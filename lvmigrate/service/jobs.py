@@ -128,7 +128,7 @@ class Jobs:
             subject=subject,
             priority=order.priority,
             state=State.QUEUED,
-            asked=time.time(),
+            asked=time.time(),  # the wall clock: it is for people, and a job outlives its service and the boot
         )
         with self._change:
             if self._stopping:
@@ -316,7 +316,6 @@ class Jobs:
                 try:
                     act()
                 except Exception as error:  # noqa: BLE001 -- a defect must not end the others
-                    _log.exception("job_defect")
                     self._finish(under, error=defect(error))
                 finally:
                     with self._change:

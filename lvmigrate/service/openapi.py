@@ -120,4 +120,5 @@ def _hook(kind: type) -> dict[str, Any]:
             "properties": {**texts, "exit_code": {"type": "integer"}},
             "required": [*texts, "exit_code"],
         }
+    # What a hook of msgspec raises for a type that it does not know.
     raise NotImplementedError(f"{kind.__name__} is nothing that is sent")

@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from lvmigrate import convergence
 from lvmigrate.audit import Audit
 from lvmigrate.bundle import Bundle
 from lvmigrate.by_hand import ByHand
@@ -103,13 +104,7 @@ class RemoteCluster:
 
     def policy(self, name: str) -> Policy:
         """As `Cluster.policy`."""
-        policies = self._get_defaults().policies
-        if name not in policies:
-            raise UsageError(
-                f"There is no policy {name}.",
-                hint=f"There are {', '.join(policies)}; [policies.NAME] in the configuration makes others.",
-            )
-        return policies[name]
+        return convergence.of_name(name, self._get_defaults().policies)
 
     def drain_limits(self) -> Limits:
         """As `Cluster.drain_limits`."""

@@ -19,6 +19,7 @@ def _encoded(value: object) -> Any:  # noqa: ANN401 -- JSON is what it is
         return error_object(value)
     if isinstance(value, Mapping):
         return dict(value)
+    # What a hook of msgspec raises for a type that it does not know.
     raise NotImplementedError(f"{type(value).__name__} is nothing that is sent")
 
 
