@@ -608,7 +608,52 @@ each() {
 
 promote() {
     look "$1"
+    case $version in 8.*) [ -z "$connected" ] || need_peer "$1" ;; esac
     each primary "$1"
+}
+
+# need_peer RESOURCE: refused while the peer does not acknowledge what DRBD has sent it.  8.4 asks a Connected peer before a
+# promotion; if the link has died, and was not missed yet, it waits until it is, then promotes all the same and begins a
+# generation, with which the copies have parted (drbd_set_role; so it went in the lab).  Options that were just set have
+# been sent to the peer (drbd_adm_net_opts): the link is not idle, and a first retransmission comes within a second.
+need_peer() {
+    shown_of "$1"
+    own='' theirs='' section=''
+    while read -r key _family value _rest; do
+        value=${value%;}
+        case $section/$key in
+            */_this_host | */_remote_host) section=$key ;;
+            _this_host/address) own=${value##*:} ;;
+            _remote_host/address) theirs=${value##*:} from=${value%:*} ;;
+        esac
+    done <<END
+$shown
+END
+    [ -n "$own" ] && [ -n "$theirs" ] || return 0
+    own=$(printf '%04X' "$own") theirs=$(printf '%04X' "$theirs")
+    # As the kernel writes it; one of IPv6 is told by its ports alone.
+    case $from in
+        *[!0-9.]*) from='[0-9A-F]*' ;;
+        # shellcheck disable=SC2086 # into words
+        *) from=$(IFS=. && set -- $from && printf '%02X%02X%02X%02X' "$4" "$3" "$2" "$1") ;;
+    esac
+    silent=0
+    for _try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+        waits=no again=0
+        while read -r _slot _local _remote _state queues _timer tries _rest; do
+            case $queues in '' | 00000000:*) continue ;; esac
+            waits=yes
+            again=$((again + 0x$tries))
+        done <<END
+$(grep -h -e " [0-9A-F]*:$own $from:[0-9A-F]* 01 " -e " [0-9A-F]*:[0-9A-F]* $from:$theirs 01 " \
+            "$root/proc/net/tcp" "$root/proc/net/tcp6" 2>/dev/null)
+END
+        [ "$waits" = yes ] || return 0
+        # One packet is lost now and then: only what is sent again in vain for some time tells.
+        if [ "$again" = 0 ]; then silent=0; else silent=$((silent + 1)); fi
+        [ "$silent" -lt 3 ] || fail 96 "the peer does not acknowledge what DRBD sends: its link is silent"
+        sleep 0.1
+    done
 }
 
 # promote_by_force RESOURCE: copies that are old, and whole.  drbdsetup's --force takes more: an Inconsistent one, which is

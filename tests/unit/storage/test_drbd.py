@@ -128,6 +128,59 @@ def test_promote_and_demote(fake: Make, storage: DrbdStorage, version: str, name
     assert node.told == [*told, *(word.replace("primary", "secondary") for word in told)]
 
 
+#: As /proc/net/tcp writes a connection: 10.77.0.1:7788 to 10.77.0.2, or another; bytes not acknowledged; retransmissions.
+_SOCKET = "   1: {own} {peer} 01 {waits:08X}:00000000 01:00000014 {again:08X}     0        0 4711 2 0 20 4 0 10 -1\n"
+_OURS = {"own": "01004D0A:1E6C", "peer": "02004D0A:A1B2"}
+
+
+@pytest.mark.parametrize(
+    ("sockets", "silent"),
+    [
+        ([], False),
+        ([{**_OURS, "waits": 0, "again": 0}], False),
+        # Much is under way, and is acknowledged.
+        ([{**_OURS, "waits": 900, "again": 0}], False),
+        ([{**_OURS, "waits": 0, "again": 0}, {**_OURS, "waits": 72, "again": 1}], True),
+        ([{"own": "01004D0A:A1B2", "peer": "02004D0A:1E6C", "waits": 72, "again": 10}], True),
+        # Somebody else's.
+        ([{**_OURS, "own": "01004D0A:1E6D", "waits": 72, "again": 1}], False),
+        ([{**_OURS, "peer": "03004D0A:A1B2", "waits": 72, "again": 1}], False),
+    ],
+)
+def test_nothing_is_promoted_beside_a_silent_peer(
+    fake: Make, storage: DrbdStorage, sockets: list[dict[str, Any]], silent: bool
+) -> None:
+    """8.4 would promote alone as soon as it notices, and the copies would have parted."""
+    node = fake("drbd84")
+    (node.root / "proc/net").mkdir(parents=True)
+    node.put("proc/net/tcp", "  sl  local_address rem_address\n" + "".join(_SOCKET.format(**it) for it in sockets))
+    assert storage.take_token("node1", TOKEN) is None
+    if not silent:
+        storage.promote("node1", "r0", TOKEN)
+        assert node.told == ["primary 0"]
+        return
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote("node1", "r0", TOKEN)
+    assert (caught.value.code, node.told) == (Code.NOT_CONNECTED, [])
+    alone(node, "UpToDate")  # a failover from a node that is off: nobody is there who could answer
+    storage.promote("node1", "r0", TOKEN)
+    assert node.told == ["primary 0"]
+
+
+def test_nothing_is_promoted_beside_a_silent_peer_of_ipv6(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd84")
+    node.put("show", re.sub(r"ipv4 10\.77\.0\.(\d)", r"ipv6 [fd00::\1]", (node.root / "show").read_text()))
+    (node.root / "proc/net").mkdir(parents=True)
+    text = _SOCKET.format(own=f"{'0' * 32}:1E6C", peer=f"{'F' * 32}:A1B2", waits=1, again=1)
+    node.put("proc/net/tcp6", text)
+    assert storage.take_token("node1", TOKEN) is None
+    with pytest.raises(CommandFailed):
+        storage.promote("node1", "r0", TOKEN)
+    node.put("proc/net/tcp6", text.replace("01:00000014 00000001", "01:00000014 00000000"))
+    storage.promote("node1", "r0", TOKEN)
+    assert node.told == ["primary 0"]
+
+
 def alone(node: Any, *disks: str) -> None:
     """Its peer is gone, and its copies are in these states."""
     left = iter(disks)
