@@ -57,7 +57,7 @@ class DualPrimary:
             try:
                 self._allow()
                 if promoted:
-                    self.storage.promote(self.target, name, self.lease.token)
+                    self.storage.promote(self.target, name, self.lease.token, beside=self.source)
                 break
             except CommandFailed as error:
                 # Other hands may have set it back in between, as drbdadm adjust does: then once more.

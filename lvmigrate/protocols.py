@@ -259,8 +259,12 @@ class Storage(Protocol):
         to date, and is StandAlone again then.  Raises also `TokenLost`.
         """
 
-    def promote(self, node: str, name: str, token: Token) -> None:
-        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
+        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.
+
+        ``beside``: the peer that is Primary too.  Refused (`CommandFailed`, `Code.NOT_CONNECTED`) unless it is
+        connected, which is looked at in the same remote command: what is promoted alone has data of its own from then.
+        """
 
     def promote_by_force(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary although its copies are old: whoever asks has the operator's word for it.

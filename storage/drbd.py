@@ -152,9 +152,12 @@ class DrbdStorage(Marks):
         """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing."""
         self._kernels.reconnect(node, self._names.own(node, name), peer, options, token)
 
-    def promote(self, node: str, name: str, token: Token) -> None:
-        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
-        self._kernels.promote(node, self._names.own(node, name), token)
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
+        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.
+
+        Refuses with `CommandFailed` (`Code.NOT_CONNECTED`) unless Connected to ``beside``, if that is given.
+        """
+        self._kernels.promote(node, self._names.own(node, name), token, beside=beside)
 
     def promote_by_force(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary although its copies are old: ``drbdsetup primary --force``. Raises also `TokenLost`.

@@ -196,12 +196,15 @@ class Kernels:
         )
         self._remote.act(node, what, token, "reconnect", _name(name), number, *words)
 
-    def promote(self, node: str, name: str, token: Token) -> None:
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
         """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`.
 
+        Refuses with `CommandFailed` (`Code.NOT_CONNECTED`) unless Connected to ``beside``, if that is given; and with
+        8.4, which would go on alone, unless the peer acknowledges what DRBD sends it.
         With 8.4 volumes are promoted one by one: after a failure some may be Primary, and `demote` is the way back.
         """
-        self._remote.act(node, f"Promoting {name}", token, "promote", _name(name))
+        number = () if beside is None else (f"{self._end(node, name, beside)[0]}",)
+        self._remote.act(node, f"Promoting {name}", token, "promote", _name(name), *number)
 
     def promote_by_force(self, node: str, name: str, token: Token) -> None:
         """Make the node Primary although its copies are old: ``drbdsetup primary --force``. Raises also `TokenLost`.

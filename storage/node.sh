@@ -606,13 +606,17 @@ each() {
     esac
 }
 
+# promote RESOURCE [PEER_NODE_ID]: refused unless Connected to that peer, which answers.
 promote() {
     look "$1"
-    case $version in 8.*) [ -z "$connected" ] || need_peer "$1" ;; esac
+    if [ -n "${2-}" ]; then
+        need_connected "$2"
+        case $version in 8.*) need_peer "$1" ;; esac
+    fi
     each primary "$1"
 }
 
-# need_peer RESOURCE: refused while the peer does not acknowledge what DRBD has sent it.  8.4 asks a Connected peer before a
+# need_peer RESOURCE: fails while the peer does not acknowledge what DRBD has sent it.  8.4 asks a Connected peer before a
 # promotion; if the link has died, and was not missed yet, it waits until it is, then promotes all the same and begins a
 # generation, with which the copies have parted (drbd_set_role; so it went in the lab).  Options that were just set have
 # been sent to the peer (drbd_adm_net_opts): the link is not idle, and a first retransmission comes within a second.
@@ -632,9 +636,9 @@ END
     [ -n "$own" ] && [ -n "$theirs" ] || return 0
     own=$(printf '%04X' "$own") theirs=$(printf '%04X' "$theirs")
     # As the kernel writes it; one of IPv6 is told by its ports alone.
+    # shellcheck disable=SC2086 # into words
     case $from in
         *[!0-9.]*) from='[0-9A-F]*' ;;
-        # shellcheck disable=SC2086 # into words
         *) from=$(IFS=. && set -- $from && printf '%02X%02X%02X%02X' "$4" "$3" "$2" "$1") ;;
     esac
     silent=0
@@ -742,12 +746,17 @@ END
 # when they meet again.
 net_options_connected() {
     look "$1"
-    case "$connected " in
-        *" $2 "*) ;;
-        *) fail 96 "the connection is not Connected" ;;
-    esac
+    need_connected "$2"
     shift 2
     drbdsetup net-options "$@"
+}
+
+# need_connected PEER_NODE_ID: after look.
+need_connected() {
+    case "$connected " in
+        *" $1 "*) ;;
+        *) fail 96 "the connection is not Connected" ;;
+    esac
 }
 
 # reconnect RESOURCE PEER_NODE_ID WORD...: connect again what is StandAlone, with the options WORD... where the module keeps

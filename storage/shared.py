@@ -108,7 +108,7 @@ class SharedStorage(Marks):
         """There are no connections: `CommandFailed`."""
         self._refuse(node, f"Connecting {name} again")
 
-    def promote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:  # noqa: ARG002
         """There are no resources: `CommandFailed`."""
         self._refuse(node, f"Promoting {name}")
 

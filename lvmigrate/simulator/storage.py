@@ -197,10 +197,8 @@ class SimulatedStorage:
             end = resource.ends[node]
             if (end.two_primaries, end.protocol) == (options.allow_two_primaries, options.protocol or "C"):
                 return
-            if end.two_primaries and not options.allow_two_primaries and not resource.connected:
-                raise CommandFailed(
-                    node, what, status=96, hint="Wait for the connection.", code=Code.NOT_CONNECTED, detail="(96)"
-                )
+            if end.two_primaries and not options.allow_two_primaries:
+                self._need_connected(node, name, what)
             self._kernel(node, what, lambda r: self._world.set_options(node, r.name, options), name)
 
         self._act("restore_options", node, act, what)
@@ -222,12 +220,14 @@ class SimulatedStorage:
 
         self._act("reconnect", node, act, what)
 
-    def promote(self, node: str, name: str, token: Token) -> None:
-        """Make the node Primary. Idempotent; never by force. Raises also `TokenLost`."""
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
+        """Make the node Primary, ``beside`` a connected peer. Idempotent; never by force. Raises also `TokenLost`."""
         what = f"Promoting {name}"
 
         def act() -> None:
             self._ours(node, token, what)
+            if beside is not None:
+                self._need_connected(node, name, what)
             self._kernel(node, what, lambda resource: resource.promote(node), name)
             self._world.tell(f"{name} is Primary on {node}, by {self._world.actor}")
 
@@ -453,6 +453,12 @@ class SimulatedStorage:
             raise TokenLost(
                 f"{what} was not tried on {node}: the token of {token.instance} there is not ours any more.",
                 hint="Somebody else took this guest over: look at what runs, and where, before anything else.",
+            )
+
+    def _need_connected(self, node: str, name: str, what: str) -> None:
+        if not self._resource(node, name).connected:
+            raise CommandFailed(
+                node, what, status=96, hint="Wait for the connection.", code=Code.NOT_CONNECTED, detail="(96)"
             )
 
     def _kernel(self, node: str, what: str, act: Callable[[Replicated], object], name: str) -> None:

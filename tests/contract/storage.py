@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from lvmigrate.errors import CommandFailed, DeviceHeld, TokenLost
+from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Storage
 from lvmigrate.replication import DiskState, Role
 from lvmigrate.token import Errand, Guarded, Token
@@ -158,7 +158,7 @@ class StorageContract:
         assert allowed(stage) == [True, True]
         assert all(name in storage.two_primaries(node) for node in BOTH)
         storage.allow_two_primaries("node2", name, "node1", ours)
-        storage.promote("node2", name, ours)
+        storage.promote("node2", name, ours, beside="node1")
         assert [role(stage, node) for node in BOTH] == [Role.PRIMARY, Role.PRIMARY]
         with pytest.raises(CommandFailed):
             storage.restore_options("node1", name, "node2", before["node1"], ours)
@@ -184,6 +184,9 @@ class StorageContract:
             before = storage.generations("node2", [name])
             with pytest.raises(CommandFailed):
                 storage.promote("node2", name, ours)
+            with pytest.raises(CommandFailed) as caught:
+                storage.promote("node2", name, ours, beside="node1")
+            assert caught.value.code is Code.NOT_CONNECTED
             assert role(stage, "node2") is Role.SECONDARY
             storage.promote_by_force("node2", name, ours)
             storage.promote_by_force("node2", name, ours)

@@ -445,10 +445,10 @@ def test_an_adjust_in_mid_move_is_survived(
             # With two Primaries it fails, and leaves the option on.
             hand("node1", f"drbdadm adjust {name} || true")
 
-    def promote(node: str, resource: str, token: Token) -> None:
+    def promote(node: str, resource: str, token: Token, *, beside: str | None = None) -> None:
         if moment == "allowed":
             adjusted()
-        DrbdStorage.promote(storage, node, resource, token)
+        DrbdStorage.promote(storage, node, resource, token, beside=beside)
 
     def demote(node: str, resource: str, token: Token) -> None:
         DrbdStorage.demote(storage, node, resource, token)

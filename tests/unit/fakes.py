@@ -536,9 +536,10 @@ class FakeStorage:
             self._need(node, token)
             self.world.connected = True
 
-    def promote(self, node: str, name: str, token: Token) -> None:
+    def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
         with self.world.call("promote", node):
             self._need(node, token)
+            assert beside is None or self.world.connected
             assert self.world.two_primaries or self.world.roles[other(node)] is not Role.PRIMARY
             self.world.roles[node] = Role.PRIMARY
 

@@ -130,7 +130,7 @@ def test_what_promotes_by_itself_is_left_to_it_and_what_is_old_is_forced() -> No
     told: list[tuple[str, str]] = []
 
     class Storage(FakeStorage):
-        def promote(self, node: str, name: str, token: Token) -> None:
+        def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:
             told.append(("promote", name))
 
         def promote_by_force(self, node: str, name: str, token: Token) -> None:

@@ -128,7 +128,7 @@ def test_promote_and_demote(fake: Make, storage: DrbdStorage, version: str, name
     assert node.told == [*told, *(word.replace("primary", "secondary") for word in told)]
 
 
-#: As /proc/net/tcp writes a connection: 10.77.0.1:7788 to 10.77.0.2, or another; bytes not acknowledged; retransmissions.
+#: As /proc/net/tcp writes a connection, such as 10.77.0.1:7788 to 10.77.0.2: bytes not acknowledged, retransmissions.
 _SOCKET = "   1: {own} {peer} 01 {waits:08X}:00000000 01:00000014 {again:08X}     0        0 4711 2 0 20 4 0 10 -1\n"
 _OURS = {"own": "01004D0A:1E6C", "peer": "02004D0A:A1B2"}
 
@@ -148,23 +148,40 @@ _OURS = {"own": "01004D0A:1E6C", "peer": "02004D0A:A1B2"}
     ],
 )
 def test_nothing_is_promoted_beside_a_silent_peer(
-    fake: Make, storage: DrbdStorage, sockets: list[dict[str, Any]], silent: bool
+    fake: Make,
+    storage: DrbdStorage,
+    sockets: list[dict[str, Any]],
+    silent: bool,  # noqa: FBT001
 ) -> None:
     """8.4 would promote alone as soon as it notices, and the copies would have parted."""
     node = fake("drbd84")
     (node.root / "proc/net").mkdir(parents=True)
     node.put("proc/net/tcp", "  sl  local_address rem_address\n" + "".join(_SOCKET.format(**it) for it in sockets))
     assert storage.take_token("node1", TOKEN) is None
-    if not silent:
-        storage.promote("node1", "r0", TOKEN)
-        assert node.told == ["primary 0"]
-        return
-    with pytest.raises(CommandFailed) as caught:
-        storage.promote("node1", "r0", TOKEN)
-    assert (caught.value.code, node.told) == (Code.NOT_CONNECTED, [])
-    alone(node, "UpToDate")  # a failover from a node that is off: nobody is there who could answer
-    storage.promote("node1", "r0", TOKEN)
+    if silent:
+        with pytest.raises(CommandFailed) as caught:
+            storage.promote("node1", "r0", TOKEN, beside="node2")
+        assert (caught.value.code, node.told) == (Code.NOT_CONNECTED, [])
+        storage.promote("node1", "r0", TOKEN)  # a failover: the peer need not answer
+    else:
+        storage.promote("node1", "r0", TOKEN, beside="node2")
     assert node.told == ["primary 0"]
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_nothing_is_promoted_beside_a_peer_that_is_not_connected(
+    fake: Make, storage: DrbdStorage, version: str, name: str
+) -> None:
+    node = fake(version)
+    assert storage.take_token("node1", TOKEN) is None
+    storage.promote("node1", name, TOKEN, beside="node2")
+    (told,) = node.told
+    alone(node, "UpToDate", "UpToDate")
+    with pytest.raises(CommandFailed) as caught:
+        storage.promote("node1", name, TOKEN, beside="node2")
+    assert (caught.value.code, node.told) == (Code.NOT_CONNECTED, [told])
+    storage.promote("node1", name, TOKEN)
+    assert node.told == [told, told]
 
 
 def test_nothing_is_promoted_beside_a_silent_peer_of_ipv6(fake: Make, storage: DrbdStorage) -> None:
@@ -175,9 +192,9 @@ def test_nothing_is_promoted_beside_a_silent_peer_of_ipv6(fake: Make, storage: D
     node.put("proc/net/tcp6", text)
     assert storage.take_token("node1", TOKEN) is None
     with pytest.raises(CommandFailed):
-        storage.promote("node1", "r0", TOKEN)
+        storage.promote("node1", "r0", TOKEN, beside="node2")
     node.put("proc/net/tcp6", text.replace("01:00000014 00000001", "01:00000014 00000000"))
-    storage.promote("node1", "r0", TOKEN)
+    storage.promote("node1", "r0", TOKEN, beside="node2")
     assert node.told == ["primary 0"]
 
 
