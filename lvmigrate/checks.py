@@ -318,6 +318,21 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
                 yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(doubt.resource))
 
 
+def _paired(survey: Survey) -> Iterator[Finding]:
+    """8.4 does not say which node its peer is: each end's address has to be the other's peer."""
+    source, target = survey.source, survey.target
+    for name in sorted(source.options.keys() & target.options.keys()):
+        ends = source.options[name].called, target.options[name].called
+        by_address = all(len(end) == 2 and ":" in end[0] for end in ends)  # noqa: PLR2004
+        if by_address and ends[0] != ends[1][::-1]:
+            yield Finding(
+                code=Code.REPLICA_DIFFERS,
+                sentence=f"{name} on {target.node} is no copy of {name} on {source.node}: one is connected from"
+                f" {' to '.join(ends[0])}, the other from {' to '.join(ends[1])}.",
+                hint="Name the node that has the copy: --to.",
+            )
+
+
 def _roles(survey: Survey) -> Iterator[Finding]:
     for resource in survey.source.resources.values():
         if resource.role is not Role.PRIMARY:
@@ -394,6 +409,7 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _disks,
     _shared,
     _parted,
+    _paired,
     _in_step,
     environment.sizes,
     environment.versions,

@@ -220,8 +220,9 @@ _ROWS: Final = (
     _row(
         Code.REPLICA_DIFFERS,
         _REFUSED,
-        "The same device path leads to different volumes on the two nodes.",
-        "Use /dev/drbd/by-res/... in the guest's definition, or the same minors on both nodes.",
+        "The same device path leads to different volumes on the two nodes, or to one whose copy is on a third node.",
+        "Use /dev/drbd/by-res/... in the guest's definition, or the same minors on both nodes; or name with --to the"
+        " node that has the copy.",
         _CHECKED,
     ),
     _row(

@@ -105,7 +105,7 @@ class PeerVolume:
 class Connection:
     """The connection of a resource to one peer."""
 
-    #: DRBD 9: the peer's host name. DRBD 8.4: always ``peer``.
+    #: DRBD 9: the peer's host name. DRBD 8.4: ``peer`` in its events, and the node where both ends were asked.
     name: str
     #: DRBD 9's node id of the peer; DRBD 8.4 says 0.
     peer_node_id: int
@@ -170,7 +170,10 @@ class Resource:
 
     @property
     def tells_progress(self) -> bool:
-        """Whether the module sends events while it resynchronises: 8.4, which knows no names of peers, does not."""
+        """Whether the module sends events while it resynchronises: 8.4, which knows no names of peers, does not.
+
+        Of a resource as it is watched; where both nodes were asked, 8.4's peers have names as well.
+        """
         return all(connection.name != "peer" for connection in self.connections) and bool(self.connections)
 
     def towards(self, peer: str) -> Connection | None:

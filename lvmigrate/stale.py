@@ -32,6 +32,13 @@ def objections(resource: Resource, away: str, *, accepted: bool) -> Iterator[Fin
 
     ``accepted``: the operator gives up what an old copy lacks.
     """
+    if resource.connections and resource.towards(away) is None:
+        yield Finding(
+            code=Code.REPLICA_DIFFERS,
+            sentence=f"{resource.name} on {resource.node} is a copy of"
+            f" {' and '.join(connection.name for connection in resource.connections)}'s, not of {away}'s.",
+            hint="Name the node that has the copy: --to.",
+        )
     for volume in resource.volumes:
         what = f"{resource.name}/{volume.number} on {resource.node}"
         if volume.disk in OLD and not accepted:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
+from lvmigrate.replication import Connection, ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
 from lvmigrate.token import Guarded, Token, Traces
 from storage import reach
 from storage.kernels import Kernels
@@ -84,7 +84,20 @@ class DrbdStorage(Marks):
             resources = self._kernels.observe(node, ones)
         else:
             return {}
-        return {ones[own]: replace(resource, name=ones[own]) for own, resource in resources.items()}
+        return {
+            ones[own]: replace(resource, name=ones[own], connections=self._named(node, resource))
+            for own, resource in resources.items()
+        }
+
+    def _named(self, node: str, resource: Resource) -> tuple[Connection, ...]:
+        """Its connections, of 8.4's the only one by the name of its peer, if that is known.
+
+        Another node may have a resource of the same name with a peer of its own: it must not be taken for this one's.
+        """
+        match resource.connections:
+            case (Connection(name="peer") as only,):
+                return (replace(only, name=self._names.peer(node, resource.name) or only.name),)
+        return resource.connections
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""

@@ -79,6 +79,12 @@ class Names:
         """What ``node`` calls these, each with the name that was asked for."""
         return {self.own(node, one): one for one in ones}
 
+    def peer(self, node: str, own: str) -> str | None:
+        """Which node is at the other end of the only connection of what ``node`` calls ``own``, if that is known."""
+        with self._guard:
+            found = [there for end, there in self._pairs if end == (node, own)]
+        return found[0] if len(found) == 1 else None
+
     # ---- with the lock held
 
     def _peers(self, node: str, here: Sequence[Shown]) -> set[str]:
@@ -96,6 +102,10 @@ class Names:
         if len(found) != 1:
             return
         (other,) = found
+        if connection.peer is None:
+            # 8.4 has one connection: to another node it leads no more.
+            for stale in [key for key in self._pairs if key[0] == (node, own) and key[1] != other[0]]:
+                del self._pairs[stale]
         for (here, name), (there, called) in (((node, own), other), (other, (node, own))):
             before = self._pairs.get(((here, name), there))
             if before not in (None, called):

@@ -13,6 +13,7 @@ from lvmigrate.errors import Code, CommandFailed, MoveFailed, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.replication import (
     Connection,
+    ConnectionOptions,
     ConnectionState,
     DiskState,
     OtherHand,
@@ -92,6 +93,40 @@ def test_a_device_that_is_another_one_at_the_target_is_refused(
     (finding,) = (found for found in caught.value.findings if found.code is Code.REPLICA_DIFFERS)
     assert f"is r0/0 on node1, but {there.resource}/{there.volume} on node2" in finding.sentence
     assert hint in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "pair"),
+    [
+        (("ipv4:10.0.0.1:7788", "ipv4:10.0.0.2:7788"), ("ipv4:10.0.0.2:7788", "ipv4:10.0.0.1:7788"), True),
+        (("ipv4:10.0.0.1:7788", "ipv4:10.0.0.3:7788"), ("ipv4:10.0.0.2:7788", "ipv4:10.0.0.4:7788"), False),
+        (("ipv4:10.0.0.1:7788", "ipv4:10.0.0.2:7788"), ("ipv4:10.0.0.2:7788", "ipv4:10.0.0.1:7789"), False),
+        (("r0", "1"), ("r0", "0"), True),  # 9 says which node it is
+        ((), (), True),
+    ],
+)
+def test_with_84_the_copy_is_known_by_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+    here: tuple[str, ...],
+    there: tuple[str, ...],
+    pair: bool,  # noqa: FBT001
+) -> None:
+    """Every connection of 8.4 leads to "peer": another pair's resource of that name looks just like the copy."""
+    context = World().context()
+    options = context.storage.options
+
+    def called(node: str, name: str, peer: str) -> ConnectionOptions:
+        return dataclasses.replace(options(node, name, peer), called=here if node == "node1" else there)
+
+    monkeypatch.setattr(context.storage, "options", called, raising=False)
+    if pair:
+        assert MigrateInstance(context, "web1").check_prereq().target == "node2"
+        return
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(context, "web1").check_prereq()
+    (finding,) = caught.value.findings
+    assert finding.code is Code.REPLICA_DIFFERS
+    assert all(address in finding.sentence for address in (*here, *there))
 
 
 @pytest.mark.parametrize(

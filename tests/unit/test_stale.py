@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, ExitCode, Finding, LeftBehind, LvmigrateError, MoveFailed, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.occasion import Phase
-from lvmigrate.replication import OLD, DiskState, Lineage, Role
+from lvmigrate.replication import OLD, DiskState, Lineage, Resource, Role
 from lvmigrate.report import Report
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, World, guest, refusing, unreachable
@@ -86,6 +87,27 @@ def test_what_is_not_whole_is_never_taken(disk: DiskState) -> None:
         found = refusal(dead(disk), ignore_consistency=asked)
         assert (found.code, disk.value in found.sentence) == (Code.NOT_UPTODATE, True)
         assert "No option starts a guest from it" in found.hint
+
+
+def test_what_is_anothers_copy_is_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    context = world.context()
+    observe = context.storage.observe
+
+    def elsewhere(node: str, names: Collection[str] | None = None) -> dict[str, Resource]:
+        return {
+            name: dataclasses.replace(
+                seen, connections=tuple(dataclasses.replace(link, name="node3") for link in seen.connections)
+            )
+            for name, seen in observe(node, names).items()
+        }
+
+    monkeypatch.setattr(context.storage, "observe", elsewhere, raising=False)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1", target="node2", options=FailoverOptions(is_off="node1")).check_prereq()
+    (finding,) = caught.value.findings
+    assert finding.code is Code.REPLICA_DIFFERS
+    assert "r0 on node2 is a copy of node3's, not of node1's" in finding.sentence
 
 
 def test_nobody_is_asked_to_give_up_what_is_there() -> None:

@@ -343,3 +343,62 @@ def test_the_watch_speaks_the_one_name(two: dict[str, FakeNode], storage: DrbdSt
     assert said == [f"{ONE} on node2 is Primary (was Secondary)"]
     for file in open_ended:
         os.close(file)
+
+
+# ---- 8.4, which calls every peer "peer"
+
+PAIRS = {"node1": "node3", "node3": "node1", "node2": "node4", "node4": "node2"}
+
+
+@pytest.fixture
+def four(tmp_path: Path, lines: Callable[[str], list[str]]) -> Iterator[tuple[dict[str, FakeNode], DrbdStorage]]:
+    """Two pairs of nodes, each with a resource r0 of its own on the same minor."""
+    fakes = {}
+    for node, peer in PAIRS.items():
+        (tmp_path / node).mkdir()
+        fake = fakes[node] = FakeNode(tmp_path / node, "8.4.11")
+        dump = lines("drbd84/events2-now-stat-ts-initial")
+        fake.put("dump", "".join(f"{line.partition(' ')[2]}\n" for line in dump))
+        text = (TRANSCRIPTS / "drbd84/show.txt").read_text(encoding="utf-8")
+        text = text.replace("10.77.0.1:", f"10.77.0.{node}:").replace("10.77.0.2:", f"10.77.0.{peer}:")
+        fake.put("show", text.replace(".node", "."))
+    shell = TwoShells({node: fake.root for node, fake in fakes.items()})
+    storage = DrbdStorage({node: here(node) for node in PAIRS}, command_timeout_s=20, root=".", shell=shell)
+    yield fakes, storage
+    storage.close()
+
+
+def test_another_pairs_resource_of_that_name_is_no_copy(four: tuple[dict[str, FakeNode], DrbdStorage]) -> None:
+    _, storage = four
+    for node, peer in PAIRS.items():
+        storage.observe(node)
+        seen = storage.observe(node, ["r0"])["r0"]
+        for other in PAIRS.keys() - {node}:
+            assert (seen.towards(other) is not None) is (other == peer), (node, other)
+
+
+def test_a_peer_that_says_nothing_and_was_never_heard_may_be_any(
+    four: tuple[dict[str, FakeNode], DrbdStorage],
+) -> None:
+    """In a failover from a dead node: the survivor's connection is to it, as far as anybody knows."""
+    fakes, storage = four
+    for silent in ("node1", "node4"):
+        (fakes[silent].root / "sys/module/drbd/version").unlink()
+    storage.observe("node3")
+    assert storage.observe("node3", ["r0"])["r0"].towards("node1") is not None
+    # And once it was heard, it is known for good.
+    (fakes["node4"].root / "sys/module/drbd/version").write_text("8.4.11\n")
+    storage.observe("node4")
+    (fakes["node4"].root / "sys/module/drbd/version").unlink()
+    storage.observe("node2")
+    assert storage.observe("node2", ["r0"])["r0"].towards("node1") is None
+
+
+def test_84s_peer_is_another_when_its_address_is() -> None:
+    kernels = Kernels(node1=[shown("r0", (None, 1, 2))], node2=[shown("r0", (None, 2, 1))], node3=[])
+    names = Names(["node1", "node2", "node3"], kernels)
+    names.learn("node1", kernels.said["node1"])
+    assert names.peer("node1", "r0") == "node2"
+    kernels.said |= {"node1": [shown("r0", (None, 1, 3))], "node2": [], "node3": [shown("r0", (None, 3, 1))]}
+    names.learn("node1", kernels.said["node1"])
+    assert (names.peer("node1", "r0"), names.peer("node3", "r0")) == ("node3", "node1")
