@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
@@ -53,7 +54,28 @@ def _disk(element: ET.Element) -> DomainDisk:
         format="" if driver is None else driver.get("type", ""),
         # libvirt.org/formatdomain.html: "requisite" may be missing where the guest arrives by a migration.
         optional=source is not None and source.get("startupPolicy") in ("optional", "requisite"),
+        behind=tuple(_behind(element)),
     )
+
+
+def _behind(element: ET.Element) -> Iterator[DomainDisk]:
+    """The images behind a disk, and files with its data, as a running guest's XML has them."""
+    target, device = element.find("target"), element.get("device", "disk")
+    name = "" if target is None else target.get("dev", "")
+    for tag, words in (("backingStore", "a base of"), ("dataStore", "the data of")):
+        for store in element.iter(tag):
+            source, kind = store.find("source"), store.find("format")
+            if source is None:
+                continue
+            yield DomainDisk(
+                target=f"{words} {name}",
+                source=source.get("dev") or source.get("file"),
+                kind=store.get("type", ""),
+                device=device,
+                network=store.get("type") == "network" and _elsewhere(source),
+                read_only=tag == "backingStore",
+                format="" if kind is None else kind.get("type", ""),
+            )
 
 
 def nics(text: str) -> tuple[Nic, ...]:

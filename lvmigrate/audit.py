@@ -206,11 +206,11 @@ def look(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:
         (hypervisor.domain(node, domain.uuid) or domain) if domain.state.active else domain
         for domain in hypervisor.domains(node)
     )
-    places = storage.locate(node, {disk.source for domain in domains for disk in domain.disks if disk.source})
+    places = storage.locate(node, {disk.source for domain in domains for disk in domain.layers if disk.source})
     resources = storage.observe(node)
     two_primaries = storage.two_primaries(node)
     used = {
-        domain.uuid: frozenset(places[d.source].resource for d in domain.disks if d.source and d.source in places)
+        domain.uuid: frozenset(places[d.source].resource for d in domain.layers if d.source and d.source in places)
         for domain in domains
     }
     return Seen(

@@ -201,8 +201,11 @@ def _tls(survey: Survey) -> Iterator[Finding]:
 
 
 def replicated_disks(domain: Domain) -> tuple[DomainDisk, ...]:
-    """The disks that must be replicated for the guest to run elsewhere: all but removable media."""
-    return tuple(disk for disk in domain.disks if disk.device in ("disk", "lun"))
+    """The disks that must be replicated for the guest to run elsewhere, with what they are read through.
+
+    All but removable media.
+    """
+    return tuple(disk for disk in domain.layers if disk.device in ("disk", "lun"))
 
 
 def _disks(survey: Survey) -> Iterator[Finding]:
@@ -226,7 +229,7 @@ def _disks(survey: Survey) -> Iterator[Finding]:
                 sentence=f"Disk {disk.target} of {survey.domain.name} is not replicated by DRBD, nor on storage that"
                 f" several nodes reach ({disk.source or disk.kind}).",
                 hint="Put it on a DRBD resource or on shared storage that both nodes have, or detach it"
-                " (`virsh detach-disk`).",
+                " (`virsh detach-disk`). A disk's base is not needed any more after `virsh blockpull`.",
             )
             continue
         there = survey.target.places.get(disk.source or "")
@@ -260,7 +263,7 @@ def _shared(survey: Survey) -> Iterator[Finding]:
     for side in (survey.source, survey.target):
         wanted = {place.resource for place in side.places.values()}
         for other in side.others:
-            for disk in other.disks:
+            for disk in other.layers:
                 place = side.places_of_others.get(disk.source or "")
                 if place is not None and place.resource in wanted:
                     yield Finding(
@@ -316,21 +319,6 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
                 said.add(key)
                 code, hint = _DOUBTS[doubt.kind]
                 yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(doubt.resource))
-
-
-def _paired(survey: Survey) -> Iterator[Finding]:
-    """8.4 does not say which node its peer is: each end's address has to be the other's peer."""
-    source, target = survey.source, survey.target
-    for name in sorted(source.options.keys() & target.options.keys()):
-        ends = source.options[name].called, target.options[name].called
-        by_address = all(len(end) == 2 and ":" in end[0] for end in ends)  # noqa: PLR2004
-        if by_address and ends[0] != ends[1][::-1]:
-            yield Finding(
-                code=Code.REPLICA_DIFFERS,
-                sentence=f"{name} on {target.node} is no copy of {name} on {source.node}: one is connected from"
-                f" {' to '.join(ends[0])}, the other from {' to '.join(ends[1])}.",
-                hint="Name the node that has the copy: --to.",
-            )
 
 
 def _roles(survey: Survey) -> Iterator[Finding]:
@@ -409,7 +397,7 @@ REFUSALS: Final[tuple[Check, ...]] = (
     _disks,
     _shared,
     _parted,
-    _paired,
+    environment.paired,
     _in_step,
     environment.sizes,
     environment.versions,

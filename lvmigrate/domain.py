@@ -57,6 +57,8 @@ class DomainDisk:
     format: str = ""
     #: Without its medium the guest goes on (libvirt's ``startupPolicy``).
     optional: bool = False
+    #: What else it is read through: the images behind it (libvirt's ``backingStore``), and a file with its data alone.
+    behind: tuple[DomainDisk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,14 @@ class Domain:
     current_kib: int | None = None
     #: The tombstone: the node that the guest was on when it was started here without that node's word.
     left_on: str | None = None
+
+    @property
+    def layers(self) -> tuple[DomainDisk, ...]:
+        """Its disks, each followed by what it is read through.
+
+        Of a guest that is off libvirt tells no more of a chain than its definition does, which mostly is nothing.
+        """
+        return tuple(layer for disk in self.disks for layer in (disk, *disk.behind))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

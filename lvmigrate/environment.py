@@ -44,6 +44,21 @@ def reach(survey: Survey, disk: DomainDisk, here: Reach) -> Iterator[Finding]:
 _OLDEST: Final = (8, 4)
 
 
+def paired(survey: Survey) -> Iterator[Finding]:
+    """8.4 does not say which node its peer is: each end's address has to be the other's peer."""
+    source, target = survey.source, survey.target
+    for name in sorted(source.options.keys() & target.options.keys()):
+        ends = source.options[name].called, target.options[name].called
+        by_address = all(len(end) == 2 and ":" in end[0] for end in ends)  # noqa: PLR2004
+        if by_address and ends[0] != ends[1][::-1]:
+            yield Finding(
+                code=Code.REPLICA_DIFFERS,
+                sentence=f"{name} on {target.node} is no copy of {name} on {source.node}: one is connected from"
+                f" {' to '.join(ends[0])}, the other from {' to '.join(ends[1])}.",
+                hint="Name the node that has the copy: --to.",
+            )
+
+
 def for_good(survey: Survey, name: str) -> bool:
     """Whether a node's configuration allows two primaries: the option is shared by both ends of a connection."""
     return any(name in side.surroundings.two_primaries_for_good for side in (survey.source, survey.target))

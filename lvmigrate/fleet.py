@@ -214,7 +214,7 @@ def _unfinished(known: Mapping[str, _Census], question: Question) -> Iterator[Un
 
 def _of(view: _View, domain: Domain) -> Look:
     """What a node says of this guest's disks alone."""
-    paths = {disk.source for disk in domain.disks}
+    paths = {disk.source for disk in domain.layers}
     places = {path: place for path, place in view.look.places.items() if path in paths}
     names = {place.resource for place in places.values()}
     resources = {name: resource for name, resource in view.look.resources.items() if name in names}

@@ -339,6 +339,9 @@ class Storage(Protocol):
         the first that is free.  Where the configuration names a range of its own no port is safe to be knocked at.
         """
 
+    def available_kib(self, node: str) -> int | None:
+        """How much memory the kernel of ``node`` would give without swapping, in KiB. ``None``: it does not say."""
+
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:
         """What ``node`` says of itself, and which of ``programs`` it lacks."""
 

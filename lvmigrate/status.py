@@ -47,7 +47,7 @@ def status(
 
 def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | None) -> NodeStatus:
     domains = tuple(d for d in hypervisor.domains(node) if instance is None or instance in (d.name, d.uuid))
-    paths = {disk.source for domain in domains for disk in domain.disks if disk.source}
+    paths = {disk.source for domain in domains for disk in domain.layers if disk.source}
     try:
         places = storage.locate(node, paths)
         resources = storage.observe(node, sorted({place.resource for place in places.values()}))
@@ -58,7 +58,7 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
         return NodeStatus(node=node, guests=bare, trouble=error)
     guests = []
     for domain in sorted(domains, key=lambda domain: domain.name):
-        used = {places[disk.source].resource for disk in domain.disks if disk.source and disk.source in places}
+        used = {places[disk.source].resource for disk in domain.layers if disk.source and disk.source in places}
         guests.append(
             GuestOnNode(
                 domain=domain,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from lvmigrate import room
 from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Finding, LvmigrateError, NodeUnreachable, Refused
@@ -196,8 +197,8 @@ def _apart(resource: Resource, peer: str) -> bool:
 def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str, options: Options) -> Side:
     all_here = hypervisor.domains(node)
     others = tuple(d for d in all_here if d.uuid != domain.uuid)
-    own = {disk.source for disk in domain.disks if disk.source}
-    foreign = {disk.source for other in others for disk in other.disks if disk.source}
+    own = {disk.source for disk in domain.layers if disk.source}
+    foreign = {disk.source for other in others for disk in other.layers if disk.source}
     places = storage.locate(node, own | foreign)
     names = sorted({place.resource for path, place in places.items() if path in own})
     resources = storage.observe(node, names)
@@ -206,7 +207,7 @@ def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, p
     set_there = together([partial(storage.options, node, name, peer) for name in reached])
     return Side(
         node=node,
-        host=hypervisor.host(node),
+        host=room.host(hypervisor, storage, node),
         domain=hypervisor.domain(node, domain.uuid),
         others=others,
         places={path: place for path, place in places.items() if path in own},

@@ -118,7 +118,7 @@ class Survivor:
         hypervisor, storage, target = self.context.hypervisor, self.context.storage, domain.node
         others = [other for other in hypervisor.domains(target) if other.uuid != domain.uuid]
         mine = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
-        theirs = {disk.source for other in others for disk in other.disks if disk.source}
+        theirs = {disk.source for other in others for disk in other.layers if disk.source}
         everything = storage.locate(target, mine | theirs)
         resources = storage.observe(target, sorted({everything[path].resource for path in mine & everything.keys()}))
         places = {p: place for p, place in everything.items() if p in mine and place.resource in resources}
@@ -222,7 +222,7 @@ def _unusable(
                 sentence=f"{domain.node} has another guest called {other.name} (UUID {other.uuid}).",
                 hint="Rename or undefine that one: libvirt refuses two guests of one name.",
             )
-        used = {everything[d.source].resource for d in other.disks if d.source and d.source in everything}
+        used = {everything[d.source].resource for d in other.layers if d.source and d.source in everything}
         for name in sorted(used & mine):
             yield Finding(
                 code=Code.RESOURCE_SHARED,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from lvmigrate import balloon, checks, iallocator, occasion
+from lvmigrate import balloon, checks, iallocator, occasion, room
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
 from lvmigrate.ipolicy import InstancePolicy
@@ -182,7 +182,7 @@ def look_at(context: Context, node: str, paths: frozenset[str]) -> Look:
     """What a node says of itself, and of the disks with these paths."""
     places = context.storage.locate(node, paths)
     return Look(
-        host=context.hypervisor.host(node),
+        host=room.host(context.hypervisor, context.storage, node),
         domains=context.hypervisor.domains(node),
         places=places,
         resources=context.storage.observe(node, sorted({place.resource for place in places.values()})),

@@ -106,6 +106,11 @@ class Marks:
         interval, count = found["keepalive_interval"], found["keepalive_count"]
         return math.inf if interval <= 0 else float(interval * count)
 
+    def available_kib(self, node: str) -> int | None:
+        """How much memory the kernel of ``node`` would give without swapping, in KiB. ``None``: it does not say."""
+        said = self._remote.ask(node, "Looking how much memory there is", "available").out.strip()
+        return int(said) if said.isdecimal() else None
+
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:
         """What ``node`` says of itself, and which of ``programs`` it lacks."""
         begun = time.monotonic()

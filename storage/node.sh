@@ -281,6 +281,9 @@ starters() {
         sed 's/^/unit /'
 }
 
+# available: memory in KiB.
+available() { [ ! -r "$root/proc/meminfo" ] || sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' "$root/proc/meminfo"; }
+
 # vitals PROGRAM...: what the node says of itself, a fact a line; see Marks.vitals.  The time comes last: from then on only
 # the answer's way counts.
 vitals() {
@@ -421,22 +424,34 @@ reach_device() {
             esac
             ;;
         nbd*) [ -z "$(one "$device/backend")" ] || tell_device nbd "$(one "$device/backend")" ;;
-        nvme*) [ -z "$(one "$device/wwid")" ] || tell_device nvme "$(one "$device/wwid")" ;;
+        nvme*) world_wide "$(one "$device/wwid")" && tell_device nvme "$line" ;;
         dm-*)
             id=$(one "$device/dm/uuid")
             case $id in
-                mpath-*) tell_device mpath "$id" ;;
+                # As scsi_id(8) and nvme write it: 3 before an NAA, 2 before an EUI-64.
+                mpath-3[256]* | mpath-2* | mpath-eui.* | mpath-uuid.*) tell_device mpath "$id" ;;
                 LVM-*) reach_logical_volume "${id#LVM-}" ;;
             esac
             ;;
         *)
-            [ -n "$(one "$device/device/wwid")" ] || return 0
-            tell_device scsi "$(one "$device/device/wwid")"
+            world_wide "$(one "$device/device/wwid")" || return 0
+            tell_device scsi "$line"
             command -v sg_persist >/dev/null || return 0
             case $(timeout 5 sg_persist --in --read-reservation "$path" 2>/dev/null) in
                 *'Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
             esac
             ;;
+    esac
+}
+
+# world_wide ID: whether nothing else in the world has that identifier; into $line.  What the kernel falls back to (t10.*, an
+# NAA of kind 3, nvme.*; scsi_lib.c, nvme's core.c) is a vendor's name and a serial, which each node's own disk may have:
+# QEMU's SATA disks are all called QM00001 and so on.
+world_wide() {
+    line=$1
+    case $line in
+        naa.[256]* | eui.* | uuid.*) ;;
+        *) return 1 ;;
     esac
 }
 

@@ -1,9 +1,10 @@
 """Storage that several nodes reach: what a path leads to, in words that are equal where it is the same thing.
 
-The proof is what the storage itself calls it: an NFS server's export and the file in it, a Ceph image, the identifier
-of a SCSI or NVMe logical unit (iSCSI, Fibre Channel, NVMe over fabrics), an NBD export, the UUID of a logical volume
-that lvmlockd guards.  A directory that the operator declares to be the same everywhere needs less: a file's place in it
-and its inode number, a device's size.
+The proof is what the storage itself calls it: an NFS server's export and the file in it, a Ceph image, the world-wide
+identifier of a SCSI or NVMe logical unit (iSCSI, Fibre Channel, NVMe over fabrics), an NBD export, the UUID of a
+logical volume that lvmlockd guards; and of a device its size, since a node may not have noticed that it has grown.  A
+directory that the operator declares to be the same everywhere needs less: a file's place in it and its inode number, a
+device's size.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def look(remote: Remote, node: str, paths: Collection[str], directories: Collect
 def _reach(said: Mapping[str, str], directories: Collection[str]) -> Reach | None:
     for kind, title in _DEVICES.items():
         if kind in said:
-            return Reach(what=f"{title} {said[kind]}", exclusive=said.get("exclusive", ""))
+            size = f" ({said['block']} sectors)" if said.get("block") else ""
+            return Reach(what=f"{title} {said[kind]}{size}", exclusive=said.get("exclusive", ""))
     inside = max((d for d in directories if said["path"].startswith(d.rstrip("/") + "/")), key=len, default=None)
     if "block" in said:
         if inside is None:

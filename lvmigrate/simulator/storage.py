@@ -389,6 +389,10 @@ class SimulatedStorage:
 
         return self._ask("premises", node, look)
 
+    def available_kib(self, node: str) -> int | None:
+        """All that is free."""
+        return self._ask("available_kib", node, lambda: self._world.hosts[node].free_memory_kib)
+
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:  # noqa: ARG002 -- every node has all
         """One clock for all, and nothing is missing."""
 

@@ -99,6 +99,8 @@ class World:
     vitals: dict[str, Vitals] = field(default_factory=lambda: dict(VITALS))
     certificates: dict[str, Certificates] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
+    #: By node: what the kernel says is available.
+    available_kib: dict[str, int] = field(default_factory=dict)
     needs: Needs = NEEDS
     #: What the guest does not give back, whatever it is told.
     keeps_kib: int = 0
@@ -643,6 +645,10 @@ class FakeStorage:
     def premises(self, node: str, wanted: Wanted) -> Premises:
         with self.world.call("premises", node):
             return self.world.premises[node]
+
+    def available_kib(self, node: str) -> int | None:
+        with self.world.call("available_kib", node):
+            return self.world.available_kib.get(node)
 
     def vitals(self, node: str, programs: Collection[str]) -> Vitals:
         with self.world.call("vitals", node):

@@ -9,6 +9,7 @@ import pytest
 
 from lvmigrate.audit import audit
 from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code, CommandFailed, MoveFailed, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.replication import (
@@ -24,7 +25,7 @@ from lvmigrate.replication import (
     Role,
 )
 from lvmigrate.report import Report
-from tests.unit.fakes import World
+from tests.unit.fakes import World, guest
 
 
 def world(**changes: object) -> World:
@@ -93,6 +94,22 @@ def test_a_device_that_is_another_one_at_the_target_is_refused(
     (finding,) = (found for found in caught.value.findings if found.code is Code.REPLICA_DIFFERS)
     assert f"is r0/0 on node1, but {there.resource}/{there.volume} on node2" in finding.sentence
     assert hint in finding.hint
+
+
+def test_a_base_that_only_one_node_has_is_refused() -> None:
+    """An overlay is replicated, and the image that it lies on is a file of each node's own: not the same one."""
+    base = DomainDisk(
+        target="a base of vda", source="/srv/base.qcow2", kind="file", device="disk", read_only=True, format="qcow2"
+    )
+    there = guest("node1")
+    chained = dataclasses.replace(there, disks=(dataclasses.replace(there.disks[0], behind=(base,)),))
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(World(domains={"node1": chained}).context(), "web1").check_prereq()
+    (finding,) = caught.value.findings
+    assert finding.code is Code.DISK_NOT_REPLICATED
+    assert "a base of vda of web1" in finding.sentence
+    assert "/srv/base.qcow2" in finding.sentence
+    assert "virsh blockpull" in finding.hint
 
 
 @pytest.mark.parametrize(

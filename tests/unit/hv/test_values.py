@@ -253,3 +253,28 @@ def test_what_a_definition_describes(memory: str, kib: int) -> None:
     assert [disk.source for disk in found.disks] == ["/dev/drbd7"]
     assert [nic.link for nic in found.nics] == ["br0"]
     assert (found.state, found.persistent, found.autostart) == (DomainState.OFF, True, False)
+
+
+#: As libvirt 11.3 writes it of a running guest: an overlay on an image, which lies on another.
+CHAIN = """<domain><devices><disk type='block' device='disk'>
+  <driver name='qemu' type='qcow2' cache='none'/><source dev='/dev/drbd10' index='1'/>
+  <backingStore type='file' index='3'><format type='qcow2'/><source file='/srv/base.qcow2'/>
+    <backingStore type='network' index='4'><format type='raw'/>
+      <source protocol='rbd' name='vms/base'><host name='mon1'/></source><backingStore/></backingStore>
+  </backingStore><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+  <source file='/srv/meta.qcow2'>
+    <dataStore type='block'><format type='raw'/><source dev='/dev/sdc'/></dataStore></source>
+  <backingStore/><target dev='vdb'/></disk></devices></domain>"""
+
+
+def test_what_a_disk_is_read_through_is_told() -> None:
+    chained, split = xml.disks(CHAIN)
+    assert [(d.target, d.source, d.kind, d.network, d.format, d.cache) for d in chained.behind] == [
+        ("a base of vda", "/srv/base.qcow2", "file", False, "qcow2", None),
+        ("a base of vda", None, "network", True, "raw", None),
+    ]
+    assert [(d.target, d.source, d.kind, d.read_only) for d in split.behind] == [
+        ("the data of vdb", "/dev/sdc", "block", False)
+    ]
+    assert (chained.source, split.source) == ("/dev/drbd10", "/srv/meta.qcow2")

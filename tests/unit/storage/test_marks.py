@@ -166,6 +166,7 @@ def device(root: Path, name: str, facts: dict[str, str], *, part: int | None = N
     ("name", "facts", "what"),
     [
         ("sdc", {"device/wwid": "naa.600140512345"}, "SCSI naa.600140512345"),
+        ("sdc", {"device/wwid": "eui.0025388b71b5e3a1", "size": "2048"}, "SCSI eui.0025388b71b5e3a1"),
         ("nvme1n1", {"wwid": "uuid.52c5e1f0"}, "NVMe uuid.52c5e1f0"),
         ("dm-3", {"dm/uuid": "mpath-3600140512345"}, "multipath mpath-3600140512345"),
         ("nbd2", {"backend": "filer:web1"}, "NBD filer:web1"),
@@ -177,6 +178,7 @@ def test_a_device_that_says_what_it_is(  # noqa: PLR0917 -- a table
 ) -> None:
     device(tmp_path, name, facts, part=part)
     suffix = "" if part is None else f" partition {part}"
+    suffix += " (2048 sectors)" if part is None and "size" in facts else ""
     assert shared.shared("node1", [str(block)]) == {str(block): Reach(what=what + suffix)}
 
 
@@ -189,7 +191,7 @@ def test_a_ceph_image(shared: SharedStorage, tmp_path: Path, block: Path, option
     for fact, text in {**facts, "config_info": f"10.0.0.1:6789 name=admin,key=client.admin,{options} vms web1"}.items():
         (bus / fact).write_text(f"{text}\n")
     (reach,) = shared.shared("node1", [str(block)]).values()
-    assert reach.what == "Ceph RBD f5d1 vms//web1@-"
+    assert reach.what == "Ceph RBD f5d1 vms//web1@- (1 sectors)"
     assert bool(reach.exclusive) is bool(options)
 
 
@@ -259,7 +261,17 @@ def test_a_reserved_logical_unit(
 
 @pytest.mark.parametrize(
     ("name", "facts"),
-    [("sdc", {"size": "1"}), ("nbd0", {"size": "1"}), ("dm-1", {"dm/uuid": "LVM-abc"}), ("vda", {"size": "1"})],
+    [
+        ("sdc", {"device/wwid": "t10.ATA     QEMU HARDDISK                           QM00003             "}),
+        ("sdc", {"device/wwid": "naa.3000000100000001"}),  # assigned by whoever made it up, as tgt does
+        ("nvme0n1", {"wwid": "nvme.1b36-64656164-51454d55-00000001"}),
+        ("dm-3", {"dm/uuid": "mpath-1IET_00010001"}),
+        ("dm-3", {"dm/uuid": "mpath-33000000100000001"}),
+        ("sdc", {"size": "1"}),
+        ("nbd0", {"size": "1"}),
+        ("dm-1", {"dm/uuid": "LVM-abc"}),
+        ("vda", {"size": "1"}),
+    ],
 )
 def test_a_device_that_does_not_is_not_shared(
     shared: SharedStorage, tmp_path: Path, block: Path, name: str, facts: dict[str, str]
@@ -272,6 +284,23 @@ def test_a_device_that_does_not_is_not_shared(
     assert shared.shared("node1", [str(inside)]) == {
         str(inside): Reach(what="web1 in a declared directory (2048 sectors)")
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "available"),
+    [
+        ("MemTotal:       24604372 kB\nMemAvailable:   23190880 kB\nShmem: 7 kB\n", 23190880),
+        ("MemTotal:       24604372 kB\n", None),
+        (None, None),
+    ],
+)
+def test_how_much_memory_there_is(
+    shared: SharedStorage, tmp_path: Path, said: str | None, available: int | None
+) -> None:
+    (tmp_path / "proc").mkdir()
+    if said is not None:
+        (tmp_path / "proc/meminfo").write_text(said)
+    assert shared.available_kib("node1") == available
 
 
 def test_it_knows_tokens_and_no_resources(shared: SharedStorage) -> None:
