@@ -38,6 +38,21 @@ SCRIPTS: Final = tuple(
 )
 #: By module: the tests that are most about it, where they do not have its name.
 _TESTED_BY: Final = {"cleanup": "mending"}
+#: By module: the campaign's scenarios in which most of it runs, where those are few.
+_DEAD: Final = ("failover-of-a-dead-node", "failover-with-a-kept-definition", "failover-ignoring-consistency")
+_LIVING: Final = ("failover", "failover-keeping-definition", "migrate-falling-back", "cleanup-in-failover")
+_PLAYED_BY: Final = {
+    "handover": _LIVING,
+    "failover": (*_LIVING, *_DEAD),
+    "upstart": (*_LIVING, *_DEAD),
+    "takeover": _DEAD,
+    "survivor": _DEAD,
+    "fencing": _DEAD,
+    "hooks": ("migrate-hook-refuses", "migrate-hook-hangs", "migrate-post-hook-fails"),
+    "program": ("migrate-hook-refuses", "migrate-hook-hangs", "migrate-post-hook-fails", *_DEAD),
+    "target": ("migrate-with-three-nodes", "drain"),
+    "balloon": ("migrate-shrinking", "cleanup-of-a-shrunk-guest"),
+}
 #: How long one test may take, in seconds: of the core's, and of the scripts', which sleep.
 _MOST_S: Final = 60
 _MOST_OF_SCRIPTS_S: Final = 180
@@ -102,7 +117,8 @@ class Catcher:
 
     def by_cases(self, mutant: Mutant, cases: Sequence[str], *, seconds: float = 0) -> Verdict | None:
         """What the ``cases`` alone say, and after them others for so many seconds."""
-        ask = partial(_Question, mutant=mutant, cases=tuple(cases), seconds=seconds)
+        scenarios = _PLAYED_BY.get(Path(mutant.file).stem, ())
+        ask = partial(_Question, mutant=mutant, cases=tuple(cases), seconds=seconds, scenarios=scenarios)
         return self._found(mutant, "campaign", ask, MOST_OF_A_CASE_S)
 
     def _by_tests(self, mutant: Mutant, tests: Sequence[str]) -> Verdict | None:
@@ -160,12 +176,13 @@ class _Question:
     cases: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     seconds: float = 0
+    scenarios: tuple[str, ...] = ()
     most_s: int = _MOST_S
 
     def __str__(self) -> str:
         mutant = self.mutant
         text = None if mutant is None else mutant.changed((ROOT / mutant.file).read_text(encoding="utf-8"))
-        words = {name: getattr(self, name) for name in ("tests", "cases", "without", "seconds", "most_s")}
+        words = {name: getattr(self, name) for name in ("tests", "cases", "without", "seconds", "scenarios", "most_s")}
         return json.dumps({"file": mutant and mutant.file, "text": text} | words)
 
 

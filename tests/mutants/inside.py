@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import Final
 
@@ -25,14 +25,17 @@ class Endless(BaseException):
     """The case does not end."""
 
 
-def tried(known: Iterable[str], *, seconds: float) -> Iterator[tuple[str, str]]:
-    """Every case in which something is wrong, and what: of those ``known``, then of a sample for so many seconds."""
+def tried(known: Iterable[str], *, seconds: float, scenarios: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every case in which something is wrong, and what: of those ``known``, then of a sample for so many seconds.
+
+    ``scenarios``: what the sample is drawn from; none: all.
+    """
     signal.signal(signal.SIGPROF, _endless)
     for case in map(Case.parse, known):
         if why := wrong_in(case):
             yield str(case), why
     deadline = time.monotonic() + seconds
-    for case in sample():
+    for case in sample(scenarios):
         if time.monotonic() > deadline:
             return
         if why := wrong_in(case):
@@ -53,10 +56,11 @@ def wrong_in(case: Case) -> str:
     return " ".join(outcome.violations[0].split()) if outcome.violations else ""
 
 
-def sample() -> Iterator[Case]:
+def sample(scenarios: Collection[str]) -> Iterator[Case]:
     """Every straight case, then cases with one fault and with two, drawn at random, without an end."""
     draw = random.Random(_SEED)
-    bases = [Case(variant=variant, scenario=scenario) for variant in VARIANTS for scenario in SCENARIOS]
+    chosen = [scenario for scenario in SCENARIOS if not scenarios or scenario.name in scenarios]
+    bases = [Case(variant=variant, scenario=scenario) for variant in VARIANTS for scenario in chosen]
     yield from bases
     faults: dict[Case, list[list[tuple[Where, What]]]] = {}
     while True:

@@ -87,7 +87,7 @@ class Serving:
         return False
 
     def _cases_fail(self, question: dict[str, Any]) -> bool:
-        for case, why in tried(question["cases"], seconds=question["seconds"]):
+        for case, why in tried(question["cases"], seconds=question["seconds"], scenarios=question["scenarios"]):
             if case not in question["without"]:
                 print(f"failed {case}\t{why}", file=self._out)
                 return True
