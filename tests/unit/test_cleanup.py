@@ -204,6 +204,26 @@ def test_a_dead_commands_token_is_waited_for() -> None:
     assert list(world.violations()) == []
 
 
+def test_what_a_command_notes_in_its_last_seconds_is_known() -> None:
+    """It saw the guest handed over while a cleanup waited for its token already; libvirt does not say so any more."""
+    world = wreck(**arrived(), left_s=20.0)
+    world.set("node1", reason="unknown")
+    noted = token(errand=dataclasses.replace(ERRAND, handed_over=True))
+
+    def passes() -> None:
+        world.left_s -= 8
+        if world.left_s > 0:
+            world.tokens = dict.fromkeys(NODES, noted)
+
+    world.faults["take_token", "node1"] = passes
+    seen: list[bool | None] = []
+    world.faults["resume", "node2"] = lambda: seen.extend(
+        None if held.errand is None else held.errand.handed_over for held in world.tokens.values()
+    )
+    assert clean(world).node == "node2"
+    assert seen == [True, True]
+
+
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("method", ["domain", "traces"])
 def test_a_silent_node_is_no_proof(node: str, method: str) -> None:

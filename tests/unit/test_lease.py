@@ -170,3 +170,50 @@ def test_only_where_it_may_be_it_is_removed() -> None:
     assert held.holder == "they"
     made.drop()
     assert world.tokens == {"node2": THEIRS}
+
+
+# What is known of the move.
+
+
+def known(world: World) -> list[bool]:
+    """By the tokens on the nodes: whether the source's copy was handed over."""
+    errands = [world.tokens[node].errand for node in NODES]
+    return [errand is not None and errand.handed_over for errand in errands]
+
+
+def test_what_was_there_before_ours_is_known_and_told() -> None:
+    world = World()
+    made, _ = taken(world)
+    made.inherit(dataclasses.replace(ERRAND, handed_over=True))
+    made.tell()
+    assert known(world) == [True, True]
+    told = world.calls.count(("renew_token", "node1"))
+    made.tell()  # there is nothing new
+    assert world.calls.count(("renew_token", "node1")) == told
+
+
+def test_what_one_node_knows_of_a_move_the_others_older_word_does_not_undo() -> None:
+    world = World()
+    made, _ = taken(world)
+    made.inherit(dataclasses.replace(ERRAND, handed_over=True))
+    made.inherit(ERRAND)
+    made.tell()
+    assert known(world) == [True, True]
+
+
+def test_what_was_known_of_another_move_is_forgotten() -> None:
+    world = World()
+    made, _ = taken(world)
+    made.inherit(dataclasses.replace(ERRAND, handed_over=True))
+    made.inherit(dataclasses.replace(ERRAND, source="node2", target="node1"))
+    made.tell()
+    assert known(world) == [False, False]
+
+
+def test_where_nothing_was_known_it_is_known_then() -> None:
+    world = World()
+    made, _ = lease(world, dataclasses.replace(TOKEN, errand=None))
+    assert [made.take(node) for node in NODES] == [None, None]
+    made.inherit(ERRAND)
+    made.tell()
+    assert [world.tokens[node].errand for node in NODES] == [ERRAND, ERRAND]

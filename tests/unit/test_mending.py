@@ -133,6 +133,16 @@ def test_the_plan_says_what_becomes_of_the_copy(world: World, abort: bool, words
         assert any(act.startswith(what) for act in plan.acts) or (what == "r0: " and not plan.closing)
 
 
+def test_a_rehearsals_copy_is_ended_unasked() -> None:
+    rehearsed = dataclasses.replace(DEAD, errand=dataclasses.replace(ERRAND, rehearsal=True))
+    world = leaving(tokens=dict.fromkeys(NODES, rehearsed))
+    tasklet = CleanupInstance(world.context(), "web1")
+    assert tasklet.check_prereq().acts[0] == "end the copy that is under way"
+    world.on_look = lambda _left: world.set("node1", job=JobKind.NONE) if world.abort_asked else None
+    assert tasklet.exec().node == "node1"
+    assert world.abort_asked
+
+
 # The token.
 
 

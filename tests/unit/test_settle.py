@@ -309,3 +309,11 @@ def test_of_a_node_that_gives_no_answer_it_is_not_said_that_it_has_no_definition
     world.faults["domain", "node1"] = unreachable("node1")
     made.look()
     assert made.how_to_start() == "`virsh start web1` on node1."
+
+
+def test_a_copy_without_a_definition_is_not_taken_for_one_that_has_it() -> None:
+    world = two(S.GONE, S.GONE)
+    world.set("node1", persistent=False)
+    made = settlement(world)
+    made.look()
+    assert made.how_to_start() == "`virsh start web1` on node2, which alone has its definition."
