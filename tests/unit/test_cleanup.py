@@ -217,7 +217,8 @@ def test_what_a_command_notes_in_its_last_seconds_is_known() -> None:
 
     world.faults["take_token", "node1"] = passes
     seen: list[bool | None] = []
-    world.faults["resume", "node2"] = lambda: seen.extend(
+    # Before anything else: whoever finds the next one dead has to know it, too.
+    world.faults["watch", "node1"] = lambda: seen.extend(
         None if held.errand is None else held.errand.handed_over for held in world.tokens.values()
     )
     assert clean(world).node == "node2"

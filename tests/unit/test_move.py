@@ -85,6 +85,18 @@ def test_whoever_lost_the_token_after_the_move_forgets_no_definition() -> None:
     assert "node1" in world.domains
 
 
+def test_whoever_lost_the_token_ends_no_copy_that_may_be_somebody_else_s_by_now() -> None:
+    def ending(world: World) -> CopyEnd:
+        take_over(world)
+        world.set("node1", job=JobKind.OUTGOING)
+        return FAILED
+
+    world = World(ending=ending)
+    with pytest.raises(TokenLost):
+        checked(world).exec()
+    assert "abort_job" not in acts_after(world, "copy_memory", "node1")
+
+
 # What is late must not act after its undo; what is asked to wait must be the guards' too.
 
 
