@@ -204,18 +204,19 @@ def test_a_dead_commands_token_is_waited_for() -> None:
     assert list(world.violations()) == []
 
 
-def test_what_a_command_notes_in_its_last_seconds_is_known() -> None:
+@pytest.mark.parametrize("held", [("node1", "node2"), ("node2",)])
+def test_what_a_command_notes_in_its_last_seconds_is_known(held: tuple[str, ...]) -> None:
     """It saw the guest handed over while a cleanup waited for its token already; libvirt does not say so any more."""
-    world = wreck(**arrived(), left_s=20.0)
+    world = wreck(**arrived(), left_s=20.0, tokens=dict.fromkeys(held, token()))
     world.set("node1", reason="unknown")
     noted = token(errand=dataclasses.replace(ERRAND, handed_over=True))
 
     def passes() -> None:
         world.left_s -= 8
         if world.left_s > 0:
-            world.tokens = dict.fromkeys(NODES, noted)
+            world.tokens |= dict.fromkeys(held, noted)
 
-    world.faults["take_token", "node1"] = passes
+    world.faults["take_token", held[0]] = passes
     seen: list[bool | None] = []
     # Before anything else: whoever finds the next one dead has to know it, too.
     world.faults["watch", "node1"] = lambda: seen.extend(
