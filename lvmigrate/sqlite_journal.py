@@ -12,8 +12,8 @@ import errno
 import json
 import os
 import queue
-import shutil
 import sqlite3
+import subprocess
 import tempfile
 import threading
 import time
@@ -211,7 +211,7 @@ class SqliteJournal:
                 for end in ("", "-wal"):
                     part = self._path.with_name(self._path.name + end)
                     if part.exists():
-                        shutil.copyfile(part, away / ("copy" + end))
+                        _copy(part, away / ("copy" + end))
                 file = stack.enter_context(closing(_opened_for_reading(away / "copy")))
             yield file
 
@@ -370,6 +370,17 @@ def make_once(path: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
+
+
+def _copy(part: Path, to: Path) -> None:
+    """Copy a file of a journal, by another process: this one may have locks on it (see `make_once`)."""
+    command = ("cp", "--", part.absolute(), to)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603 -- cp
+    except OSError as error:
+        raise OSError(error.errno, f"cp cannot be started ({error.strerror})") from error
+    if done.returncode:
+        raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip() or f"cp ended with {done.returncode}")
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
