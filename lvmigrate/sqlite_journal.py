@@ -13,7 +13,6 @@ import json
 import os
 import queue
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 import structlog
 
+from lvmigrate import sqlite_file
 from lvmigrate.errors import Code, Finding, UsageError
 from lvmigrate.journal import Entry, JournalUnusable, Kind, Opening, Record, Row, Story
 
@@ -172,7 +172,7 @@ class SqliteJournal:
     def _writable(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._have_room()
-        make_once(self._path)
+        sqlite_file.make_once(self._path)
         # Transactions are begun by hand; the connection goes over to the record's own thread.
         file = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -211,7 +211,7 @@ class SqliteJournal:
                 for end in ("", "-wal"):
                     part = self._path.with_name(self._path.name + end)
                     if part.exists():
-                        _copy(part, away / ("copy" + end))
+                        sqlite_file.copy(part, away / ("copy" + end))
                 file = stack.enter_context(closing(_opened_for_reading(away / "copy")))
             yield file
 
@@ -360,27 +360,6 @@ class _SqliteRecord:
             _log.error("journal_not_written", errand=self._errand, why=why)
         self._lost += rows
         self._why = self._why or why
-
-
-def make_once(path: Path) -> None:
-    """Make an empty file that others of our group may read; nothing if there is one.
-
-    One that is there is not opened: closing it would take away every lock that this process has on it, those of its
-    other connections too (POSIX), and another process that ends would throw away what they have not written yet.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
-
-
-def _copy(part: Path, to: Path) -> None:
-    """Copy a file of a journal, by another process: this one may have locks on it (see `make_once`)."""
-    command = ("cp", "--", part.absolute(), to)
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603 -- cp
-    except OSError as error:
-        raise OSError(error.errno, f"cp cannot be started ({error.strerror})") from error
-    if done.returncode:
-        raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip() or f"cp ended with {done.returncode}")
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
