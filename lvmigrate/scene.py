@@ -193,11 +193,7 @@ class Scene:
 
 
 def observe(context: Context, instance: str) -> Scene:
-    """Look at every node.
-
-    Raises `Refused` when one gives no answer, or none knows the guest, and `UsageError` where several have that name:
-    two guests must not be taken for two copies of one.
-    """
+    """Look at every node. Raises `Refused` (no answer, or nobody knows it) or `UsageError` (several have that name)."""
     nodes = tuple(context.nodes)
     sightings = find(context.hypervisor, nodes, instance)
     traces = outcomes_of([partial(context.storage.traces, node) for node in nodes])
