@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import libvirt
 import structlog
 
-from hv.border import row_of, words
-from lvmigrate.errors import Code, NodeUnreachable
+from hv.border import words
+from hv.line import Line
 from lvmigrate.node import Node
 
 #: Seconds between keepalive messages, and how many may be missed: a dead link ends every call after 5 * (3 + 1) s.
 _KEEPALIVE: Final = (5, 3)
+#: How long the end waits until connections are closed, in seconds: a daemon that hangs does not answer that either.
+_CLOSED_S: Final = 2.0
 
 #: virDomainEventType, in the order of its numbers.
 _EVENTS: Final = (
@@ -55,8 +57,6 @@ _DETAILS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _log = structlog.get_logger()
-_loop_lock = threading.Lock()
-_loop_running = threading.Event()
 
 #: Called with (node, uuid, event).
 Listener = Callable[[str, str, str], None]
@@ -73,30 +73,14 @@ def event_words(event: int, detail: int) -> str:
     return f"{kind} {details[detail] if detail < len(details) else detail}"
 
 
-def _start_event_loop() -> None:
-    """Start libvirt's default event loop, once per process; it must be registered before the first connection."""
-    with _loop_lock:
-        if _loop_running.is_set():
-            return
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else libvirt writes to stderr itself
-        libvirt.virEventRegisterDefaultImpl()
-
-        def run() -> None:
-            while True:
-                libvirt.virEventRunDefaultImpl()
-
-        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
-        _loop_running.set()
-
-
 class Connections:
     """The connections to all nodes. Safe to use from several threads."""
 
     def __init__(self, nodes: Mapping[str, Node], *, connect_timeout_s: float) -> None:
-        self._nodes = nodes
-        self._timeout_s = connect_timeout_s
-        self._open: dict[str, libvirt.virConnect] = {}
-        self._locks = {name: threading.Lock() for name in nodes}
+        self._lines = {
+            name: Line(node, timeout_s=connect_timeout_s, prepare=partial(self._prepare, name))
+            for name, node in nodes.items()
+        }
         self._listeners: dict[int, Listener] = {}
         self._job_listeners: dict[int, JobListener] = {}
         self._pass_listeners: dict[int, PassListener] = {}
@@ -104,14 +88,7 @@ class Connections:
 
     def to(self, node: str) -> libvirt.virConnect:
         """A living connection to ``node``. Raises `NodeUnreachable` when there is none within the deadline."""
-        with self._locks[node]:
-            connection = self._open.get(node)
-            if connection is not None and connection.isAlive():
-                return connection
-            self._open.pop(node, None)
-            connection = self._connect(self._nodes[node])
-            self._open[node] = connection
-            return connection
+        return self._lines[node].connection()
 
     @contextmanager
     def listening(
@@ -132,57 +109,15 @@ class Connections:
             self._pass_listeners.pop(number, None)
 
     def close(self) -> None:
-        """Close every connection. Jobs that run on the nodes go on."""
-        for node, lock in self._locks.items():
-            with lock:
-                connection = self._open.pop(node, None)
-                if connection is not None:
-                    try:
-                        connection.close()
-                    except libvirt.libvirtError as error:
-                        _log.debug("libvirt_close_failed", node=node, error=words(error))
+        """Close every connection, those of daemons that hang in the background. Jobs that run on the nodes go on."""
+        closing = [thread for line in self._lines.values() if (thread := line.close()) is not None]
+        deadline = time.monotonic() + _CLOSED_S
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _connect(self, node: Node) -> libvirt.virConnect:
-        _start_event_loop()
-        outcome: queue.SimpleQueue[libvirt.virConnect | libvirt.libvirtError] = queue.SimpleQueue()
-        given_up = threading.Event()
+    def _prepare(self, node: str, connection: libvirt.virConnect) -> tuple[int, ...]:
+        """Have it kept alive and its events told; the ids of the callbacks."""
 
-        def connect() -> None:
-            try:
-                connection = libvirt.open(node.libvirt_uri)
-            except libvirt.libvirtError as error:
-                outcome.put(error)
-                return
-            outcome.put(connection)
-            if given_up.is_set():
-                connection.close()
-
-        # libvirt.open has no deadline of its own; a thread that hangs in it is left to end by itself.
-        threading.Thread(target=connect, name=f"libvirt-open-{node.name}", daemon=True).start()
-        try:
-            got = outcome.get(timeout=self._timeout_s)
-        except queue.Empty:
-            given_up.set()
-            raise NodeUnreachable(
-                node.name,
-                f"no libvirt connection within {self._timeout_s:g} s",
-                hint=f"Try `virsh -c '{node.libvirt_uri}' list`.",
-            ) from None
-        if isinstance(got, libvirt.libvirtError):
-            row = row_of(got)
-            known = "" if row is None or row.code is Code.NODE_UNREACHABLE else f"{row.hint.format(node=node.name)} "
-            raise NodeUnreachable(
-                node.name,
-                "no libvirt connection could be opened",
-                hint=f"{known}Try `virsh -c '{node.libvirt_uri}' list`. libvirt says: {words(got)}",
-                detail=words(got),
-                code=row.code if known and row is not None else None,
-            ) from got
-        self._prepare(node.name, got)
-        _log.debug("libvirt_connected", node=node.name, uri=node.libvirt_uri)
-        return got
-
-    def _prepare(self, node: str, connection: libvirt.virConnect) -> None:
         def lifecycle(_connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:  # noqa: ANN401 -- libvirt's call
             self._tell(node, domain.UUIDString(), event_words(event, detail))
 
@@ -194,14 +129,19 @@ class Connections:
             for listener in tuple(self._pass_listeners.values()):
                 listener(node, domain.UUIDString(), number)
 
+        found = []
         try:
             connection.setKeepAlive(*_KEEPALIVE)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, pass_began, None)
+            for event, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed),
+                (libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, pass_began),
+            ):
+                found.append(connection.domainEventRegisterAny(None, event, callback, None))
         except libvirt.libvirtError as error:
             # Events only make things faster and the report richer: everything is observed as well.
             _log.debug("libvirt_events_unavailable", node=node, error=words(error))
+        return tuple(found)
 
     def _tell(self, node: str, uuid: str, event: str) -> None:
         _log.debug("domain_event", node=node, uuid=uuid, domain_event=event)

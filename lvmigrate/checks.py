@@ -15,13 +15,18 @@ from lvmigrate.errors import Code, Finding
 from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Place, Role
-from lvmigrate.survey import Sightings, Survey
+from lvmigrate.survey import Sightings, Survey, one_guest
 from lvmigrate.token import Errand, Held
 
 
 def where(sightings: Sightings) -> Iterator[Finding]:
-    """Why the guest cannot be moved from where it is, as far as only finding it tells."""
+    """Why the guest cannot be moved from where it is, as far as only finding it tells.
+
+    Raises `UsageError` where several guests of that name are there.  One that is off does not make it doubtful which
+    one is to move.
+    """
     name = sightings.instance
+    one_guest(name, sightings.active or sightings.domains)
     for silent in sightings.silent:
         # It may run there too: that node's word is needed to know that there is one copy.
         yield Finding(code=silent.code, sentence=silent.sentence, hint=silent.hint)

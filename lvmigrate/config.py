@@ -176,7 +176,7 @@ class _Reader:
             path=self._path,
             nodes=self._with_policies(self._nodes(self._table(root, "nodes")), self._table(root, "ipolicy")),
             guests=self._guests(self._table(root, "guests")),
-            ssh_config=None if ssh_config is None else self._path.parent / Path(ssh_config).expanduser(),
+            ssh_config=None if ssh_config is None else self._file(("ssh", "config"), ssh_config),
             shared_directories=self._directories(storage),
             defaults=self._defaults(root, policies),
             policies=MappingProxyType(policies),
@@ -184,7 +184,7 @@ class _Reader:
             drain=Traffic(**self._numbers(root, "drain", dict.fromkeys(Traffic.__slots__, (int,)))),
             journal=self._journal(self._table(root, "journal")),
             keep_days=self._numbers(root, "journal", {"keep_days": (float, int)}, also=("path",)).get("keep_days"),
-            hooks=None if not directory else self._path.parent / Path(directory).expanduser(),
+            hooks=None if not directory else self._file(("hooks", "directory"), directory),
             hook_timeout_s=HOOK_TIMEOUT_S if timeout is None else timeout,
             written=root,
         )
@@ -194,7 +194,17 @@ class _Reader:
         path = self._value(("journal",), table, "path", (str,))
         if path is None:
             return JOURNAL_PATH
-        return self._path.parent / Path(path).expanduser() if path else None
+        return self._file(("journal", "path"), path) if path else None
+
+    def _file(self, at: tuple[str, ...], text: str) -> Path:
+        """A path as the file means it: from its own directory on, ``~`` being a home directory."""
+        try:
+            return self._path.parent / Path(text).expanduser()
+        except RuntimeError:  # what pathlib raises for a user that the machine does not know
+            self._fail(
+                f"{at[-1]} begins with {text.partition('/')[0]}, a home directory that this machine does not know",
+                line=self._line(at),
+            )
 
     def _directories(self, table: Mapping[str, Any]) -> tuple[str, ...]:
         key = "shared_directories"

@@ -126,12 +126,14 @@ def diagnose(context: Context) -> Diagnosis:
         *complaints_of(context.nodes, seen, known),
     )
     ordered = tuple(sorted(dict.fromkeys(complaints), key=lambda complaint: list(Severity).index(complaint.severity)))
+    # One that is out of use by the operator's word may be silent.
+    unknown = any(context.nodes[node].offline is None for node in silent)
     return Diagnosis(
         complaints=ordered,
         under_way=audited.under_way,
         nodes=answering,
         silent=silent,
-        exit_code=_exit_code(ordered, silent=bool(silent), left=bool(audited.findings)),
+        exit_code=_exit_code(ordered, silent=unknown, left=bool(audited.findings)),
     )
 
 

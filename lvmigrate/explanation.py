@@ -91,8 +91,8 @@ _ROWS: Final = (
     _row(
         Code.USAGE,
         _UNLOOKED,
-        "The command line, or the call from Python, is wrong.",
-        "`lvmigrate COMMAND --help` lists what there is.",
+        "The command line, or the call from Python, is wrong; or several guests have the name that it says.",
+        "`lvmigrate COMMAND --help` lists what there is; a guest's UUID stands for that one alone.",
         _USE,
     ),
     _row(

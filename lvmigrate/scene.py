@@ -25,7 +25,7 @@ from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.protocols import Storage
 from lvmigrate.replication import ConnectionOptions, Place, Resource, Role
-from lvmigrate.survey import Sightings, find
+from lvmigrate.survey import Sightings, find, one_guest
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of, together
 from lvmigrate.token import Errand, GuardSeen, Held, Traces
@@ -193,7 +193,7 @@ class Scene:
 
 
 def observe(context: Context, instance: str) -> Scene:
-    """Look at every node. Raises `Refused` when one gives no answer, or none knows the guest."""
+    """Look at every node. Raises `Refused` (no answer, or nobody knows it) or `UsageError` (several have that name)."""
     nodes = tuple(context.nodes)
     sightings = find(context.hypervisor, nodes, instance)
     traces = outcomes_of([partial(context.storage.traces, node) for node in nodes])
@@ -206,6 +206,7 @@ def observe(context: Context, instance: str) -> Scene:
             instance, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in silent]
         )
     by_node = {seen.node: seen for seen in traces if isinstance(seen, Traces)}
+    one_guest(instance, sightings.domains)
     uuid, name = _identity(sightings, by_node)
     domains = {domain.node: domain for domain in sightings.domains}
     errand = _errand(by_node, uuid, nodes)

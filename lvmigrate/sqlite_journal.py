@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import queue
-import shutil
 import sqlite3
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 import structlog
 
+from lvmigrate import sqlite_file
 from lvmigrate.errors import Code, Finding, UsageError
 from lvmigrate.journal import Entry, JournalUnusable, Kind, Opening, Record, Row, Story
 
@@ -172,7 +172,7 @@ class SqliteJournal:
     def _writable(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._have_room()
-        make_once(self._path)
+        sqlite_file.make_once(self._path)
         # Transactions are begun by hand; the connection goes over to the record's own thread.
         file = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -211,7 +211,7 @@ class SqliteJournal:
                 for end in ("", "-wal"):
                     part = self._path.with_name(self._path.name + end)
                     if part.exists():
-                        shutil.copyfile(part, away / ("copy" + end))
+                        sqlite_file.copy(part, away / ("copy" + end))
                 file = stack.enter_context(closing(_opened_for_reading(away / "copy")))
             yield file
 
@@ -360,16 +360,6 @@ class _SqliteRecord:
             _log.error("journal_not_written", errand=self._errand, why=why)
         self._lost += rows
         self._why = self._why or why
-
-
-def make_once(path: Path) -> None:
-    """Make an empty file that others of our group may read; nothing if there is one.
-
-    One that is there is not opened: closing it would take away every lock that this process has on it, those of its
-    other connections too (POSIX), and another process that ends would throw away what they have not written yet.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:

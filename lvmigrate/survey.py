@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from lvmigrate import room
 from lvmigrate.certificates import Certificates
 from lvmigrate.domain import Domain, Host
-from lvmigrate.errors import Finding, LvmigrateError, NodeUnreachable, Refused
+from lvmigrate.errors import Finding, LvmigrateError, NodeUnreachable, Refused, UsageError
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from lvmigrate.premises import Needs, Offer, Premises, Wanted
@@ -126,6 +126,19 @@ def find(hypervisor: Hypervisor, nodes: tuple[str, ...], instance: str) -> Sight
         else:
             raise outcome
     return Sightings(instance=instance, by_node=by_node)
+
+
+def one_guest(name: str, domains: Iterable[Domain]) -> None:
+    """Raise `UsageError` where these are several guests, which have the name in common and nothing else."""
+    nodes: dict[str, list[str]] = {}
+    for domain in domains:
+        nodes.setdefault(domain.uuid, []).append(domain.node)
+    if len(nodes) > 1:
+        each = " and ".join(f"{uuid} on {', '.join(where)}" for uuid, where in sorted(nodes.items()))
+        raise UsageError(
+            f"There are {len(nodes)} guests of the name {name}: {each}.",
+            hint="Say which one is meant, by its UUID in place of the name.",
+        )
 
 
 def survey(hypervisor: Hypervisor, storage: Storage, domain: Domain, target: Node, options: Options) -> Survey:

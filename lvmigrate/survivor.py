@@ -15,7 +15,7 @@ from lvmigrate.errors import Code, CommandFailed, Finding, NodeUnreachable, Refu
 from lvmigrate.occasion import sizes
 from lvmigrate.plan import Mode, Plan, ResourcePlan
 from lvmigrate.replication import ConnectionOptions, Place, Resource
-from lvmigrate.survey import Sightings
+from lvmigrate.survey import Sightings, one_guest
 from lvmigrate.takeover import STEPS
 from lvmigrate.tasklet import Context, described
 from lvmigrate.token import Errand
@@ -51,7 +51,8 @@ class Survivor:
     definition: str | None
 
     def found(self, sightings: Sightings) -> Found:
-        """What would be done. Raises `Refused` where that much cannot be told."""
+        """What would be done. Raises `Refused` where that much cannot be told, or `UsageError` of which guest."""
+        one_guest(self.instance, sightings.domains)
         silent = [error.node for error in sightings.silent]
         target = self._choose(tuple(node for node in self.context.nodes if node not in silent))
         if len(silent) > 1:

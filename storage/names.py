@@ -56,9 +56,14 @@ class Names:
             self._heard[node] = (now, _paths(here))
             ask = sorted(peer for peer in self._peers(node, here) if not self._is_fresh(peer, now))
         answers = outcomes_of([partial(self._shown, peer) for peer in ask])
+        # Silence begins now: a node that hangs takes as long to be silent as its silence is remembered.
+        silent_at = time.monotonic()
         with self._guard:
             for peer, answer in zip(ask, answers, strict=True):
-                self._heard[peer] = (now, None if isinstance(answer, LvmigrateError) else _paths(answer))
+                if not isinstance(answer, LvmigrateError):
+                    self._heard[peer] = (now, _paths(answer))
+                elif self._heard.get(peer, (now, None))[0] <= now:  # else it has spoken for itself meanwhile
+                    self._heard[peer] = (silent_at, None)
             for shown in here:
                 for connection in shown.connections:
                     self._pair(node, shown.name, connection)

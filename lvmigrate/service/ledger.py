@@ -20,7 +20,7 @@ from lvmigrate.errors import Code, UsageError
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.service.job import Asked, Job, State, Wish
 from lvmigrate.service.orders import Priority
-from lvmigrate.sqlite_journal import make_once
+from lvmigrate.sqlite_file import make_once
 
 #: What `service.version` says of these tables.
 _VERSION: Final = 1

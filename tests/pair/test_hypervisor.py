@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from hv import LibvirtHypervisor
@@ -457,6 +460,36 @@ def test_the_targets_daemon_is_killed(bench: Bench) -> None:
     assert bench.pair.two.qemus("web1")  # nobody ends it while the daemon is away
     bench.pair.two.restart_daemon()
     wait_until(lambda: bench.look(bench.pair.two) is None, "the daemon ends what was coming in")
+    bench.pair.whole(bench.guest, on=bench.pair.one)
+
+
+def test_nothing_is_left_in_this_process_of_a_daemon_that_was_restarted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = libvirt.open
+    made: list[weakref.ref[libvirt.virConnect]] = []
+
+    def opened(uri: str) -> libvirt.virConnect:
+        connection = really(uri)
+        made.append(weakref.ref(connection))
+        return connection
+
+    def alive() -> list[bool]:
+        gc.collect()
+        return [one() is not None for one in made]
+
+    def looked() -> bool:
+        try:
+            return bench.look(bench.pair.two) is None
+        except NodeUnreachable:
+            return False
+
+    monkeypatch.setattr(libvirt, "open", opened)
+    for _ in range(2):
+        bench.pair.two.kill_daemon()
+        bench.pair.two.restart_daemon()
+        wait_until(looked, "the daemon answers again")
+    wait_until(lambda: len(made) > 1 and alive() == [False] * (len(made) - 1) + [True], lambda: str(alive()))
     bench.pair.whole(bench.guest, on=bench.pair.one)
 
 

@@ -214,6 +214,10 @@ def test_one_that_is_out_of_use_may_be_silent() -> None:
     nodes = {"node1": node_of("node1"), "node2": replace(node_of("node2"), offline="in repair")}
     told = diagnose(replace(world.context(), nodes=nodes))
     assert [(one.severity, one.finding.code) for one in told.complaints] == [(ADVICE, Code.NODE_UNREACHABLE)]
+    assert (told.silent, told.exit_code) == (("node2",), ExitCode.OK)
+    # One that is silent against the operator's word is told all the same.
+    world.faults["domains", "node1"] = unreachable("node1")
+    assert diagnose(replace(world.context(), nodes=nodes)).exit_code is ExitCode.UNREACHABLE
 
 
 def test_what_a_dead_command_has_left_and_what_a_living_one_has_open() -> None:

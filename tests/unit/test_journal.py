@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lvmigrate import acts
+from lvmigrate import acts, sqlite_journal
 from lvmigrate.errors import Code, CommandFailed, LvmigrateError, MoveFailed, Refused, UsageError
 from lvmigrate.journal import NO_JOURNAL, NO_RECORD, OK, JournalUnusable, Kind, Opening, Record, keep
 from lvmigrate.migrate import MigrateInstance
@@ -326,6 +326,44 @@ def test_one_errand_more_does_not_take_the_locks_of_another_away(tmp_path: Path)
     record.add(Kind.MARK, "second", wait=True)
     record.end(OK, "", {})
     assert [row.name for row in journal.story(record.id).rows] == ["first", "second"]
+
+
+def cannot_be_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the process has no file left, or the disk fails, for a moment."""
+    really, failed = sqlite_journal._opened_for_reading, threading.Event()
+
+    def opened(path: Path) -> sqlite3.Connection:
+        if not failed.is_set():
+            failed.set()
+            raise sqlite3.OperationalError("disk I/O error")
+        return really(path)
+
+    monkeypatch.setattr(sqlite_journal, "_opened_for_reading", opened)
+
+
+def test_reading_a_copy_does_not_take_the_locks_of_this_process_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    record = begin(journal)
+    record.add(Kind.MARK, "first", wait=True)
+    cannot_be_opened_once(monkeypatch)
+    assert [row.name for row in journal.story(record.id).rows] == ["first"]
+    log = (tmp_path / "journal.sqlite-wal").stat().st_ino
+    code = "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute('SELECT * FROM row'); file.close()"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "journal.sqlite"], check=True)
+    assert (tmp_path / "journal.sqlite-wal").stat().st_ino == log
+    record.end(OK, "", {})
+    assert journal.story(record.id).entry.outcome == OK
+
+
+def test_a_copy_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    begin(journal).end(OK, "", {})
+    cannot_be_opened_once(monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(JournalUnusable, match=r"cannot be read: cp cannot be started \(No such file"):
+        journal.history()
 
 
 def test_a_directory_in_place_of_the_file_refuses(tmp_path: Path) -> None:

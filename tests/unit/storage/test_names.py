@@ -174,6 +174,57 @@ def test_only_who_is_named_is_asked_and_not_again_at_once(monkeypatch: pytest.Mo
     assert kernels.learnt(names)["node2"] == [ONE]
 
 
+class Hung:
+    """A clock, and a node at whose silence it stands 30 s later; ``meanwhile`` happens in them."""
+
+    def __init__(self, kernels: Kernels, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.now_s = 1000.0
+        self.kernels = kernels
+        self.meanwhile = meanwhile
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def __call__(self, node: str) -> list[Shown]:
+        try:
+            return self.kernels(node)
+        except NodeUnreachable:
+            self.now_s += 30.0
+            self.meanwhile()
+            raise
+
+
+def test_a_node_that_takes_long_to_be_silent_is_not_asked_by_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = Kernels(node1=[shown("r1", ("node2", 1, 2), ("node3", 3, 4))], node3=[shown("r1", ("node1", 4, 3))])
+    hung = Hung(kernels)
+    monkeypatch.setattr(names_module, "SILENT_S", 30.0)
+    monkeypatch.setattr(names_module, "FRESH_S", 2.0)
+    monkeypatch.setattr(names_module, "time", hung)
+    names = Names(["node1", "node2", "node3"], hung)
+    for _ in range(3):
+        names.learn("node1", kernels.said["node1"])
+        hung.now_s += 9.0
+    assert kernels.asked.count("node2") == 1
+    # What another node said is as old as the question: 30 s of waiting do not make it fresh.
+    assert kernels.asked.count("node3") == 3
+    hung.now_s += 3.0
+    names.learn("node1", kernels.said["node1"])
+    assert kernels.asked.count("node2") == 2
+
+
+def test_a_silence_does_not_undo_what_the_node_said_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = Kernels(node1=[shown("r1", ("node2", 1, 2))])
+    said = [shown("r9", ("node1", 2, 1)), shown("r8", ("node1", 4, 3))]
+    hung = Hung(kernels, lambda: names.learn("node2", said))
+    monkeypatch.setattr(names_module, "SILENT_S", 30.0)
+    monkeypatch.setattr(names_module, "FRESH_S", 2.0)
+    monkeypatch.setattr(names_module, "time", hung)
+    names = Names(BOTH, hung)
+    names.learn("node1", kernels.said["node1"])
+    names.learn("node1", [*kernels.said["node1"], shown("r2", ("node2", 3, 4))])
+    assert [names.one("node1", own) for own in ("r1", "r2")] == [ONE, "node1:r2=node2:r8"]
+
+
 # ---- the adapter, over two nodes whose kernels give one replica two names and other minors
 
 TOKEN = Token(

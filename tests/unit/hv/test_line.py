@@ -1,0 +1,231 @@
+"""One node's connection: who opens it when many want it, when one hangs, and what is left of one that broke."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import libvirt
+import pytest
+
+from hv import connections as connections_module
+from hv import line
+from hv.connections import Connections
+from lvmigrate.errors import NodeUnreachable
+from tests.unit.hv.test_values import node
+
+URI = "test:///default"  # libvirt's own driver, in this process
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.01)
+
+
+class Opener:
+    """Stands for ``libvirt.open``: each try waits for its gate, if it has one, and fails as it is told."""
+
+    def __init__(self) -> None:
+        self.really = libvirt.open
+        self.gates: list[threading.Event] = []
+        self.failing = False
+        self.tries = 0
+        self.made: list[weakref.ref[libvirt.virConnect]] = []
+        self.broken: set[int] = set()
+        self.deregistered: list[int] = []
+        #: What deregistering waits for, as with a daemon that hangs.
+        self.hung = threading.Event()
+        self.hung.set()
+
+    def __call__(self, uri: str) -> libvirt.virConnect:
+        number = self.tries
+        self.tries += 1
+        if number < len(self.gates):
+            self.gates[number].wait()
+        if self.failing:
+            return self.really("test:///nosuch/file")
+        connection = self.really(uri)
+        self.made.append(weakref.ref(connection))
+        really = weakref.WeakMethod(connection.domainEventDeregisterAny)
+
+        def deregister(callback: int) -> None:
+            self.hung.wait()
+            self.deregistered.append(callback)
+            method = really()
+            assert method is not None
+            method(callback)
+            if number in self.broken:  # what libvirt says after it has taken the callback off
+                raise libvirt.libvirtError("client socket is closed")
+
+        connection.setKeepAlive = lambda *_: 0  # which this driver has not
+        connection.isAlive = lambda: number not in self.broken
+        connection.domainEventDeregisterAny = deregister
+        return connection
+
+    def lives(self, number: int) -> bool:
+        gc.collect()
+        return self.made[number]() is not None
+
+
+@pytest.fixture
+def opener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    made = Opener()
+    monkeypatch.setattr(libvirt, "open", made)
+    yield made
+    for gate in (*made.gates, made.hung):
+        gate.set()
+
+
+def connected(connections: Connections) -> bool:
+    try:
+        connections.to("node1")
+    except NodeUnreachable:
+        return False
+    return True
+
+
+def side_by_side(count: int, work: Callable[[], Any]) -> list[Any]:
+    """What each of them returned or raised."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except NodeUnreachable as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_who_wants_a_connection_that_is_being_opened_waits_for_the_same(opener: Opener) -> None:
+    opener.gates = [threading.Event()]
+    connections = Connections(node("node1", URI), connect_timeout_s=60)
+    threading.Timer(0.1, opener.gates[0].set).start()
+    found = side_by_side(8, lambda: connections.to("node1"))
+    assert len(found) == 8
+    assert {id(one) for one in found} == {id(connections.to("node1"))}
+    assert opener.tries == 1
+    connections.close()
+
+
+def test_a_daemon_that_hangs_costs_one_thread_and_nobody_waits_for_anybody_else(opener: Opener) -> None:
+    opener.gates = [threading.Event()]
+    connections = Connections(node("node1", URI), connect_timeout_s=1.0)
+    began = time.monotonic()
+    found = side_by_side(8, lambda: connections.to("node1"))
+    assert time.monotonic() - began < 4  # and not one second after another
+    assert [str(error) for error in found] == ["node1 does not answer: no libvirt connection within 1 s."] * 8
+    assert under_way() == opener.tries == 1
+    # When it answers at last, what it opened is used.
+    opener.gates[0].set()
+    assert connections.to("node1").isAlive()
+    assert opener.tries == 1
+    connections.close()
+
+
+def test_an_opening_that_fails_does_so_for_all_that_wait_and_for_nobody_after(opener: Opener) -> None:
+    opener.gates, opener.failing = [threading.Event()], True
+    connections = Connections(node("node1", URI), connect_timeout_s=60)
+    threading.Timer(0.3, opener.gates[0].set).start()
+    found = side_by_side(4, lambda: connections.to("node1"))
+    assert ["could be opened" in str(error) for error in found] == [True] * 4
+    assert opener.tries == 1
+    opener.failing = False
+    assert connections.to("node1").isAlive()
+    connections.close()
+
+
+class Clock:
+    """Stands for ``time`` where it is patched in."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def under_way() -> int:
+    return [thread.name for thread in threading.enumerate()].count("libvirt-open-node1")
+
+
+def test_an_opening_that_never_ends_is_not_waited_for_for_ever(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node lost its power while it was asked: nothing ever tells libvirt so."""
+    clock = Clock()
+    monkeypatch.setattr(line, "time", clock)
+    opener.gates = [threading.Event(), threading.Event()]
+    connections = Connections(node("node1", URI), connect_timeout_s=0.05)
+    # Each one more is waited for twice as long.
+    for passed_s, hung in ((0, 1), (59, 1), (60, 2), (179, 2)):
+        clock.now_s = 1000.0 + passed_s
+        with pytest.raises(NodeUnreachable):
+            connections.to("node1")
+        assert under_way() == hung
+    wait_until(lambda: opener.tries == 2)
+    clock.now_s = 1180.0
+    wait_until(lambda: connected(connections))
+    assert opener.tries == 3
+    # Those that end after all are let go, and the one that is used stays.
+    for gate in opener.gates:
+        gate.set()
+    wait_until(lambda: len(opener.made) == 3 and not (opener.lives(1) or opener.lives(2)))
+    assert connections.to("node1") is opener.made[0]()
+    connections.close()
+
+
+def test_nothing_is_left_of_a_connection_that_broke(opener: Opener) -> None:
+    connections = Connections(node("node1", URI), connect_timeout_s=60)
+    connections.to("node1")
+    opener.broken.add(0)
+    opener.hung.clear()
+    assert connections.to("node1").isAlive()  # which does not wait until the other one is closed
+    assert opener.lives(0)
+    opener.hung.set()
+    wait_until(lambda: not opener.lives(0))
+    assert len(opener.deregistered) == 3
+    assert opener.lives(1)
+    connections.close()
+    wait_until(lambda: not opener.lives(1))
+
+
+def test_one_that_is_in_use_is_not_taken_away_under_its_user(opener: Opener) -> None:
+    connections = Connections(node("node1", URI), connect_timeout_s=60)
+    used = connections.to("node1")
+    connections.close()
+    assert used.numOfDomains() == 1
+    del used
+    wait_until(lambda: not opener.lives(0))
+
+
+def test_the_end_does_not_wait_for_a_daemon_that_hangs(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "_CLOSED_S", 0.1)
+    connections = Connections({**node("node1", URI), **node("node2", URI)}, connect_timeout_s=60)
+    for name in ("node1", "node2"):
+        connections.to(name)
+    opener.hung.clear()
+    connections.close()
+    assert opener.lives(0)
+    assert opener.lives(1)
+    opener.hung.set()
+    wait_until(lambda: not (opener.lives(0) or opener.lives(1)))
+
+
+def test_one_that_is_opened_after_the_end_is_let_go(opener: Opener) -> None:
+    opener.gates = [threading.Event()]
+    connections = Connections(node("node1", URI), connect_timeout_s=0.05)
+    with pytest.raises(NodeUnreachable):
+        connections.to("node1")
+    connections.close()
+    opener.gates[0].set()
+    wait_until(lambda: len(opener.made) == 1 and not opener.lives(0))
