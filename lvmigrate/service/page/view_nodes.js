@@ -1,0 +1,164 @@
+// Nodes with their guests: who is where, with how much memory, how its disks are, and what can be done.
+
+import { get } from "./api.js";
+import { bringBack, cleanup, drain, migrate } from "./dialogs.js";
+import { disks } from "./disks.js";
+import { badge, button, el, facts, fill, table } from "./dom.js";
+import { trouble } from "./problem.js";
+import { bar } from "./progress.js";
+import { addressOf, atEnd, known, look, may, underWay } from "./store.js";
+import { clock, kib } from "./words.js";
+
+/** Nodes send no events of their guests: so often they are asked while somebody looks. */
+const AGAIN_MS = 15_000;
+
+const STATES = { running: "good", paused: "warn", "shut off": "calm" };
+
+export function view(main) {
+  const said = el("p", { class: "dim" }, "Asking every node ...");
+  const failed = el("div", {});
+  const content = el("div", {}, el("p", { class: "waiting" }, "Asking every node ..."));
+  let nodes = null;
+  let doors = null;
+  let asking = false;
+
+  const again = async () => {
+    if (asking || document.hidden) return;
+    asking = true;
+    try {
+      const [status, open] = await Promise.all([get("/v1/instances"), get("/v1/nodes")]);
+      nodes = status.nodes;
+      doors = new Map(open.nodes.map((each) => [each.node, each]));
+      failed.replaceChildren();
+      said.replaceChildren(`As of ${clock(new Date())}. `);
+      draw();
+    } catch (problem) {
+      failed.replaceChildren(trouble(problem, { title: "The nodes could not be asked", level: "h2" }));
+      if (nodes === null) content.replaceChildren();
+    } finally {
+      asking = false;
+    }
+  };
+
+  const draw = () => {
+    if (nodes === null) return;
+    const moving = nodes.flatMap((node) => node.guests.map((each) => underWay(each.domain))).filter(Boolean);
+    const newest = moving.map((job) => [job.id, job.state, known.progress.get(job.id)?.values().next().value?.step]);
+    fill(content, [nodes, [...doors], newest, known.me], () =>
+      nodes.length ? nodes.map((node) => one(node, doors.get(node.node), nodes.map((each) => each.node))) : el("p", {}, "The configuration names no node."),
+    );
+    for (const place of content.querySelectorAll("[data-job]")) {
+      const progress = known.progress.get(place.dataset.job);
+      if (progress) place.replaceChildren(bar(progress.values().next().value));
+    }
+  };
+
+  main.append(
+    el("h1", { tabindex: "-1" }, "Nodes and guests"),
+    el("p", { class: "toolbar" }, said, button("Look again", again, { data: { focus: "again" } })),
+    failed,
+    content,
+  );
+  const timer = setInterval(again, AGAIN_MS);
+  const ends = [look(draw), atEnd(again)];
+  const seen = () => again();
+  document.addEventListener("visibilitychange", seen);
+  again();
+  return {
+    title: "Nodes",
+    close: () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", seen);
+      for (const end of ends) end();
+    },
+  };
+}
+
+function one(node, door, names) {
+  const { host } = node;
+  const running = node.guests.filter((each) => each.domain.state !== "shut off");
+  return el(
+    "section",
+    { class: "node", "aria-labelledby": `node-${node.node}` },
+    el(
+      "div",
+      { class: "head" },
+      el("h2", { id: `node-${node.node}` }, node.node),
+      node.trouble ? badge("no answer", "bad") : null,
+      door?.closed ? badge(`closed: ${door.closed}`, "warn") : badge("open", "good"),
+      may("move") && !node.trouble ? doorButtons(node.node, door, running.length) : null,
+    ),
+    node.trouble ? trouble(node.trouble, { title: `What is known of ${node.node} is not all` }) : null,
+    facts([
+      ["Memory", host ? memory(host) : null],
+      ["Guests that run", node.trouble && !node.guests.length ? null : String(running.length)],
+      ["libvirt, QEMU", host ? [host.libvirt_version, host.qemu_version].map((each) => each.join(".")).join(", ") : null],
+      ["By command", door?.by_command ? `${door.by_command.state}${door.by_command.reason ? `: ${door.by_command.reason}` : ""}` : null],
+    ]),
+    node.guests.length
+      ? table(
+          `Guests on ${node.node}`,
+          ["Guest", "State", "Memory", "Disks", "What can be done"],
+          node.guests.map((guest) => row(guest, names)),
+        )
+      : node.trouble
+        ? null
+        : el("p", { class: "dim" }, "No guest is defined here."),
+  );
+}
+
+function memory(host) {
+  if (!host.memory_kib) return `${kib(host.free_memory_kib)} free`;
+  const used = host.memory_kib - host.free_memory_kib;
+  return [
+    el("meter", { min: "0", max: String(host.memory_kib), value: String(used), "aria-label": `Memory used on ${host.node}` }),
+    ` ${kib(host.free_memory_kib)} free of ${kib(host.memory_kib)}`,
+  ];
+}
+
+function doorButtons(node, door, guests) {
+  return el(
+    "div",
+    { class: "actions" },
+    guests ? button("Drain ...", () => drain(node), { data: { focus: `drain-${node}` }, "aria-label": `Drain ${node}` }) : null,
+    door?.by_command && door.by_command.state !== "online"
+      ? button("Bring back ...", () => bringBack(node), { data: { focus: `back-${node}` }, "aria-label": `Bring guests back to ${node}` })
+      : null,
+  );
+}
+
+function row(guest, names) {
+  const { domain } = guest;
+  const job = underWay(domain);
+  return [
+    domain.name,
+    [
+      badge(domain.state, STATES[domain.state] ?? "warn"),
+      domain.job === "none" ? null : [" ", badge(`libvirt: ${domain.job}`, "warn")],
+      guest.holder ? el("p", { class: "dim" }, `Its token is held by ${guest.holder}.`) : null,
+      domain.left_on ? el("p", {}, badge(`started here without the word of ${domain.left_on}`, "warn")) : null,
+    ],
+    domain.state === "shut off" ? "-" : kib(domain.current_kib ?? domain.memory_kib),
+    disks(guest),
+    job ? [el("a", { href: addressOf(job) }, `${job.what}, ${job.state}`), el("div", { data: { job: job.id } })] : actions(domain, names),
+  ];
+}
+
+function actions(domain, names) {
+  const guest = { name: domain.name, uuid: domain.uuid, node: domain.node };
+  const focus = `${domain.node}-${domain.uuid}`;
+  const runs = domain.state !== "shut off";
+  return el(
+    "div",
+    { class: "actions" },
+    runs
+      ? button(may("move") ? "Move ..." : "Check ...", () => migrate(guest, names), {
+          data: { focus: `move-${focus}` },
+          "aria-label": `${may("move") ? "Move" : "Check a move of"} ${domain.name}`,
+        })
+      : null,
+    may("move")
+      ? button("Clean up ...", () => cleanup(guest), { data: { focus: `clean-${focus}` }, "aria-label": `Clean up after a move of ${domain.name}` })
+      : null,
+  );
+}
