@@ -377,9 +377,12 @@ def _query(request: Request, route: Route) -> Any:  # noqa: ANN401 -- the route'
     if len(words) != len(request.query_params.multi_items()):
         raise _not_understood("The query", ValueError("a word is said twice"))
     try:
-        return msgspec.convert(words, route.query, strict=False)
+        found = msgspec.convert(words, route.query, strict=False)
     except msgspec.ValidationError as error:
         raise _not_understood("The query", error) from error
+    if any(getattr(found, name) is None for name in words):  # msgspec reads one for the word
+        raise _not_understood("The query", ValueError("there is no null in it"))
+    return found
 
 
 def _not_understood(what: str, error: Exception) -> UsageError:

@@ -145,13 +145,17 @@ function result(job) {
     ];
   }
   return [
-    it.target && it.mode ? el("p", { class: "strong" }, `${it.instance} ${it.running === false ? "is" : "runs"} on ${job.what === "rehearse" ? it.source : it.target}.`) : null,
+    it.proven
+      ? el("p", { class: "strong" }, `${it.instance} is on ${it.source} as before; the way to ${it.target} was tried.`)
+      : el("p", { class: "strong" }, `${it.instance} ${it.running ? "runs" : "is"} on ${it.target}.`),
+    it.proven?.length ? [el("p", {}, "What was proved:"), el("ul", {}, it.proven.map((each) => el("li", {}, sentence(each))))] : null,
+    it.unproven?.length ? [el("p", {}, "What was not:"), el("ul", {}, it.unproven.map((each) => el("li", {}, sentence(each))))] : null,
     facts([
       ["In all", seconds(it.seconds)],
-      ["Downtime", seconds(it.downtime_s)],
+      ["Downtime", it.downtime_s === undefined ? null : seconds(it.downtime_s)],
       ["Dual-primary", it.dual_primary_s === undefined ? null : seconds(it.dual_primary_s)],
       ["Two primaries allowed", it.two_primaries_allowed_s === undefined ? null : seconds(it.two_primaries_allowed_s)],
-      ["Memory sent", it.memory_bytes === undefined ? null : `${bytes(it.memory_bytes)} in ${it.iterations} ${it.iterations === 1 ? "pass" : "passes"}`],
+      ["Memory sent", it.iterations === undefined ? null : `${bytes(it.memory_bytes)} in ${it.iterations} ${it.iterations === 1 ? "pass" : "passes"}`],
       ["Slowed down by", it.throttle_percent ? percent(it.throttle_percent) : null],
       ["Post-copy", it.post_copy ? "yes" : null],
     ]),
