@@ -142,7 +142,7 @@ def test_a_refusal_tells_every_reason(bench: Bench) -> None:
     ("method", "path", "body", "status", "code"),
     [
         ("GET", "/v1/nothing", None, 404, "ROUTE_UNKNOWN"),
-        ("GET", "/", None, 404, "ROUTE_UNKNOWN"),
+        ("GET", "/v1", None, 404, "ROUTE_UNKNOWN"),
         ("DELETE", "/v1/moves", None, 405, "ROUTE_UNKNOWN"),
         ("GET", "/v1/nodes/", None, 404, "ROUTE_UNKNOWN"),
         ("GET", "/v1/instances/web9", None, 404, "INSTANCE_UNKNOWN"),
