@@ -24,8 +24,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     """Come to a service; at the end of the test it is seen that the page did nothing wrong."""
     visitors: list[Visitor] = []
 
-    def come(to: Served, **how: Any) -> Visitor:
-        visitors.append(Visitor(browser, to.url, **how))
+    def come(to: Served | str, **how: Any) -> Visitor:
+        visitors.append(Visitor(browser, to if isinstance(to, str) else to.url, **how))
         return visitors[-1]
 
     yield come

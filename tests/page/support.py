@@ -77,7 +77,11 @@ class Served:
 
     def __init__(self, here: House, port: int) -> None:
         self.house = here
-        self.url = f"https://127.0.0.1:{port}"
+        self.url = url(port)
+
+
+def url(port: int) -> str:
+    return f"https://127.0.0.1:{port}"
 
 
 @contextmanager

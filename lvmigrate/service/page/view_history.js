@@ -70,5 +70,5 @@ function row(errand) {
 function outcome(errand) {
   if (errand.outcome === null) return badge("no end is written", "warn");
   if (errand.outcome === "OK") return badge("done", "good");
-  return [badge("not done", "bad"), " ", code(errand.outcome), errand.sentence ? el("p", { class: "dim" }, errand.sentence) : null];
+  return [errand.outcome === "ABORTED" ? badge("aborted", "warn") : badge("not done", "bad"), " ", code(errand.outcome), errand.sentence ? el("p", { class: "dim" }, errand.sentence) : null];
 }

@@ -9,7 +9,7 @@ import { finding, findings, left, trouble } from "./problem.js";
 import { bar, figures } from "./progress.js";
 import { collectionOf, known, look, may, pointOf, setJob, titleOf } from "./store.js";
 import { bytes, moment, percent, rate, seconds } from "./words.js";
-import { state } from "./view_jobs.js";
+import { ABORTED, state } from "./view_jobs.js";
 
 /** The clocks of the job and of the journal are one; what is written of each is a little apart. */
 const APART_S = 2;
@@ -116,6 +116,7 @@ function outcome(job, story) {
   if (job.state !== "ended") return [];
   const guest = { name: job.about, uuid: job.uuid };
   const reports = story ? el("a", { href: report(story.entry.id), target: "_blank", rel: "noopener" }, "The report (in a new tab)") : null;
+  if (!job.error && collectionOf(job) === "drains") return []; // the guests below are its outcome
   const mend = left(job.exit_code) && collectionOf(job) !== "drains" && may("move");
   return el(
     "section",
@@ -136,7 +137,6 @@ export const report = (errand) => `/v1/history/${encodeURIComponent(errand)}/pag
 
 function result(job) {
   const it = job.result;
-  if (collectionOf(job) === "drains") return null;
   if (job.what === "cleanup" || it.acts) {
     return [
       el("p", {}, it.node ? `${it.instance} is on ${it.node}${it.running ? ", and runs" : ""}.` : `${it.instance} is off everywhere.`),
@@ -196,7 +196,7 @@ function stepList(steps, job, progress, story) {
         const number = place + 1;
         const last = ended.get(name);
         let how = ["not yet", "calm"];
-        if (last?.data.error) how = ["failed", "bad"];
+        if (last?.data.error) how = job.exit_code === ABORTED ? ["aborted", "warn"] : ["failed", "bad"];
         else if (current !== null && number === current) how = ["under way", "warn"];
         else if ((current !== null && number < current) || last || job.outcome === "OK") how = ["done", "good"];
         else if (begun.has(name)) how = ["not finished", "bad"];

@@ -6,6 +6,9 @@ import { words } from "./progress.js";
 import { addressOf, known, look, newestFirst, titleOf } from "./store.js";
 import { moment } from "./words.js";
 
+/** The exit code of what was aborted as asked: everything is as it was. */
+export const ABORTED = 4;
+
 const STATES = { queued: "calm", running: "warn", recovering: "warn" };
 
 export function view(main) {
@@ -42,7 +45,7 @@ function row(job) {
 /** How a job is, in a word; with its code, why it waits, and how far it is. */
 export function state(job, { short = false } = {}) {
   if (job.state === "ended") {
-    return job.outcome === "OK" ? badge("done", "good") : [badge(job.exit_code === 4 ? "aborted" : "not done", "bad"), " ", code(job.outcome)];
+    return job.outcome === "OK" ? badge("done", "good") : [job.exit_code === ABORTED ? badge("aborted", "warn") : badge("not done", "bad"), " ", code(job.outcome)];
   }
   const progress = short ? [] : [...(known.progress.get(job.id)?.values() ?? [])];
   return [

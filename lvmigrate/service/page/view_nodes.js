@@ -85,7 +85,7 @@ function one(node, door, names) {
       { class: "head" },
       el("h2", { id: `node-${node.node}` }, node.node),
       node.trouble ? badge("no answer", "bad") : null,
-      door?.closed ? badge(`closed: ${door.closed}`, "warn") : badge("open", "good"),
+      door?.closed ? badge(`closed: ${door.closed}`, "warn") : node.trouble ? null : badge("open", "good"),
       may("move") && !node.trouble ? doorButtons(node.node, door, running.length) : null,
     ),
     node.trouble ? trouble(node.trouble, { title: `What is known of ${node.node} is not all` }) : null,
