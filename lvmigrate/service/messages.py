@@ -117,6 +117,8 @@ class OfJobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: State | None = None
     #: The guest or the nodes as they were named, or the guest's UUID.
     about: Words | None = None
+    #: Only those that have left something for a person to look at: not provable, left behind, lost, a defect.
+    left_open: bool = False
     most: _Most = 100
 
 

@@ -238,7 +238,11 @@ def _list(collection: str) -> Callable[[Service, Call], JobList]:
         query = call.query
         states = None if query.state is None else (query.state,)
         what = orders.WHAT[collection]
-        return JobList(jobs=service.jobs.some(what=what, states=states, about=query.about, most=query.most))
+        return JobList(
+            jobs=service.jobs.some(
+                what=what, states=states, about=query.about, most=query.most, left_open=query.left_open
+            )
+        )
 
     return some
 

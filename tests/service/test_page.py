@@ -271,6 +271,18 @@ def test_the_report_is_the_one_that_the_command_makes(bench: Bench) -> None:
     assert bench.client(Role.LOOK).get("/v1/history/nothing/page").status_code == 404
 
 
+def test_what_is_left_open_is_found_however_much_came_later(bench: Bench) -> None:
+    client = bench.client(Role.MOVE)
+    left = client.post("/v1/moves", json=MIGRATE).json()["id"]
+    wait_for(lambda: bench.jobs.one(left).over)
+    bench.ledger.set(left, outcome="OUTCOME_UNKNOWN", exit_code=5)
+    done = client.post("/v1/cleanups", json={"what": "cleanup", "instance": "web1"}).json()["id"]
+    wait_for(lambda: bench.jobs.one(done).over)
+    assert [job["id"] for job in client.get("/v1/moves?left_open=true").json()["jobs"]] == [left]
+    assert client.get("/v1/cleanups?left_open=true").json()["jobs"] == []
+    assert client.get("/v1/moves?left_open=perhaps").status_code == 400
+
+
 def test_a_node_tells_what_memory_it_has(bench: Bench) -> None:
     told = bench.client(Role.LOOK).get("/v1/instances").json()["nodes"][0]
     assert told["host"]["free_memory_kib"] > 0

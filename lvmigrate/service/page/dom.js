@@ -84,6 +84,21 @@ export function facts(pairs) {
   );
 }
 
+/** The same in `box`, where the words alone are new when the names are those that stand there already. */
+export function refresh(box, pairs) {
+  const there = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const names = JSON.stringify(there.map(([name]) => name));
+  if (filled.get(box) !== names) {
+    filled.set(box, names);
+    box.replaceChildren(facts(there));
+    return;
+  }
+  const places = box.querySelectorAll("dd");
+  there.forEach(([, value], number) => {
+    if (places[number].textContent !== value) places[number].textContent = value;
+  });
+}
+
 /** A word for a state, never told by its colour alone. */
 export function badge(words, kind = "calm") {
   return el("span", { class: `badge ${kind}` }, words);

@@ -35,6 +35,7 @@ export class Stream {
 
   stop() {
     this.#wanted = false;
+    this.#last = ""; // who begins again knows nothing of what was
     this.#pause();
   }
 
@@ -75,6 +76,7 @@ export class Stream {
 
   async #read(began) {
     const control = this.#control;
+    if (!this.#may) return;
     let quiet = setTimeout(() => control.abort(), QUIET_MS);
     try {
       const response = await fetch(this.#path, {

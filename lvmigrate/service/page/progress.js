@@ -18,14 +18,16 @@ export function words(progress) {
 
 /** A bar with its words. */
 export function bar(progress) {
-  const done = share(progress);
-  const label = `${progress.instance}: step ${progress.step}`;
-  return el(
-    "p",
-    { class: "bar" },
-    el("progress", { max: "100", value: String(done ?? (100 * (progress.number - 1)) / progress.steps), "aria-label": label }),
-    el("span", {}, words(progress)),
-  );
+  return setBar(el("p", { class: "bar" }, el("progress", { max: "100" }), el("span")), progress);
+}
+
+/** Have a bar tell this. */
+export function setBar(made, progress) {
+  const [drawn, said] = made.children;
+  drawn.setAttribute("aria-label", `${progress.instance}: step ${progress.step}`);
+  drawn.value = share(progress) ?? (100 * (progress.number - 1)) / progress.steps;
+  if (said.textContent !== words(progress)) said.textContent = words(progress);
+  return made;
 }
 
 /** What the newest look at a copy of memory, or at disks that are brought in step, has told. */

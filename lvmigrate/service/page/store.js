@@ -7,7 +7,10 @@ const TELL_MS = 200;
 /** Of a curve. */
 const MOST_POINTS = 2000;
 const MOST_LINES = 500;
-/** Exit codes after which a person has to look: not provable, left behind, the guest lost, a defect. */
+/** Jobs that have ended, and those that somebody has to look at. */
+const MOST_JOBS = 300;
+const MOST_OPEN = 20;
+/** Exit codes after which a person has to look, as `left_open` of the service has them. */
 const PERSON = new Set([5, 8, 9, 70]);
 const MOVES = new Set(["migrate", "rehearse", "failover"]);
 
@@ -75,21 +78,40 @@ export function tell() {
 
 /** Everything anew: what has ended while nobody listened is told by no event. */
 export async function reload() {
-  const [moves, drains, cleanups, history] = await Promise.all([
-    get("/v1/moves?most=100"),
-    get("/v1/drains?most=50"),
-    get("/v1/cleanups?most=100"),
-    get("/v1/history?most=200"),
-  ]);
-  known.errands = history.errands;
-  for (const job of [...moves.jobs, ...drains.jobs, ...cleanups.jobs]) setJob(job);
+  const asked = ["moves", "drains", "cleanups"].flatMap((each) => [`/v1/${each}?most=100`, `/v1/${each}?left_open=true&most=${MOST_OPEN}`]);
+  const [history, ...lists] = await Promise.all([get("/v1/history?most=200"), ...asked.map(get)]);
+  addErrands(history.errands);
+  for (const job of lists.flatMap((list) => list.jobs)) setJob(job);
+  // What was left open long ago may have been mended long ago, and is on none of these lists then.
+  const guests = [...new Set(held().slice(0, MOST_OPEN).flatMap(guestsOf).map((guest) => guest.name))];
+  await Promise.all(
+    guests.map(async (name) => {
+      const of = encodeURIComponent(name);
+      const [own, cleanups] = await Promise.all([get(`/v1/history?most=20&instance=${of}`), get(`/v1/cleanups?most=20&about=${of}`)]);
+      addErrands(own.errands);
+      for (const job of cleanups.jobs) setJob(job);
+    }),
+  );
   tell();
+}
+
+function addErrands(errands) {
+  known.errands = [...new Map([...known.errands, ...errands].map((each) => [each.id, each])).values()];
+}
+
+/** A page that is open for weeks keeps no more than the newest. */
+function forget() {
+  const over = newestFirst().filter((job) => job.state === "ended" && !PERSON.has(job.exit_code));
+  for (const { id } of over.slice(MOST_JOBS)) {
+    for (const each of [known.jobs, known.plans, known.progress, known.points, known.lines]) each.delete(id);
+  }
 }
 
 export function setJob(job) {
   const before = known.jobs.get(job.id);
   if (before?.state === "ended" && job.state !== "ended") return; // an answer that was overtaken by an event
   known.jobs.set(job.id, job);
+  if (job.state === "ended") forget();
   if (before && before.state !== "ended" && job.state === "ended") for (const call of [...enders]) call(job);
 }
 

@@ -4,9 +4,9 @@ import { get } from "./api.js";
 import { Chart } from "./chart.js";
 import { forecastSentence, schedule } from "./checked.js";
 import { abort, cleanup } from "./dialogs.js";
-import { announce, badge, button, el, facts, fill, sentence, table } from "./dom.js";
+import { announce, badge, button, el, facts, fill, refresh, sentence, table } from "./dom.js";
 import { finding, findings, left, trouble } from "./problem.js";
-import { bar, figures } from "./progress.js";
+import { bar, figures, setBar } from "./progress.js";
 import { collectionOf, known, look, may, pointOf, setJob, titleOf } from "./store.js";
 import { bytes, moment, percent, rate, seconds } from "./words.js";
 import { ABORTED, state } from "./view_jobs.js";
@@ -43,7 +43,12 @@ export function view(main, [collection, id]) {
     const progress = [...(known.progress.get(id)?.values() ?? [])];
     const single = collection !== "drains";
     fill(head, [job, known.me], () => overview(job));
-    fill(now, [job.state, progress], () => (job.state === "ended" ? [] : underWay(progress, single)));
+    const alone = single && job.state !== "ended" && progress.length > 0;
+    fill(now, [alone || [job.state, progress]], () => (alone ? [bar(progress[0]), el("div", {})] : job.state === "ended" ? [] : underWay(progress)));
+    if (alone) {
+      setBar(now.firstChild, progress[0]);
+      refresh(now.lastChild, figures(progress[0]));
+    }
     fill(end, [job.result, job.error, job.exit_code, story?.entry.id], () => outcome(job, story));
     fill(told, [plan?.forecast, job.result?.forecast, job.result], () => forecast(plan?.forecast ?? job.result?.forecast, job.result));
     fill(steps, [plan?.steps, progress.map((each) => each.number), job.state, job.outcome, story?.rows.length], () =>
@@ -105,9 +110,8 @@ function overview(job) {
   ];
 }
 
-function underWay(progress, single) {
+function underWay(progress) {
   if (!progress.length) return el("p", { class: "waiting" }, "Nothing more is told of it yet ...");
-  if (single) return [bar(progress[0]), facts(figures(progress[0]))];
   const rows = progress.map((each) => [each.instance, `${each.source} to ${each.target}`, bar(each)]);
   return [el("h2", {}, "Guests under way"), table("Guests under way", ["Guest", "From, to", "How far"], rows)];
 }

@@ -3,9 +3,9 @@
 import { get } from "./api.js";
 import { bringBack, cleanup, drain, migrate } from "./dialogs.js";
 import { disks } from "./disks.js";
-import { badge, button, el, facts, fill, table } from "./dom.js";
+import { badge, button, el, fill, refresh, table } from "./dom.js";
 import { trouble } from "./problem.js";
-import { bar } from "./progress.js";
+import { bar, setBar } from "./progress.js";
 import { addressOf, atEnd, known, look, may, underWay } from "./store.js";
 import { clock, kib } from "./words.js";
 
@@ -18,6 +18,7 @@ export function view(main) {
   const said = el("p", { class: "dim" }, "Asking every node ...");
   const failed = el("div", {});
   const content = el("div", {}, el("p", { class: "waiting" }, "Asking every node ..."));
+  const sections = new Map();
   let nodes = null;
   let doors = null;
   let asking = false;
@@ -42,14 +43,18 @@ export function view(main) {
 
   const draw = () => {
     if (nodes === null) return;
-    const moving = nodes.flatMap((node) => node.guests.map((each) => underWay(each.domain))).filter(Boolean);
-    const newest = moving.map((job) => [job.id, job.state, known.progress.get(job.id)?.values().next().value?.step]);
-    fill(content, [nodes, [...doors], newest, known.me], () =>
-      nodes.length ? nodes.map((node) => one(node, doors.get(node.node), nodes.map((each) => each.node))) : el("p", {}, "The configuration names no node."),
-    );
+    const names = nodes.map((node) => node.node);
+    fill(content, names, () => {
+      sections.clear();
+      for (const name of names) sections.set(name, new Section(name));
+      return [...sections.values()].map((section) => section.element);
+    });
+    for (const node of nodes) sections.get(node.node).update(node, doors.get(node.node), names);
     for (const place of content.querySelectorAll("[data-job]")) {
-      const progress = known.progress.get(place.dataset.job);
-      if (progress) place.replaceChildren(bar(progress.values().next().value));
+      const progress = known.progress.get(place.dataset.job)?.get(place.dataset.guest);
+      if (!progress) place.replaceChildren();
+      else if (place.firstChild) setBar(place.firstChild, progress);
+      else place.append(bar(progress));
     }
   };
 
@@ -74,46 +79,55 @@ export function view(main) {
   };
 }
 
-function one(node, door, names) {
-  const { host } = node;
-  const running = node.guests.filter((each) => each.domain.state !== "shut off");
-  return el(
-    "section",
-    { class: "node", "aria-labelledby": `node-${node.node}` },
-    el(
-      "div",
-      { class: "head" },
+/** One node. What has not changed stays as it is under whoever reads it. */
+class Section {
+  #head = el("div", { class: "head" });
+  #trouble = el("div", {});
+  #memory = el("div", { class: "memory" });
+  #facts = el("div", {});
+  #guests = el("div", {});
+
+  constructor(name) {
+    this.element = el("section", { class: "node", "aria-labelledby": `node-${name}` }, this.#head, this.#trouble, this.#memory, this.#facts, this.#guests);
+  }
+
+  update(node, door, names) {
+    const { host } = node;
+    const running = node.guests.filter((each) => each.domain.state !== "shut off").length;
+    fill(this.#head, [node.trouble?.code, door, running > 0, known.me], () => [
       el("h2", { id: `node-${node.node}` }, node.node),
       node.trouble ? badge("no answer", "bad") : null,
       door?.closed ? badge(`closed: ${door.closed}`, "warn") : node.trouble ? null : badge("open", "good"),
-      may("move") && !node.trouble ? doorButtons(node.node, door, running.length) : null,
-    ),
-    node.trouble ? trouble(node.trouble, { title: `What is known of ${node.node} is not all` }) : null,
-    facts([
-      ["Memory", host ? memory(host) : null],
-      ["Guests that run", node.trouble && !node.guests.length ? null : String(running.length)],
+      may("move") && !node.trouble ? doorButtons(node.node, door, running) : null,
+    ]);
+    fill(this.#trouble, [node.trouble], () => (node.trouble ? trouble(node.trouble, { title: `What is known of ${node.node} is not all` }) : []));
+    fill(this.#memory, [Boolean(host?.memory_kib)], () =>
+      host?.memory_kib ? el("meter", { min: "0", "aria-label": `Memory used on ${node.node}` }) : [],
+    );
+    const meter = this.#memory.firstChild;
+    if (meter) {
+      meter.max = host.memory_kib;
+      meter.value = host.memory_kib - host.free_memory_kib;
+    }
+    refresh(this.#facts, [
+      ["Memory", host ? `${kib(host.free_memory_kib)} free${host.memory_kib ? ` of ${kib(host.memory_kib)}` : ""}` : null],
+      ["Guests that run", node.trouble && !node.guests.length ? null : String(running)],
       ["libvirt, QEMU", host ? [host.libvirt_version, host.qemu_version].map((each) => each.join(".")).join(", ") : null],
       ["By command", door?.by_command ? `${door.by_command.state}${door.by_command.reason ? `: ${door.by_command.reason}` : ""}` : null],
-    ]),
-    node.guests.length
-      ? table(
-          `Guests on ${node.node}`,
-          ["Guest", "State", "Memory", "Disks", "What can be done"],
-          node.guests.map((guest) => row(guest, names)),
-        )
-      : node.trouble
-        ? null
-        : el("p", { class: "dim" }, "No guest is defined here."),
-  );
-}
-
-function memory(host) {
-  if (!host.memory_kib) return `${kib(host.free_memory_kib)} free`;
-  const used = host.memory_kib - host.free_memory_kib;
-  return [
-    el("meter", { min: "0", max: String(host.memory_kib), value: String(used), "aria-label": `Memory used on ${host.node}` }),
-    ` ${kib(host.free_memory_kib)} free of ${kib(host.memory_kib)}`,
-  ];
+    ]);
+    const jobs = node.guests.map((each) => underWay(each.domain)).map((job) => job && [job.id, job.state]);
+    fill(this.#guests, [node.guests, Boolean(node.trouble), names, jobs, known.me], () =>
+      node.guests.length
+        ? table(
+            `Guests on ${node.node}`,
+            ["Guest", "State", "Memory", "Disks", "What can be done"],
+            node.guests.map((guest) => row(guest, names)),
+          )
+        : node.trouble
+          ? []
+          : el("p", { class: "dim" }, "No guest is defined here."),
+    );
+  }
 }
 
 function doorButtons(node, door, guests) {
@@ -140,7 +154,7 @@ function row(guest, names) {
     ],
     domain.state === "shut off" ? "-" : kib(domain.current_kib ?? domain.memory_kib),
     disks(guest),
-    job ? [el("a", { href: addressOf(job) }, `${job.what}, ${job.state}`), el("div", { data: { job: job.id } })] : actions(domain, names),
+    job ? [el("a", { href: addressOf(job) }, `${job.what}, ${job.state}`), el("div", { data: { job: job.id, guest: domain.name } })] : actions(domain, names),
   ];
 }
 
