@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +92,47 @@ def served(directory: Path, **world: Any) -> Iterator[Served]:
     with house(directory, over_tls(directory, port), **world) as here:
         here.start()
         yield Served(here, port)
+
+
+@contextmanager
+def forwarded(unix: Path) -> Iterator[int]:
+    """A port of this machine that leads to a unix socket, as ``ssh -L`` makes one."""
+    open_ones: list[socket.socket] = []
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def let_in() -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = listener.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(str(unix))
+                open_ones.extend((here, there))
+                for way in ((here, there), (there, here)):
+                    threads.append(threading.Thread(target=pass_on, args=way, daemon=True))
+                    threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        door = threading.Thread(target=let_in, daemon=True)
+        door.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            door.join(10)
+            for each in open_ones:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(10)
+            for each in open_ones:
+                each.close()
 
 
 class Visitor:

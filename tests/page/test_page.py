@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from lvmigrate.errors import Code, ExitCode, GuestLost, LeftBehind, LvmigrateError, OutcomeUnknown, Refused
 from lvmigrate.explanation import EXPLANATIONS
@@ -21,8 +21,8 @@ from lvmigrate.service.orders import Priority
 from lvmigrate.service.settings import Role
 from lvmigrate.simulator import World
 from lvmigrate.simulator.truth import DRBD
-from tests.page.support import PHONE, TOKENS, Served, Visitor, served
-from tests.service.support import wait_for
+from tests.page.support import PHONE, TOKENS, Served, Visitor, forwarded, served
+from tests.service.support import user, wait_for
 
 Visit = Callable[..., Visitor]
 #: What a browser would make an element of.
@@ -109,6 +109,23 @@ def test_who_shows_a_certificate_needs_no_token(place: Served, visit: Visit) -> 
     page.goto("/")
     expect(page.locator("#who")).to_contain_text("certificate:ci move")
     expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+
+
+def test_who_comes_by_ssh_is_who_the_socket_knows(place: Served, visit: Visit) -> None:
+    place.house.guest("ssh1")
+    with forwarded(place.house.socket) as port:
+        page = visit(f"http://localhost:{port}").page
+        page.goto("/")
+        expect(page.locator("#who")).to_contain_text(f"{user()} force")
+        expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+        page.get_by_role("button", name="Move ssh1").click()
+        dialog = page.get_by_role("dialog", name="Move ssh1")
+        dialog.get_by_text("Give up a safeguard").click()
+        dialog.get_by_label("Without a guard").check()
+        dialog.get_by_role("button", name="Check again").click()
+        dialog.get_by_role("button", name="Move ssh1 to node2").click()
+        expect(page.get_by_role("region", name="Outcome")).to_contain_text("ssh1 runs on node2.")
+    assert jobs_of(place, "ssh1")[0].order["options"] == {"guard": False}
 
 
 def test_who_may_only_look_finds_nothing_that_acts(place: Served, visit: Visit) -> None:
@@ -255,6 +272,31 @@ def test_a_move_is_checked_confirmed_and_ordered_once(place: Served, visit: Visi
     forecast = page.get_by_role("table", name="What was told, and what came")
     expect(forecast.get_by_role("row", name="Copy")).to_contain_text(re.compile(r"\ds? .*\d"))
     assert len(jobs_of(place, "once1")) == 1
+    assert place.house.running(guest) == ["node2"]
+
+
+def test_an_order_whose_answer_is_lost_is_given_once(place: Served, visit: Visit) -> None:
+    guest = place.house.guest("lost1", copy_s=0.3)
+    visitor = visit(place)
+    visitor.enter(Role.MOVE)
+    page = visitor.page
+    answers = []
+
+    def lose(route: Route) -> None:
+        """The first one, once the service has heard it."""
+        answer = route.fetch()
+        answers.append(answer.json()["id"])
+        if len(answers) == 1:
+            route.abort()
+        else:
+            route.fulfill(response=answer)
+
+    page.route("**/v1/moves", lose, times=2)
+    move(page, "lost1")
+    expect(page.get_by_role("region", name="Outcome")).to_contain_text("lost1 runs on node2.")
+    assert len(answers) == 2
+    assert [job.id for job in jobs_of(place, "lost1")] == [answers[0]]
+    assert answers[0] == answers[1]
     assert place.house.running(guest) == ["node2"]
 
 
@@ -508,6 +550,9 @@ def test_what_a_person_must_decide_cannot_be_overlooked(tmp_path: Path, visit: V
         visitor.picture("cleanup")
         dialog.get_by_role("button", name=re.compile("Clean up web1|Look after web1")).click()
         expect(page.get_by_role("heading", level=1, name="Cleanup of web1")).to_be_visible()
+        expect(page.locator(".state")).to_contain_text("done")
+        expect(page.get_by_role("alert")).to_be_empty()
+        page.reload()
         expect(page.locator(".state")).to_contain_text("done")
         expect(page.get_by_role("alert")).to_be_empty()
         assert own.house.running(guest) == ["node1"]

@@ -2,6 +2,7 @@
 
 import { Problem } from "./api.js";
 import { badge, el, sentence } from "./dom.js";
+import { known } from "./store.js";
 
 /** Exit codes that leave something open, and how to say so. */
 const OPEN = new Map([
@@ -14,8 +15,9 @@ const OPEN = new Map([
 /** What a person is told of an end like that; empty: it left nothing open. */
 export const left = (exitCode) => OPEN.get(exitCode) ?? "";
 
-/** A code, with the way to what it means. */
+/** A code, with the way to what it means, for whoever the service tells it. */
 export function code(name) {
+  if (known.me === null) return el("code", {}, name);
   return el("a", { class: "code", href: `#/codes/${encodeURIComponent(name)}`, title: `What ${name} means` }, name);
 }
 
