@@ -30,6 +30,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/service $(AT_ONCE)
+	$(BIN)/pytest tests/page $(AT_ONCE)
 	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair -m "not long" $(PAIRS)
 	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
@@ -40,6 +41,7 @@ test-all: ready ## every test there is: an hour and more
 	$(BIN)/pytest tests/unit/storage
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/service $(AT_ONCE)
+	$(BIN)/pytest tests/page $(AT_ONCE)
 	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair $(PAIRS)
 	$(IN_LAB) $(BIN)/pytest tests/lab
@@ -64,6 +66,10 @@ deb: venv ## a Debian package for this machine's release, with its own environme
 .PHONY: test-service
 test-service: venv ## the service as a process, killed, stopped and asked by everybody: a minute or two
 	$(BIN)/pytest tests/service $(AT_ONCE)
+
+.PHONY: test-page
+test-page: venv ## the service's page in a real browser, with a real move on the pair; LVMIGRATE_PICTURES=DIR: with pictures
+	$(BIN)/pytest tests/page $(AT_ONCE)
 
 .PHONY: campaign
 campaign: venv ## every tasklet x every call x every fault, and pairs of faults (docs/simulator.md): an hour

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from lvmigrate.domain import Domain
+from lvmigrate import room
+from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import CommandFailed, LvmigrateError, NodeUnreachable
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import Resource
@@ -31,6 +32,8 @@ class NodeStatus:
     node: str
     guests: tuple[GuestOnNode, ...]
     trouble: LvmigrateError | None = None
+    #: What the node itself has; ``None``: its libvirt gave no answer.
+    host: Host | None = None
 
 
 def status(
@@ -49,13 +52,14 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
     domains = tuple(d for d in hypervisor.domains(node) if instance is None or instance in (d.name, d.uuid))
     paths = {disk.source for domain in domains for disk in domain.layers if disk.source}
     try:
+        host = room.host(hypervisor, storage, node)
         places = storage.locate(node, paths)
         resources = storage.observe(node, sorted({place.resource for place in places.values()}))
         traces = storage.traces(node)
     except (NodeUnreachable, CommandFailed) as error:
         # libvirt's half of the answer is worth having without DRBD's.
         bare = tuple(GuestOnNode(domain=domain, resources=(), holder=None) for domain in domains)
-        return NodeStatus(node=node, guests=bare, trouble=error)
+        return NodeStatus(node=node, guests=bare, trouble=error, host=hypervisor.host(node))
     guests = []
     for domain in sorted(domains, key=lambda domain: domain.name):
         used = {places[disk.source].resource for disk in domain.layers if disk.source and disk.source in places}
@@ -66,4 +70,4 @@ def _node(hypervisor: Hypervisor, storage: Storage, node: str, instance: str | N
                 holder=held.holder if (held := traces.token(domain.uuid)) is not None and held.alive else None,
             )
         )
-    return NodeStatus(node=node, guests=tuple(guests))
+    return NodeStatus(node=node, guests=tuple(guests), host=host)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import pwd
@@ -16,6 +18,11 @@ from lvmigrate.service.settings import Role, Settings, TokenEntry
 #: What a token begins with, so that it is known for one wherever it is found.
 _PREFIX: Final = "lvm_"
 _BYTES: Final = 32
+#: What a browser keeps a token in. By this prefix it takes it from this very host over TLS only.
+COOKIE: Final = "__Host-lvmigrate"
+_FOR: Final = "Path=/; Secure; HttpOnly; SameSite=Strict"
+#: What it is told when it is to keep none any more.
+NO_COOKIE: Final = f"{COOKIE}=; Max-Age=0; {_FOR}"
 
 
 class Peer(NamedTuple):
@@ -44,6 +51,8 @@ class Subject(NamedTuple):
 
     name: str
     role: Role
+    #: By a token that a browser keeps and sends by itself, whichever page has it ask.
+    signed_in: bool = False
 
 
 def new_token() -> tuple[str, str]:
@@ -70,17 +79,23 @@ class Access:
         """From now on by these: certificates, tokens, users and their roles."""
         self._settings = settings
 
-    def subject(self, peer: Peer, authorization: str) -> Subject:
-        """Who asks. Raises `NotDone` (`Code.UNAUTHENTICATED`), which tells nothing of what would have been right."""
+    def subject(self, peer: Peer, authorization: str, cookie: str | None = None) -> Subject:
+        """Who asks, by that header or that cookie (`COOKIE`).
+
+        Raises `NotDone` (`Code.UNAUTHENTICATED`), which tells nothing of what would have been right.
+        """
         settings = self._settings
         if peer.uid is not None:
             name = _user(peer.uid)
             return Subject(f"user:{name}", settings.users.get(name, settings.socket_role))
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and (known := self._token(token.strip())) is not None:
+        if (token := bearer(authorization)) and (known := self._token(token)) is not None:
             name, entry = known
             return Subject(f"token:{name}", entry.role)
-        if not authorization and peer.certificate is not None and peer.certificate in settings.certificates:
+        if not authorization and cookie is not None:
+            if (known := self._token(_token_in(cookie))) is not None:
+                name, entry = known
+                return Subject(f"token:{name}", entry.role, signed_in=True)
+        elif not authorization and peer.certificate is not None and peer.certificate in settings.certificates:
             return Subject(f"certificate:{peer.certificate}", settings.certificates[peer.certificate])
         raise NotDone(
             "The service does not know who asks.",
@@ -97,6 +112,24 @@ class Access:
         if found is None or (found[1].expires is not None and _today() >= found[1].expires):
             return None
         return found
+
+
+def cookie(token: str) -> str:
+    """What a browser is told to keep: no script sees it, and it comes with nothing that another site has it ask."""
+    return f"{COOKIE}={base64.urlsafe_b64encode(token.encode()).decode()}; {_FOR}"
+
+
+def bearer(authorization: str) -> str:
+    """The token in that header; empty: there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _token_in(cookie: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(cookie.encode()).decode()
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def allow(subject: Subject, needed: Role) -> None:

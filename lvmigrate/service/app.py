@@ -6,6 +6,7 @@ answered as problem+json.  What changes something, and what was refused, stands 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -33,13 +34,14 @@ from lvmigrate.defect import defect
 from lvmigrate.errors import Code, LvmigrateError, UsageError
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.service import openapi, orders
-from lvmigrate.service.access import Access, Peer, Subject, allow
+from lvmigrate.service.access import COOKIE, NO_COOKIE, Access, Peer, Subject, allow, bearer, cookie
 from lvmigrate.service.events import Hub
+from lvmigrate.service.files import NOTHING, PAGE, File, files
 from lvmigrate.service.job import Asked
 from lvmigrate.service.messages import Said
 from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
 from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
-from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service
+from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service, whoami
 from lvmigrate.service.settings import Settings
 from lvmigrate.service.wire import encode
 
@@ -67,6 +69,7 @@ class App:
         self._settings = settings
         self.access = Access(settings)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._files = files()
         self._description = encode(openapi.description(ROUTES))
         self._threads: dict[bool, anyio.CapacityLimiter] = {}
         by_path: dict[str, dict[str, Route]] = {}
@@ -82,6 +85,8 @@ class App:
             "ready": self._ready,
             "metrics": self._text_of_metrics,
             "description": self._text_of_description,
+            "sign_in": self._sign_in,
+            "sign_out": self._sign_out,
             "follow_all": self._follow,
             **{f"follow_{one}": self._follow for one in ("move", "drain", "cleanup")},
         }
@@ -103,11 +108,27 @@ class App:
             await send(message)
 
         answer: ASGIApp = self._starlette
+        file = self._files.get(request.url.path) if request.method in ("GET", "HEAD") else None
         try:
-            scope["state"]["subject"] = self._known(request)
+            if file is not None:  # it tells nothing of anybody's guests, and shows who is not known where to sign in
+                answer = self._file(request, file)
+            else:
+                scope["state"]["subject"] = self._known(request)
         except LvmigrateError as error:
             answer = _problem_of(error, request)
         await answer(scope, receive, noted)
+
+    def _file(self, request: Request, file: File) -> Response:
+        """One of the page's files."""
+        state = request.scope["state"]
+        state["route"] = "/page"
+        origin = state.get("peer", _NOBODY).origin
+        if not self._limiter.hit(RateLimitItemPerMinute(self._settings.requests_per_minute), "page", origin):
+            raise _too_many()
+        headers = {**PAGE, "ETag": file.tag}
+        if file.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(file.body, headers=headers, media_type=file.media_type)
 
     # ---- who asks, and how often
 
@@ -117,8 +138,16 @@ class App:
         # Those who are refused are counted by where they come from, before it is looked at what they have brought.
         if not self._limiter.test(most, "refused", peer.origin):
             raise _too_many()
+        if peer.uid is not None and not _of_this_machine(request.headers.get("host", "")):
+            # A name that leads here only now (DNS rebinding): a page of another site would be one of the service's own.
+            raise NotDone(
+                f"The unix socket does not go by the name {request.headers['host'][:100]!r}.",
+                hint="Ask for localhost, or by a name without a dot.",
+                code=Code.FORBIDDEN,
+            )
         try:
-            subject = self.access.subject(peer, request.headers.get("authorization", ""))
+            authorization = request.headers.get("authorization", "")
+            subject = self.access.subject(peer, authorization, request.cookies.get(COOKIE))
         except NotDone:
             self._limiter.hit(most, "refused", peer.origin)
             raise
@@ -126,10 +155,12 @@ class App:
             raise _too_many()
         origin = request.headers.get("origin")
         changes = request.method not in ("GET", "HEAD")
-        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            # A browser shows its certificate to whichever page has it ask: another site's must not order anything.
+        # A browser shows its certificate, and what it was told to keep, to whichever page has it ask: another site's
+        # must not order anything. Of what it keeps it says by itself which page asks.
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        if changes and (foreign or (origin is None and subject.signed_in)):
             raise NotDone(
-                f"A page of {origin[:100]!r} asks for it, which is another site.",
+                f"A page of {(origin or 'nowhere')[:100]!r} asks for it, which is another site.",
                 hint="Ask from a page of the service's own, or from a program.",
                 code=Code.FORBIDDEN,
             )
@@ -202,8 +233,9 @@ class App:
         if not isinstance(answer, Answer):
             answer = Answer(value=answer)
         state["job"] = answer.job
-        headers = {**answer.headers, **_SAFE}
-        return Response(encode(answer.value), answer.status, headers, media_type="application/json")
+        headers = {**_SAFE, **answer.headers}
+        body = encode(answer.value) if answer.media_type == "application/json" else str(answer.value)
+        return Response(body, answer.status, headers, media_type=answer.media_type)
 
     async def _in_thread(self, act: Callable[[], Any], *, slow: bool) -> Any:  # noqa: ANN401 -- whatever it returns
         if slow not in self._threads:
@@ -236,6 +268,21 @@ class App:
 
     async def _health(self, _request: Request) -> Response:
         return Response(encode(Said(status="ok")), headers=_SAFE, media_type="application/json")
+
+    async def _sign_in(self, request: Request) -> Response:
+        """Who has come with a token need not do so again; who has not, by a certificate, say, has no need to."""
+        subject: Subject = request.scope["state"]["subject"]
+        token = bearer(request.headers.get("authorization", ""))
+        by_token = subject.name.startswith("token:") and token
+        headers = dict(_SAFE)
+        if by_token:
+            headers["Set-Cookie"] = cookie(token)
+            subject = subject._replace(signed_in=True)
+        return Response(encode(whoami(subject)), headers=headers, media_type="application/json")
+
+    async def _sign_out(self, _request: Request) -> Response:
+        headers = {**_SAFE, "Set-Cookie": NO_COOKIE}
+        return Response(encode(Said(status="signed out")), headers=headers, media_type="application/json")
 
     async def _ready(self, request: Request) -> Response:
         if self._service.jobs.stopping:
@@ -281,6 +328,7 @@ class _Endpoint:
 _SAFE: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": NOTHING,
     "Lvmigrate-Version": version("lvmigrate"),
 }
 
@@ -291,6 +339,8 @@ def _problem_of(error: LvmigrateError, request: Request) -> Response:
     headers = dict(_SAFE)
     if error.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
+        if COOKIE in request.cookies:  # it is not valid any more, and would hide a certificate that is
+            headers["Set-Cookie"] = NO_COOKIE
     if error.code in (Code.RATE_LIMITED, Code.QUEUE_FULL, Code.STOPPING):
         headers["Retry-After"] = "10"
     if error.code is Code.TOO_LARGE:  # what more comes is not read
@@ -327,9 +377,12 @@ def _query(request: Request, route: Route) -> Any:  # noqa: ANN401 -- the route'
     if len(words) != len(request.query_params.multi_items()):
         raise _not_understood("The query", ValueError("a word is said twice"))
     try:
-        return msgspec.convert(words, route.query, strict=False)
+        found = msgspec.convert(words, route.query, strict=False)
     except msgspec.ValidationError as error:
         raise _not_understood("The query", error) from error
+    if any(getattr(found, name) is None for name in words):  # msgspec reads one for the word
+        raise _not_understood("The query", ValueError("there is no null in it"))
+    return found
 
 
 def _not_understood(what: str, error: Exception) -> UsageError:
@@ -339,6 +392,12 @@ def _not_understood(what: str, error: Exception) -> UsageError:
     return UsageError(
         f"{what} is not understood: {why[:300]}.", hint="/v1/openapi.json describes what may come.", code=Code.USAGE
     )
+
+
+def _of_this_machine(host: str) -> bool:
+    """Whether nobody else can have given it that name: the world's names have dots."""
+    name = re.sub(r":\d*$", "", host).lower()
+    return "." not in name or name == "127.0.0.1" or name.endswith(".localhost")
 
 
 def _too_many() -> NotDone:

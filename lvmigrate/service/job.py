@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
+from lvmigrate.errors import ExitCode
 from lvmigrate.service.orders import Priority
+
+#: What ended so has left something that a person has to look at.
+LEFT_OPEN: Final = (ExitCode.UNKNOWN, ExitCode.LEFT_BEHIND, ExitCode.LOST, ExitCode.INTERNAL)
 
 
 class State(enum.Enum):

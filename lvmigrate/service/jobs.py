@@ -39,7 +39,7 @@ from lvmigrate.journal import OK, JournalUnusable
 from lvmigrate.jsonable import error_object, jsonable
 from lvmigrate.service import work
 from lvmigrate.service.events import Hub, News
-from lvmigrate.service.job import Job, State, Wish
+from lvmigrate.service.job import LEFT_OPEN, Job, State, Wish
 from lvmigrate.service.ledger import Ledger, new_id
 from lvmigrate.service.messages import Checked
 from lvmigrate.service.metrics import Metrics
@@ -162,10 +162,17 @@ class Jobs:
         return self._newest(found)
 
     def some(
-        self, *, what: tuple[str, ...], states: tuple[State, ...] | None, about: str | None, most: int
+        self,
+        *,
+        what: tuple[str, ...],
+        states: tuple[State, ...] | None,
+        about: str | None,
+        most: int,
+        left_open: bool = False,
     ) -> list[Job]:
-        """The newest, newest first."""
-        found = self._ledger.some(what=what, states=states, about=about, most=most)
+        """The newest, newest first; ``left_open``: only those that have left something for a person to look at."""
+        exit_codes = tuple(map(int, LEFT_OPEN)) if left_open else None
+        found = self._ledger.some(what=what, states=states, about=about, exit_codes=exit_codes, most=most)
         return [self._newest(job) for job in found]
 
     def wish(self, job: Job, wanted: Wish) -> Job:

@@ -144,6 +144,7 @@ class Ledger:
         what: tuple[str, ...] | None = None,
         states: tuple[State, ...] | None = None,
         about: str | None = None,
+        exit_codes: tuple[int, ...] | None = None,
         most: int = _MOST,
     ) -> list[Job]:
         """The newest, newest first."""
@@ -151,10 +152,12 @@ class Ledger:
             f"SELECT {_COLUMNS} FROM job"  # noqa: S608 -- constant
             " WHERE (?1 IS NULL OR what IN (SELECT value FROM json_each(?1)))"
             " AND (?2 IS NULL OR state IN (SELECT value FROM json_each(?2)))"
-            " AND (?3 IS NULL OR ?3 IN (about, uuid)) ORDER BY number DESC LIMIT ?4",
+            " AND (?3 IS NULL OR ?3 IN (about, uuid))"
+            " AND (?4 IS NULL OR exit_code IN (SELECT value FROM json_each(?4))) ORDER BY number DESC LIMIT ?5",
             None if what is None else json.dumps(what),
             None if states is None else json.dumps([state.value for state in states]),
             about,
+            None if exit_codes is None else json.dumps(exit_codes),
             most,
         )
         return [_job(values) for values in found]

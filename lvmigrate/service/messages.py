@@ -17,6 +17,7 @@ from lvmigrate.node_states import Wish as DrainWish
 from lvmigrate.plan import Plan
 from lvmigrate.service.job import Asked, Job, State
 from lvmigrate.service.orders import Guest, Words
+from lvmigrate.service.settings import Role
 from lvmigrate.status import NodeStatus
 from lvmigrate.traffic import Limits, Schedule
 
@@ -24,6 +25,15 @@ from lvmigrate.traffic import Limits, Schedule
 EVENT_ID: Final = "Lvmigrate-Event-ID"
 
 _Most = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class Whoami(Struct, frozen=True, kw_only=True):
+    """Who asks, as the service knows them."""
+
+    subject: str
+    role: Role
+    #: By a token that the browser keeps, until it is told to sign out.
+    signed_in: bool
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
@@ -107,6 +117,8 @@ class OfJobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: State | None = None
     #: The guest or the nodes as they were named, or the guest's UUID.
     about: Words | None = None
+    #: Only those that have left something for a person to look at: not provable, left behind, lost, a defect.
+    left_open: bool = False
     most: _Most = 100
 
 

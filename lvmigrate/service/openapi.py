@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from lvmigrate.errors import LvmigrateError
+from lvmigrate.service.access import COOKIE
 from lvmigrate.service.problem import MEDIA_TYPE
 from lvmigrate.service.routes import PARAMETERS, Key, Route
 
@@ -54,9 +55,13 @@ def description(routes: Sequence[Route]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}, "certificate": {"type": "mutualTLS"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+                "browser": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            },
         },
-        "security": [{"token": []}, {"certificate": []}, {}],
+        "security": [{"token": []}, {"certificate": []}, {"browser": []}, {}],
     }
 
 

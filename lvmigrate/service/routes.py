@@ -1,6 +1,8 @@
 """Everything that can be asked: one table of routes, each with the role that it needs, what comes and what is answered.
 
 The table is all that there is: who may is judged by it, requests are read by it, the OpenAPI description is made of it.
+
+Long, because the table and what stands behind each of its lines are read together.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from lvmigrate.bundle import Bundle
 from lvmigrate.cluster import Cluster
 from lvmigrate.doctor import Diagnosis
 from lvmigrate.errors import Code, UsageError
+from lvmigrate.explanation import Explanation, explained
 from lvmigrate.journal import Story
+from lvmigrate.page import page
 from lvmigrate.plan import Options
 from lvmigrate.service import orders, work
 from lvmigrate.service.access import Subject, allow
 from lvmigrate.service.events import Hub
+from lvmigrate.service.files import REPORT
 from lvmigrate.service.job import Job, Wish
 from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import Ledger
@@ -47,11 +52,13 @@ from lvmigrate.service.messages import (
     SetNode,
     Status,
     Trail,
+    Whoami,
     WishDrain,
 )
 from lvmigrate.service.orders import Guest, NodeName, Order
 from lvmigrate.service.settings import Role
 
+_Code = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$(?!\n)")]
 _Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$(?!\n)")]
 Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$(?!\n)")]
 
@@ -90,6 +97,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     #: The job that this was about, for the trail.
     job: str = ""
+    #: What is no JSON is a text.
+    media_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +126,15 @@ class Route:
 
 
 # ---- looking
+
+
+def whoami(subject: Subject) -> Whoami:
+    """What somebody is told of themselves."""
+    return Whoami(subject=subject.name, role=subject.role, signed_in=subject.signed_in)
+
+
+def _code(_service: Service, call: Call) -> Explanation:
+    return explained(call.path["code"])
 
 
 def _nodes(service: Service, _call: Call) -> Nodes:
@@ -173,6 +191,10 @@ def _story(service: Service, call: Call) -> Story:
     return service.cluster.story(call.path["id"])
 
 
+def _report(service: Service, call: Call) -> Answer:
+    return Answer(value=page(service.cluster.story(call.path["id"])), media_type="text/html", headers=REPORT)
+
+
 def _bundle(service: Service, call: Call) -> Bundle:
     return service.cluster.bundle(call.path["id"])
 
@@ -216,7 +238,11 @@ def _list(collection: str) -> Callable[[Service, Call], JobList]:
         query = call.query
         states = None if query.state is None else (query.state,)
         what = orders.WHAT[collection]
-        return JobList(jobs=service.jobs.some(what=what, states=states, about=query.about, most=query.most))
+        return JobList(
+            jobs=service.jobs.some(
+                what=what, states=states, about=query.about, most=query.most, left_open=query.left_open
+            )
+        )
 
     return some
 
@@ -327,6 +353,29 @@ ROUTES: Final[tuple[Route, ...]] = (
     _look("/metrics", "metrics", "For Prometheus.", answer="text/plain"),
     _look("/v1/openapi.json", "description", "This description.", answer="application/json"),
     _look("/v1/events", "follow_all", "What happens to any job, as server-sent events.", answer="text/event-stream"),
+    _look(
+        "/v1/whoami",
+        "whoami",
+        "Who asks, and what they may.",
+        handler=lambda _service, call: whoami(call.subject),
+        answer=Whoami,
+    ),
+    Route(
+        method="POST",
+        path="/v1/session",
+        name="sign_in",
+        summary="Have a browser keep the token of the Authorization header as a cookie, until it ends.",
+        role=Role.LOOK,
+        answer=Whoami,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/session",
+        name="sign_out",
+        summary="Have it keep none any more.",
+        role=Role.LOOK,
+    ),
+    _look("/v1/codes/{code}", "explain", "What a code or an exit code means.", handler=_code, answer=Explanation),
     _look("/v1/nodes", "list_nodes", "The nodes, and who may come.", handler=_nodes, answer=Nodes),
     Route(
         method="PUT",
@@ -387,6 +436,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     _look(
         "/v1/history/{id}", "story", "All that is known of one errand (or of the `last`).", handler=_story, answer=Story
     ),
+    _look("/v1/history/{id}/page", "report", "The same as a page to read.", handler=_report, answer="text/html"),
     _look(
         "/v1/history/{id}/bundle",
         "bundle",
@@ -410,4 +460,4 @@ ROUTES: Final[tuple[Route, ...]] = (
 )
 
 #: What stands for what in paths.
-PARAMETERS: Final[Mapping[str, Any]] = {"node": NodeName, "instance": Guest, "id": _Id}
+PARAMETERS: Final[Mapping[str, Any]] = {"node": NodeName, "instance": Guest, "id": _Id, "code": _Code}

@@ -63,7 +63,8 @@ def site_of(environment: Path) -> Path:
 
 def test_every_file_is_there_as_it_is_here(environment: Path) -> None:
     site = site_of(environment)
-    assert {"storage/node.sh", "storage/guard.sh", "lvmigrate/py.typed"} <= files_of(site).keys()
+    page = {"lvmigrate/service/page/index.html", "lvmigrate/service/page/main.js"}
+    assert {"storage/node.sh", "storage/guard.sh", "lvmigrate/py.typed", *page} <= files_of(site).keys()
     assert differences(site) == set()
 
 
@@ -108,7 +109,9 @@ with World() as world:
     assert run(environment / "bin" / "python", "-I", "-c", code, cwd="/", env=bare).splitlines()[-1] == "node2 ()"
 
 
-@pytest.mark.parametrize("lost", ["storage/node.sh", "storage/guard.sh", "lvmigrate/simulator/world.py", "hv/py.typed"])
+@pytest.mark.parametrize(
+    "lost", ["storage/node.sh", "storage/guard.sh", "lvmigrate/service/page/dom.js", "hv/py.typed"]
+)
 def test_a_missing_file_would_be_noticed(built: Path, tmp_path: Path, lost: str) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:

@@ -142,7 +142,7 @@ def test_a_refusal_tells_every_reason(bench: Bench) -> None:
     ("method", "path", "body", "status", "code"),
     [
         ("GET", "/v1/nothing", None, 404, "ROUTE_UNKNOWN"),
-        ("GET", "/", None, 404, "ROUTE_UNKNOWN"),
+        ("GET", "/v1", None, 404, "ROUTE_UNKNOWN"),
         ("DELETE", "/v1/moves", None, 405, "ROUTE_UNKNOWN"),
         ("GET", "/v1/nodes/", None, 404, "ROUTE_UNKNOWN"),
         ("GET", "/v1/instances/web9", None, 404, "INSTANCE_UNKNOWN"),
@@ -154,6 +154,7 @@ def test_a_refusal_tells_every_reason(bench: Bench) -> None:
         ("GET", "/v1/history?least=1", None, 400, "USAGE"),
         ("GET", "/v1/history?most=1&most=2", None, 400, "USAGE"),
         ("GET", "/v1/moves?state=flying", None, 400, "USAGE"),
+        ("GET", "/v1/moves?state=null", None, 400, "USAGE"),
         ("POST", "/v1/moves", {}, 400, "USAGE"),
         ("POST", "/v1/moves", {"what": "drain", "nodes": ["node1"]}, 400, "USAGE"),
         ("POST", "/v1/moves", {"what": "migrate"}, 400, "USAGE"),
