@@ -56,6 +56,8 @@ _log = structlog.get_logger()
 
 #: After the journal could not be written.
 _LEDGER_AGAIN_S: Final = 5.0
+#: After no thread was to be had for a job.
+_BEGIN_AGAIN_S: Final = 1.0
 #: How often a stop looks whether everything has ended.
 _LOOK_S: Final = 0.1
 #: What mends waits for nobody but the guest's own job.
@@ -270,14 +272,29 @@ class Jobs:
     def _dispatch(self) -> None:
         with self._change:
             while not self._stopping:
-                job = self._next()
-                if job is None:
-                    self._change.wait()
-                    continue
-                self._queue.remove(job)
-                nodes = self._wants.pop(job.id, frozenset())
-                under = self._under[job.id] = Under(job=job, nodes=nodes)
-                self._run(under, partial(self._work, under))
+                try:
+                    if not self._begin_one():
+                        self._change.wait()
+                except Exception as error:  # noqa: BLE001 -- without this thread nothing would ever begin again
+                    _log.error("nothing_begun", error=repr(error), exc_info=error)
+                    self._change.wait(_BEGIN_AGAIN_S)
+
+    def _begin_one(self) -> bool:
+        """Begin the next job, if one may; where it cannot be begun it stands in the queue as before."""
+        job = self._next()
+        if job is None:
+            return False
+        under = Under(job=job, nodes=self._wants.get(job.id, frozenset()))
+        self._under[job.id] = under
+        try:
+            self._run(under, partial(self._work, under))
+        except BaseException:
+            del self._under[job.id]
+            raise
+        # It waits for our lock before it changes anything of these.
+        self._queue.remove(job)
+        self._wants.pop(job.id, None)
+        return True
 
     def _next(self) -> Job | None:
         """The first that may begin, by priority and then by age."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,7 @@ from lvmigrate.service.ledger import Ledger
 from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Cleanup, DrainLimits, FailoverChoices, Migrate, MoveOptions, Priority
 from lvmigrate.traffic import Limits
+from tests.service.conftest import Bench
 from tests.service.support import House, house, wait_for
 
 # ---- orders
@@ -215,3 +217,24 @@ def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(b"nothing of ours" * 100)
     with pytest.raises(JournalUnusable):
         Ledger(tmp_path / "garbage")
+
+
+# ---- when something is missing for a moment
+
+
+def test_a_moment_without_threads_does_not_end_the_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._BEGIN_AGAIN_S", 0.01)
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse_twice(thread: threading.Thread) -> None:
+        if thread.name.startswith("job-") and len(refused) < 2:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_twice)
+    job, _ = bench.jobs.add(Migrate(instance="web1"), subject="x", key=None, fingerprint="")
+    wait_for(lambda: bench.jobs.one(job.id).over, lambda: str(refused))
+    assert len(refused) == 2
+    assert bench.world.running() == ["node2"]
