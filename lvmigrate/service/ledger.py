@@ -94,19 +94,9 @@ class Ledger:
         Raises `UsageError` (`Code.KEY_REUSED`) when that was another order.
         """
         with self._told(), self._change() as file:
-            if key is not None:
-                before = file.execute(
-                    f"SELECT fingerprint, {_COLUMNS} FROM job WHERE subject = ? AND key = ?",  # noqa: S608 -- constant
-                    (job.subject, key),
-                ).fetchone()
-                if before is not None:
-                    if before[0] != fingerprint:
-                        raise UsageError(
-                            f"The idempotency key stands for job {before[1]}, which was ordered with other words.",
-                            hint="Make a new key for each thing that is wanted.",
-                            code=Code.KEY_REUSED,
-                        )
-                    return _job(before[1:])
+            before = None if key is None else _ordered(file, job.subject, key, fingerprint)
+            if before is not None:
+                return before
             file.execute(
                 "INSERT INTO job (id, what, about, subject, key, fingerprint, priority, body, state, asked)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -122,6 +112,11 @@ class Ledger:
                 (_KEPT_JOBS,),
             )
         return None
+
+    def ordered(self, subject: str, key: str, fingerprint: str) -> Job | None:
+        """The job that was asked for with this key. Raises `UsageError` (`Code.KEY_REUSED`), as `add` does."""
+        with self._told(), self._lock:
+            return _ordered(self._file, subject, key, fingerprint)
 
     def set(self, job: str, **changes: object) -> None:
         """Write what has changed of a job; what is no number or text goes as JSON."""
@@ -223,6 +218,22 @@ class Ledger:
                 f"The jobs in {self._path} cannot be read or written: {error}.",
                 hint="Make room there, see who else writes to it (`fuser -v`), or name another file: [journal] path.",
             ) from error
+
+
+def _ordered(file: sqlite3.Connection, subject: str, key: str, fingerprint: str) -> Job | None:
+    before = file.execute(
+        f"SELECT fingerprint, {_COLUMNS} FROM job WHERE subject = ? AND key = ?",  # noqa: S608 -- constant
+        (subject, key),
+    ).fetchone()
+    if before is None:
+        return None
+    if before[0] != fingerprint:
+        raise UsageError(
+            f"The idempotency key stands for job {before[1]}, which was ordered with other words.",
+            hint="Make a new key for each thing that is wanted.",
+            code=Code.KEY_REUSED,
+        )
+    return _job(before[1:])
 
 
 def new_id() -> str:
