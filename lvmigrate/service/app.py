@@ -107,6 +107,8 @@ class App:
             scope["state"]["subject"] = self._known(request)
         except LvmigrateError as error:
             answer = _problem_of(error, request)
+        except Exception as error:  # noqa: BLE001 -- never a traceback
+            answer = _problem_of(defect(error), request)
         await answer(scope, receive, noted)
 
     # ---- who asks, and how often
@@ -126,7 +128,7 @@ class App:
             raise _too_many()
         origin = request.headers.get("origin")
         changes = request.method not in ("GET", "HEAD")
-        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if changes and origin is not None and _site(origin) not in request.headers.getlist("host"):
             # A browser shows its certificate to whichever page has it ask: another site's must not order anything.
             raise NotDone(
                 f"A page of {origin[:100]!r} asks for it, which is another site.",
@@ -283,6 +285,14 @@ _SAFE: Final = {
     "X-Content-Type-Options": "nosniff",
     "Lvmigrate-Version": version("lvmigrate"),
 }
+
+
+def _site(origin: str) -> str | None:
+    """The host, and the port, of what a browser says the page is of; ``None``: of none, or it makes no sense."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _problem_of(error: LvmigrateError, request: Request) -> Response:

@@ -178,7 +178,10 @@ class Jobs:
         return [self._newest(job) for job in found]
 
     def wish(self, job: Job, wanted: Wish) -> Job:
-        """Have it stop, or abort; `Job.unwritten` if that could not be written. Raises `UsageError` (`Code.JOB_ENDED`)."""
+        """Have it stop, or abort, whether or not that can be written (`Job.unwritten`).
+
+        Raises `UsageError` (`Code.JOB_ENDED`).
+        """
         with self._change:
             now = self._newest(self.one(job.id))
             if now.over:

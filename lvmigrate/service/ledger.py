@@ -41,14 +41,20 @@ _TABLES: Final = (
         number INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, role TEXT NOT NULL, via TEXT NOT NULL,
         method TEXT NOT NULL, path TEXT NOT NULL, status INTEGER NOT NULL, code TEXT NOT NULL, job TEXT NOT NULL
     ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS asked_done ON asked (number) WHERE status < 400",
+    "CREATE INDEX IF NOT EXISTS asked_not_done ON asked (number) WHERE status >= 400",
 )
 _COLUMNS: Final = (
     "id, what, about, body, subject, priority, state, wish, asked, begun, ended, uuid, source, target, interruptions,"
     " outcome, exit_code, result, error"
 )
-#: How many jobs that have ended, and how many lines of the trail, are kept.
+#: How many jobs that have ended are kept.
 _KEPT_JOBS: Final = 5000
-_KEPT_LINES: Final = 100_000
+#: How many lines of the trail, of what was done and of what was not: whoever is refused pushes out no other's order.
+_KEPT_DONE: Final = 100_000
+_KEPT_NOT_DONE: Final = 20_000
+#: The first status of HTTP that says that something was not done.
+_BAD: Final = 400
 _BUSY_S: Final = 10.0
 _MOST: Final = 1000
 
@@ -177,9 +183,11 @@ class Ledger:
                     line.job,
                 ),
             )
+            which, kept = ("status < 400", _KEPT_DONE) if line.status < _BAD else ("status >= 400", _KEPT_NOT_DONE)
             file.execute(
-                "DELETE FROM asked WHERE number <= (SELECT max(number) FROM asked) - ?",
-                (_KEPT_LINES,),
+                f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
+                f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (kept,),
             )
 
     def trail(self, most: int) -> list[Asked]:

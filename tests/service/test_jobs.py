@@ -191,7 +191,7 @@ def test_the_ledger_shares_the_journals_file(tmp_path: Path) -> None:
 
 def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvmigrate.service.ledger._KEPT_JOBS", 5)
-    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_LINES", 7)
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 7)
     ledger = Ledger(tmp_path / "j.sqlite")
     ledger.add(job("first"), key=None, fingerprint="")
     for number in range(30):
@@ -209,6 +209,19 @@ def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monk
     assert "first" in kept
     assert len(kept) <= 7
     assert [line.number for line in ledger.trail(100)] == list(range(30, 23, -1))
+    ledger.close()
+
+
+def test_who_is_refused_pushes_nobody_elses_order_out_of_the_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 3)
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_NOT_DONE", 4)
+    ledger = Ledger(tmp_path / "j.sqlite")
+    words = dict.fromkeys(("subject", "role", "via", "method", "path", "code", "job"), "")
+    for status in (202, *(401, 403, 404, 400) * 5, 202, 500, 200, 200):
+        ledger.asked(Asked(number=0, at=0.0, status=status, **words))
+    assert [line.status for line in ledger.trail(100)] == [200, 200, 500, 202, 400, 404, 403]
     ledger.close()
 
 
