@@ -39,7 +39,9 @@ _PATIENCE_S: Final = 300.0
 _LOOK_S: Final = 0.2
 
 #: The service did not hear what was asked, and may the next time.
-_ASK_AGAIN: Final = frozenset({Code.SERVICE_UNREACHABLE, Code.STOPPING, Code.RATE_LIMITED, Code.JOURNAL_UNUSABLE})
+_ASK_AGAIN: Final = frozenset(
+    {Code.SERVICE_UNREACHABLE, Code.STOPPING, Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.JOURNAL_UNUSABLE}
+)
 
 #: Nothing of the request has left this machine.
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
@@ -205,7 +207,7 @@ class Client:
                 if time.monotonic() - silent_since > _PATIENCE_S:
                     raise self._unreachable(error) from error
             except LvmigrateError as error:
-                if error.code not in (Code.STOPPING, Code.RATE_LIMITED):
+                if error.code not in (Code.STOPPING, Code.RATE_LIMITED, Code.SERVICE_BUSY):
                     raise
             over.wait(_AGAIN_S)
 
