@@ -344,7 +344,8 @@ def _problem_of(error: LvmigrateError, request: Request) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
     if error.code in (Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.QUEUE_FULL, Code.STOPPING):
         headers["Retry-After"] = "10"
-    if error.code is Code.TOO_LARGE:  # what more comes is not read
+    # What more comes of a body is not read; and who was sent away must not keep a place.
+    if error.code in (Code.TOO_LARGE, Code.UNAUTHENTICATED, Code.RATE_LIMITED, Code.SERVICE_BUSY):
         headers["Connection"] = "close"
     return Response(encode(told), told["status"], headers, media_type=MEDIA_TYPE)
 

@@ -280,6 +280,7 @@ def test_one_subject_follows_no_more_than_its_part(here: House) -> None:
         refused = follows(stack)[1]
         assert refused.split()[1] == b"503"
         assert b"retry-after" in refused.lower()
+        assert b"connection: close" in refused.lower()
         first.close()
         wait_for(lambda: follows(stack)[1].split()[1] == b"200")
 
