@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from hv.job import Job
+from lvmigrate.defect import defect
 from lvmigrate.domain import Domain, DomainState, JobKind
 from lvmigrate.errors import LvmigrateError, NodeUnreachable
 from lvmigrate.progress import MemoryProgress
@@ -115,8 +116,13 @@ class AdoptedCopy:
     def _looked(self, deadline: float) -> Domain | None:
         """What the node says, or an error at ``deadline``; a look that hangs is waited for again, never repeated."""
         if not self._asking:
+            thread = threading.Thread(target=self._ask, name=f"adopted-{self._node}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                hint = "Look at this machine's limits on processes and memory."
+                raise NodeUnreachable(self._node, f"nobody could be sent to ask: {error}", hint=hint) from error
             self._asking = True
-            threading.Thread(target=self._ask, name=f"adopted-{self._node}", daemon=True).start()
         try:
             answer = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -129,5 +135,5 @@ class AdoptedCopy:
     def _ask(self) -> None:
         try:
             self._answers.put(self._look())
-        except LvmigrateError as error:
-            self._answers.put(error)
+        except Exception as error:  # noqa: BLE001 -- without an answer it would never be asked again
+            self._answers.put(defect(error))

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import structlog
+
+_log = structlog.get_logger()
+
 
 @contextmanager
 def _every(seconds: float, call: Callable[[], None], name: str) -> Iterator[None]:
@@ -16,7 +20,10 @@ def _every(seconds: float, call: Callable[[], None], name: str) -> Iterator[None
 
     def run() -> None:
         while not end.wait(seconds):
-            call()
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 -- one call that failed must not be the last
+                _log.error("call_failed", name=name, error=repr(error), exc_info=error)
 
     # Context variables (the log's bound values) do not follow into threads by themselves.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name=name, daemon=True)
@@ -34,5 +41,6 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    #: ``every(seconds, call, name)``: while in the context, ``call`` is called that often, beside everything else.
+    #: ``every(seconds, call, name)``: while in the context, ``call`` is called that often, beside everything else,
+    #: whatever one of the calls raises.
     every: Callable[[float, Callable[[], None], str], AbstractContextManager[None]] = _every

@@ -306,6 +306,8 @@ class Code(enum.StrEnum):
     FORBIDDEN = "FORBIDDEN"
     #: Too many requests in too little time.
     RATE_LIMITED = "RATE_LIMITED"
+    #: As much of that kind is under way as may be at once, or it did not end in time.
+    SERVICE_BUSY = "SERVICE_BUSY"
     #: The request is longer than the service reads.
     TOO_LARGE = "TOO_LARGE"
     #: The service has nothing at that address, or not by that method.

@@ -979,6 +979,13 @@ _ROWS: Final = (
         _MAY,
     ),
     _row(
+        Code.SERVICE_BUSY,
+        _UNLOOKED,
+        "As many ask nodes, or follow events, as may at once; or what was asked for did not end in time.",
+        "Ask again later, and for less at once; see with `lvmigrate doctor` which node is silent.",
+        _ASK,
+    ),
+    _row(
         Code.TOO_LARGE,
         _UNLOOKED,
         "The body of the request is longer than the service reads.",

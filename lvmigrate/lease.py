@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from lvmigrate.clock import Clock
+from lvmigrate.defect import defect
 from lvmigrate.errors import LvmigrateError, TokenLost
 from lvmigrate.protocols import Storage
 from lvmigrate.together import outcomes_of, together
@@ -199,13 +200,20 @@ class Lease:
         self._acknowledged[node] = asked
 
     def _renew_quietly(self) -> None:
-        calls: list[Callable[[], None]] = [partial(self._renew, node) for node in self._nodes]
+        calls: list[Callable[[], None]] = [partial(self._renew_or_tell, node) for node in self._nodes]
         for node, outcome in zip(self._nodes, outcomes_of(calls), strict=True):
             if isinstance(outcome, LvmigrateError):
                 self._trouble[node] = outcome
                 _log.warning("token_not_renewed", node=node, error=str(outcome))
             else:
                 self._trouble.pop(node, None)
+
+    def _renew_or_tell(self, node: str) -> None:
+        """A defect on the way to one node must not hide what the other says."""
+        try:
+            self._renew(node)
+        except Exception as error:
+            raise defect(error) from error
 
 
 def _lost(node: str, held: Held) -> TokenLost:

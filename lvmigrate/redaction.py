@@ -36,7 +36,13 @@ _RULES: Final = tuple(
         # name=..., name: ... without quotes
         (rf"({_CALLED}[ \t]*[:=][ \t]*)[^\s\"'\\,;{{\[(<*&]+", r"\1***"),
         # shared-secret "...";   --password ...
-        (r"((?<![\w-])[\w-]*(?:passw(?:or)?d|secret)[\w-]*[ \t]+)(?:\"[^\"]*\"|'[^']*')", r"\1***"),
+        (
+            r"((?<![\w-])[\w-]*(?:passw(?:or)?d|secret)[\w-]*[ \t]+)(?:\"(?:\\.|[^\"\\])*(?:\"|\Z)|'[^']*')",
+            r"\1***",
+        ),
+        # Authorization: Bearer ..., and the service's own tokens wherever they stand
+        (r"(\bBearer[ \t]+|\bAuthorization[\"'\\: \t]+Basic[ \t]+)(?!\*)[\w.~+/=-]{8,}", r"\1***"),
+        (r"\blvm_[\w-]{8,}", "***"),
         (rf"((?<![\w-])--?[\w-]*{_WORD}[\w-]*[ \t]+)[^\s\"'*-]\S*", r"\1***"),
     )
 )

@@ -96,19 +96,20 @@ class Stream:
         self._first = first
 
     def __enter__(self) -> Self:
-        stdin, self._hold = os.pipe()
-        self._out, stdout = os.pipe()
-        self._wake, self._waker = os.pipe()
         self._guard = threading.Lock()
         self._open = True
-        try:
-            with _foreign(self._node), os.fdopen(stdin, "rb") as child_in, os.fdopen(stdout, "wb") as child_out:
-                self._child = _start(
-                    self._command, _in=child_in, _out=child_out, _err_bufsize=1024, _internal_bufsize=64
-                )
-        except BaseException:
-            self._close_pipes()
-            raise
+        with contextlib.ExitStack() as ours, _foreign(self._node), contextlib.ExitStack() as the_childs:
+            stdin, self._hold = os.pipe()
+            ours.callback(os.close, self._hold)
+            child_in = the_childs.enter_context(os.fdopen(stdin, "rb"))
+            self._out, stdout = os.pipe()
+            ours.callback(os.close, self._out)
+            child_out = the_childs.enter_context(os.fdopen(stdout, "wb"))
+            self._wake, self._waker = os.pipe()
+            ours.callback(os.close, self._wake)
+            ours.callback(os.close, self._waker)
+            self._child = _start(self._command, _in=child_in, _out=child_out, _err_bufsize=1024, _internal_bufsize=64)
+            ours.pop_all()
         # It fits into the pipe, so nobody waits here; and what has ended already says so at its end.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._hold, self._first)
@@ -126,8 +127,11 @@ class Stream:
             threading.Timer(PATIENCE_EOF_S, _signal, (group, signal.SIGTERM)),
             threading.Timer(PATIENCE_EOF_S + PATIENCE_TERM_S, _signal, (group, signal.SIGKILL)),
         ]
-        for timer in late:
-            timer.start()
+        try:
+            for timer in late:
+                timer.start()
+        except RuntimeError:  # no thread is to be had: nobody else would end what does not end by itself
+            _signal(group, signal.SIGKILL)
         try:
             self._answer()
         finally:
@@ -176,10 +180,6 @@ class Stream:
 
     def _answer(self) -> Answer:
         return _answer(self._child)
-
-    def _close_pipes(self) -> None:
-        for pipe in (self._hold, self._out, self._wake, self._waker):
-            os.close(pipe)
 
 
 class Shell:
@@ -248,8 +248,8 @@ class Shell:
                 _signal(group, signal.SIGKILL)
 
             timer = threading.Timer(timeout_s, give_up)
-            timer.start()
             try:
+                timer.start()
                 answer = _answer(child)
             except BaseException:
                 _signal(group, signal.SIGKILL)
@@ -325,7 +325,7 @@ def _foreign(node: Node) -> Iterator[None]:
             hint=f"Install {error} on the machine that runs lvmigrate.",
             detail=f"{error} is not there",
         ) from error
-    except (sh.ForkException, OSError) as error:
+    except (sh.ForkException, OSError, RuntimeError) as error:  # a thread that cannot be started is a RuntimeError
         raise CommandFailed(
             node.name,
             "starting a process here",

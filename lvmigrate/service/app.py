@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -43,13 +44,15 @@ from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
 from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
 from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service, whoami
 from lvmigrate.service.settings import Settings
+from lvmigrate.service.slow import Slow
 from lvmigrate.service.wire import encode
 
 _log = structlog.get_logger()
 
-#: How many requests may ask nodes at once, and how many may ask the journal: the one must not hold the other up.
-_SLOW: Final = 8
+#: How many requests may ask the journal at once; those that ask nodes must not hold them up (`Slow`).
 _QUICK: Final = 16
+#: How many streams of events one subject may follow at once, where nothing else is said.
+_MOST_FOLLOWED: Final = 125
 #: How long a body may take to come, in seconds.
 _BODY_S: Final = 30.0
 #: Between two signs of life on a quiet stream, in seconds.
@@ -62,7 +65,15 @@ _UNKNOWN: Final = "unknown"
 class App:
     """One application. ``peer`` of the ASGI scope's state says who is at the other end (`lvmigrate.service.server`)."""
 
-    def __init__(self, service: Service, hub: Hub, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        service: Service,
+        hub: Hub,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        most_followed: int = _MOST_FOLLOWED,
+    ) -> None:
         self._service = service
         self._hub = hub
         self._metrics = metrics
@@ -71,7 +82,11 @@ class App:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._files = files()
         self._description = encode(openapi.description(ROUTES))
-        self._threads: dict[bool, anyio.CapacityLimiter] = {}
+        self._quick: anyio.CapacityLimiter | None = None
+        self._slow = Slow()
+        self._most_followed = most_followed
+        #: How many streams each subject follows now.
+        self._follows: Counter[str] = Counter()
         by_path: dict[str, dict[str, Route]] = {}
         for route in ROUTES:
             by_path.setdefault(route.path, {})[route.method] = route
@@ -116,6 +131,8 @@ class App:
                 scope["state"]["subject"] = self._known(request)
         except LvmigrateError as error:
             answer = _problem_of(error, request)
+        except Exception as error:  # noqa: BLE001 -- never a traceback
+            answer = _problem_of(defect(error), request)
         await answer(scope, receive, noted)
 
     def _file(self, request: Request, file: File) -> Response:
@@ -157,7 +174,7 @@ class App:
         changes = request.method not in ("GET", "HEAD")
         # A browser shows its certificate, and what it was told to keep, to whichever page has it ask: another site's
         # must not order anything. Of what it keeps it says by itself which page asks.
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        foreign = origin is not None and _site(origin) not in request.headers.getlist("host")
         if changes and (foreign or (origin is None and subject.signed_in)):
             raise NotDone(
                 f"A page of {(origin or 'nowhere')[:100]!r} asks for it, which is another site.",
@@ -197,7 +214,7 @@ class App:
         # Who asks too often does not fill the journal as well.
         if (refused or not looks) and status != HTTPStatus.TOO_MANY_REQUESTS:
             try:
-                await self._in_thread(lambda: self._service.ledger.asked(line), slow=False)
+                await self._in_thread(lambda: self._service.ledger.asked(line))
             except JournalUnusable as error:
                 _log.error("trail_not_written", error=str(error))
 
@@ -223,7 +240,10 @@ class App:
                 key=None if key is None else _read(key, Key),
             )
             handler = route.handler
-            answer = await self._in_thread(lambda: handler(self._service, call), slow=route.slow)
+            if route.slow:
+                answer = await self._slow.run(subject, lambda: handler(self._service, call))
+            else:
+                answer = await self._in_thread(lambda: handler(self._service, call))
         except LvmigrateError as error:
             return _problem_of(error, request)
         except ClientDisconnect:  # nobody is there to be answered
@@ -237,10 +257,10 @@ class App:
         body = encode(answer.value) if answer.media_type == "application/json" else str(answer.value)
         return Response(body, answer.status, headers, media_type=answer.media_type)
 
-    async def _in_thread(self, act: Callable[[], Any], *, slow: bool) -> Any:  # noqa: ANN401 -- whatever it returns
-        if slow not in self._threads:
-            self._threads[slow] = anyio.CapacityLimiter(_SLOW if slow else _QUICK)
-        return await anyio.to_thread.run_sync(act, limiter=self._threads[slow])
+    async def _in_thread(self, act: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever it returns
+        if self._quick is None:
+            self._quick = anyio.CapacityLimiter(_QUICK)
+        return await anyio.to_thread.run_sync(act, limiter=self._quick)
 
     async def _body(self, request: Request, route: Route) -> object:
         """What came, at most as long as may come; where nothing is awaited, nothing is read."""
@@ -302,14 +322,37 @@ class App:
         job = request.path_params.get("id")
         jobs = self._service.jobs
         if job is not None:
-            await self._in_thread(lambda: jobs.one(job, orders.WHAT[collection]), slow=False)
+            await self._in_thread(lambda: jobs.one(job, orders.WHAT[collection]))
         if request.method == "HEAD":
             return Response(headers=_SAFE, media_type="text/event-stream")
+        subject: Subject = request.scope["state"]["subject"]
+        if self._follows[subject.name] >= self._most_followed:
+            raise NotDone(
+                f"{subject.name} follows {self._most_followed} streams of events already: no more may be.",
+                hint="End some; one stream of /v1/events tells of every job.",
+                code=Code.SERVICE_BUSY,
+            )
         request.scope["state"]["streams"] = True
         frames: AsyncIterator[bytes] = self._hub.stream(
             request.headers.get("last-event-id"), lambda: jobs.stands(job), job=job
         )
-        return EventSourceResponse(frames, ping=_PING_S, headers=_SAFE)
+        return _Followed(frames, self._follows, subject.name)
+
+
+class _Followed(EventSourceResponse):
+    """A stream of events, counted while it is sent."""
+
+    def __init__(self, frames: AsyncIterator[bytes], follows: Counter[str], subject: str) -> None:
+        super().__init__(frames, ping=_PING_S, headers=_SAFE)
+        self._follows = follows
+        self._subject = subject
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._follows[self._subject] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._follows[self._subject] -= 1
 
 
 class _Endpoint:
@@ -333,6 +376,14 @@ _SAFE: Final = {
 }
 
 
+def _site(origin: str) -> str | None:
+    """The host, and the port, of what a browser says the page is of; ``None``: of none, or it makes no sense."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
 def _problem_of(error: LvmigrateError, request: Request) -> Response:
     told = problem(error)
     request.scope["state"]["code"] = told["code"]
@@ -341,9 +392,10 @@ def _problem_of(error: LvmigrateError, request: Request) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
         if COOKIE in request.cookies:  # it is not valid any more, and would hide a certificate that is
             headers["Set-Cookie"] = NO_COOKIE
-    if error.code in (Code.RATE_LIMITED, Code.QUEUE_FULL, Code.STOPPING):
+    if error.code in (Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.QUEUE_FULL, Code.STOPPING):
         headers["Retry-After"] = "10"
-    if error.code is Code.TOO_LARGE:  # what more comes is not read
+    # What more comes of a body is not read; and who was sent away must not keep a place.
+    if error.code in (Code.TOO_LARGE, Code.UNAUTHENTICATED, Code.RATE_LIMITED, Code.SERVICE_BUSY):
         headers["Connection"] = "close"
     return Response(encode(told), told["status"], headers, media_type=MEDIA_TYPE)
 

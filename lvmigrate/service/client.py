@@ -39,7 +39,12 @@ _PATIENCE_S: Final = 300.0
 _LOOK_S: Final = 0.2
 
 #: The service did not hear what was asked, and may the next time.
-_ASK_AGAIN: Final = frozenset({Code.SERVICE_UNREACHABLE, Code.STOPPING, Code.RATE_LIMITED, Code.JOURNAL_UNUSABLE})
+_ASK_AGAIN: Final = frozenset(
+    {Code.SERVICE_UNREACHABLE, Code.STOPPING, Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.JOURNAL_UNUSABLE}
+)
+
+#: Nothing of the request has left this machine.
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
 
 Query = Mapping[str, str | int]
 
@@ -114,16 +119,22 @@ class Client:
     def order(self, collection: str, order: object) -> tuple[Job, str]:
         """A job for this order, and the event from which on to follow it (empty: from how it stands).
 
-        It is ordered once, however often it has to be asked for.
+        It is ordered once, however often it has to be asked for.  Raises `OutcomeUnknown` when it may have been taken
+        by a service whose answer did not come.
         """
         key = uuid.uuid4().hex
         until = time.monotonic() + _CONNECT_S
+        unheard = False
         while True:
             try:
                 answer = self._ask("POST", f"/v1/{collection}", body=order, key=key)
                 return decode(answer.content, Job), answer.headers.get(EVENT_ID, "")
             except LvmigrateError as error:
+                sent = not isinstance(error.__cause__, _NOT_SENT)
+                unheard = unheard or (error.code is Code.SERVICE_UNREACHABLE and sent)
                 if error.code is not Code.SERVICE_UNREACHABLE or time.monotonic() > until:
+                    if unheard:
+                        raise _perhaps_taken(collection, error) from error
                     raise
                 time.sleep(_AGAIN_S)
 
@@ -196,7 +207,7 @@ class Client:
                 if time.monotonic() - silent_since > _PATIENCE_S:
                     raise self._unreachable(error) from error
             except LvmigrateError as error:
-                if error.code not in (Code.STOPPING, Code.RATE_LIMITED):
+                if error.code not in (Code.STOPPING, Code.RATE_LIMITED, Code.SERVICE_BUSY):
                     raise
             over.wait(_AGAIN_S)
 
@@ -257,6 +268,16 @@ def _unknown(job: Job, error: LvmigrateError) -> OutcomeUnknown:
         known=[f"the service was asked for it: job {job.id}, {job.what} {job.about}"],
         hint="The job goes on, or is taken up when the service is back: `lvmigrate --server URL status`, or"
         f" GET the job {job.id}.",
+    )
+    unknown.code = error.code
+    return unknown
+
+
+def _perhaps_taken(collection: str, error: LvmigrateError) -> OutcomeUnknown:
+    unknown = OutcomeUnknown(
+        f"Whether the order was taken is not known: {error.sentence}",
+        known=["the service was asked for it, and its answer did not come"],
+        hint=f"See before it is ordered again: GET /v1/{collection} lists the newest jobs.",
     )
     unknown.code = error.code
     return unknown

@@ -65,6 +65,8 @@ class Job(Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     #: Why it waits, while it does.
     waits_for: str = ""
+    #: The newest of it could not be written down, and is tried again: a service that starts meanwhile knows what was.
+    unwritten: bool = False
 
     @property
     def over(self) -> bool:

@@ -56,6 +56,8 @@ _log = structlog.get_logger()
 
 #: After the journal could not be written.
 _LEDGER_AGAIN_S: Final = 5.0
+#: After no thread was to be had for a job.
+_BEGIN_AGAIN_S: Final = 1.0
 #: How often a stop looks whether everything has ended.
 _LOOK_S: Final = 0.1
 #: What mends waits for nobody but the guest's own job.
@@ -88,8 +90,8 @@ class Jobs:
         self._wants: dict[str, frozenset[str]] = {}
         self._under: dict[str, Under] = {}
         self._stopping = False
-        #: Jobs that could not be written when they ended: what is in the file is older.
-        self._unwritten: dict[str, Job] = {}
+        #: Jobs of which something could not be written, and that: what is in the file is older.
+        self._unwritten: dict[str, tuple[Job, dict[str, Any]]] = {}
         self._recovery = Recovery(
             cluster,
             ledger,
@@ -104,7 +106,9 @@ class Jobs:
 
     def start(self) -> None:
         """Take up what an earlier service has left, and begin to work."""
-        for job in self._ledger.unfinished():
+        left = self._ledger.unfinished()
+        self._parcels.keep_only([job.id for job in left])
+        for job in left:
             self._take_up(job)
         threading.Thread(target=self._dispatch, name="jobs", daemon=True).start()
 
@@ -131,6 +135,10 @@ class Jobs:
             asked=time.time(),  # the wall clock: it is for people, and a job outlives its service and the boot
         )
         with self._change:
+            # First: who repeats an order must not be told that it was not taken when it was.
+            before = None if key is None else self._ledger.ordered(subject, key, fingerprint)
+            if before is not None:
+                return self._newest(before), False
             if self._stopping:
                 raise NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
             if len(self._queue) >= self._settings.queue:
@@ -141,10 +149,11 @@ class Jobs:
                 )
             if text is not None:
                 self._parcels.keep(job.id, text)
-            before = self._ledger.add(job, key=key, fingerprint=fingerprint)
-            if before is not None:
+            try:
+                self._ledger.add(job, key=key, fingerprint=fingerprint)
+            except BaseException:
                 self._parcels.forget(job.id)
-                return self._newest(before), False
+                raise
             self._queue.append(job)
             self._tell(job)
             self._change.notify_all()
@@ -176,23 +185,26 @@ class Jobs:
         return [self._newest(job) for job in found]
 
     def wish(self, job: Job, wanted: Wish) -> Job:
-        """Have it stop, or abort. Raises `UsageError` (`Code.JOB_ENDED`)."""
+        """Have it stop, or abort, whether or not that can be written (`Job.unwritten`).
+
+        Raises `UsageError` (`Code.JOB_ENDED`).
+        """
         with self._change:
             now = self._newest(self.one(job.id))
             if now.over:
                 raise _ended(now)
             under = self._under.get(now.id)
+            if under is not None:  # first: a disk that is full must not keep a move from being aborted
+                if wanted is Wish.ABORT:
+                    under.abort.set()
+                under.cancel.set()
             if now.wish is not Wish.ABORT and wanted is not now.wish:
-                self._ledger.set(now.id, wish=wanted)
-                now = msgspec.structs.replace(now, wish=wanted)
+                now = self._write(msgspec.structs.replace(now, wish=wanted), wish=wanted)
             if under is None and now.state is not State.QUEUED:
                 raise NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
             if under is None:
                 return self._end(now, error=_not_begun())
-            under.job = msgspec.structs.replace(under.job, wish=now.wish)
-            if wanted is Wish.ABORT:
-                under.abort.set()
-            under.cancel.set()
+            under.job = msgspec.structs.replace(under.job, wish=now.wish, unwritten=now.unwritten)
             self._tell(under.job)
             return under.job
 
@@ -244,6 +256,7 @@ class Jobs:
                         under.abort.set()
                 self._change.wait(_LOOK_S)
         with self._change:
+            self._write_again()
             return tuple(self._under)
 
     # ---- what an earlier service has left
@@ -277,14 +290,30 @@ class Jobs:
     def _dispatch(self) -> None:
         with self._change:
             while not self._stopping:
-                job = self._next()
-                if job is None:
-                    self._change.wait()
-                    continue
-                self._queue.remove(job)
-                nodes = self._wants.pop(job.id, frozenset())
-                under = self._under[job.id] = Under(job=job, nodes=nodes)
-                self._run(under, partial(self._work, under))
+                try:
+                    if not self._begin_one():
+                        self._change.wait(_LEDGER_AGAIN_S if self._unwritten else None)
+                        self._write_again()
+                except Exception as error:  # noqa: BLE001 -- without this thread nothing would ever begin again
+                    _log.error("nothing_begun", error=repr(error), exc_info=error)
+                    self._change.wait(_BEGIN_AGAIN_S)
+
+    def _begin_one(self) -> bool:
+        """Begin the next job, if one may; where it cannot be begun it stands in the queue as before."""
+        job = self._next()
+        if job is None:
+            return False
+        under = Under(job=job, nodes=self._wants.get(job.id, frozenset()))
+        self._under[job.id] = under
+        try:
+            self._run(under, partial(self._work, under))
+        except BaseException:
+            del self._under[job.id]
+            raise
+        # It waits for our lock before it changes anything of these.
+        self._queue.remove(job)
+        self._wants.pop(job.id, None)
+        return True
 
     def _next(self) -> Job | None:
         """The first that may begin, by priority and then by age."""
@@ -453,11 +482,7 @@ class Jobs:
         with self._change:
             self._queue = [each for each in self._queue if each.id != job.id]
             self._wants.pop(job.id, None)
-            try:
-                self._ledger.set(job.id, interruptions=job.interruptions, **changes)
-            except JournalUnusable as trouble:
-                _log.error("job_not_written", job=job.id, outcome=code, error=str(trouble))
-                self._unwritten[job.id] = job
+            job = self._write(job, interruptions=job.interruptions, **changes)
             self._tell(job)
         self._parcels.forget(job.id)
         self._metrics.ended.labels(job.what, code).inc()
@@ -466,6 +491,27 @@ class Jobs:
         self._metrics.arrived(result)
         _log.info("job_ended", job=job.id, what=job.what, about=job.about, outcome=code, subject=job.subject)
         return job
+
+    def _write(self, job: Job, **changes: object) -> Job:
+        """Write what has changed of it, now or as soon as it can be written; the job as it stands then."""
+        _, before = self._unwritten.pop(job.id, (job, {}))
+        everything = {**before, **changes}
+        try:
+            self._ledger.set(job.id, **everything)
+        except JournalUnusable as error:
+            _log.error("job_not_written", job=job.id, error=str(error))
+            job = msgspec.structs.replace(job, unwritten=True)
+            self._unwritten[job.id] = job, everything
+            self._change.notify_all()
+            return job
+        return msgspec.structs.replace(job, unwritten=False)
+
+    def _write_again(self) -> None:
+        for job, _ in list(self._unwritten.values()):
+            under = self._under.get(job.id)
+            now = self._write(job)
+            if under is not None and not now.unwritten:
+                self._changed(under, unwritten=False)
 
     def _changed(self, under: Under, **changes: object) -> None:
         with self._change:
@@ -482,7 +528,7 @@ class Jobs:
             if under is not None:
                 return under.job
             waiting = next((each for each in self._queue if each.id == job.id), None)
-            return waiting or self._unwritten.get(job.id, job)
+            return waiting or self._unwritten.get(job.id, (job, {}))[0]
 
 
 def _all_are_back(job: Job) -> DrainReport:

@@ -41,14 +41,20 @@ _TABLES: Final = (
         number INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, role TEXT NOT NULL, via TEXT NOT NULL,
         method TEXT NOT NULL, path TEXT NOT NULL, status INTEGER NOT NULL, code TEXT NOT NULL, job TEXT NOT NULL
     ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS asked_done ON asked (number) WHERE status < 400",
+    "CREATE INDEX IF NOT EXISTS asked_not_done ON asked (number) WHERE status >= 400",
 )
 _COLUMNS: Final = (
     "id, what, about, body, subject, priority, state, wish, asked, begun, ended, uuid, source, target, interruptions,"
     " outcome, exit_code, result, error"
 )
-#: How many jobs that have ended, and how many lines of the trail, are kept.
+#: How many jobs that have ended are kept.
 _KEPT_JOBS: Final = 5000
-_KEPT_LINES: Final = 100_000
+#: How many lines of the trail, of what was done and of what was not: whoever is refused pushes out no other's order.
+_KEPT_DONE: Final = 100_000
+_KEPT_NOT_DONE: Final = 20_000
+#: The first status of HTTP that says that something was not done.
+_BAD: Final = 400
 _BUSY_S: Final = 10.0
 _MOST: Final = 1000
 
@@ -94,19 +100,9 @@ class Ledger:
         Raises `UsageError` (`Code.KEY_REUSED`) when that was another order.
         """
         with self._told(), self._change() as file:
-            if key is not None:
-                before = file.execute(
-                    f"SELECT fingerprint, {_COLUMNS} FROM job WHERE subject = ? AND key = ?",  # noqa: S608 -- constant
-                    (job.subject, key),
-                ).fetchone()
-                if before is not None:
-                    if before[0] != fingerprint:
-                        raise UsageError(
-                            f"The idempotency key stands for job {before[1]}, which was ordered with other words.",
-                            hint="Make a new key for each thing that is wanted.",
-                            code=Code.KEY_REUSED,
-                        )
-                    return _job(before[1:])
+            before = None if key is None else _ordered(file, job.subject, key, fingerprint)
+            if before is not None:
+                return before
             file.execute(
                 "INSERT INTO job (id, what, about, subject, key, fingerprint, priority, body, state, asked)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -122,6 +118,11 @@ class Ledger:
                 (_KEPT_JOBS,),
             )
         return None
+
+    def ordered(self, subject: str, key: str, fingerprint: str) -> Job | None:
+        """The job that was asked for with this key. Raises `UsageError` (`Code.KEY_REUSED`), as `add` does."""
+        with self._told(), self._lock:
+            return _ordered(self._file, subject, key, fingerprint)
 
     def set(self, job: str, **changes: object) -> None:
         """Write what has changed of a job; what is no number or text goes as JSON."""
@@ -185,9 +186,11 @@ class Ledger:
                     line.job,
                 ),
             )
+            which, kept = ("status < 400", _KEPT_DONE) if line.status < _BAD else ("status >= 400", _KEPT_NOT_DONE)
             file.execute(
-                "DELETE FROM asked WHERE number <= (SELECT max(number) FROM asked) - ?",
-                (_KEPT_LINES,),
+                f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
+                f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (kept,),
             )
 
     def trail(self, most: int) -> list[Asked]:
@@ -226,6 +229,22 @@ class Ledger:
                 f"The jobs in {self._path} cannot be read or written: {error}.",
                 hint="Make room there, see who else writes to it (`fuser -v`), or name another file: [journal] path.",
             ) from error
+
+
+def _ordered(file: sqlite3.Connection, subject: str, key: str, fingerprint: str) -> Job | None:
+    before = file.execute(
+        f"SELECT fingerprint, {_COLUMNS} FROM job WHERE subject = ? AND key = ?",  # noqa: S608 -- constant
+        (subject, key),
+    ).fetchone()
+    if before is None:
+        return None
+    if before[0] != fingerprint:
+        raise UsageError(
+            f"The idempotency key stands for job {before[1]}, which was ordered with other words.",
+            hint="Make a new key for each thing that is wanted.",
+            code=Code.KEY_REUSED,
+        )
+    return _job(before[1:])
 
 
 def new_id() -> str:

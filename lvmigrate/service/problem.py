@@ -41,6 +41,7 @@ _BY_CODE: Final[Mapping[Code, int]] = MappingProxyType(
         Code.KEY_REUSED: 422,
         Code.RATE_LIMITED: 429,
         Code.QUEUE_FULL: 503,
+        Code.SERVICE_BUSY: 503,
         Code.STOPPING: 503,
         Code.JOURNAL_UNUSABLE: 503,
     }

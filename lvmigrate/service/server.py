@@ -10,23 +10,25 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from lvmigrate import config
 from lvmigrate.cluster import Cluster
 from lvmigrate.errors import Code, ConfigurationError, ExitCode, Finding, LvmigrateError, Refused
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.log import configure
+from lvmigrate.service import door
 from lvmigrate.service.access import Peer
 from lvmigrate.service.app import App
 from lvmigrate.service.events import Hub
@@ -41,30 +43,68 @@ _log = structlog.get_logger()
 #: How long answers that are under way may take once the service ends.
 _LAST_ANSWERS_S: Final = 3
 _BACKLOG: Final = 256
-#: How long a connection may take to ask for something, and may stay open for the next time.
-_FIRST_WORDS_S: Final = 10.0
+#: How long TLS may take to be agreed upon, a request to be said, and how long a connection stays open for the next one.
+_HANDSHAKE_S: Final = 10.0
+_WORDS_S: Final = 10.0
 _KEEP_ALIVE_S: Final = 75
-#: Of each socket; those beyond it are answered with 503.
-_MOST_CONNECTIONS: Final = 1000
-_CREDENTIALS: Final = struct.Struct("3i")
+#: Between two lines of the log about the same trouble, in seconds.
+_TROUBLE_S: Final = 10.0
 
 
 class _Protocol(H11Protocol):
-    """Tells the application who is at the other end."""
+    """Tells the application who is at the other end, and is done with those who do not say what they want."""
+
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
         self.app_state = {**self.app_state, "peer": _peer(transport)}
-        self.loop.call_later(_FIRST_WORDS_S, self._be_done_with_the_silent)
+        self._patience = self.loop.call_later(_WORDS_S, self._be_done)
 
-    def _be_done_with_the_silent(self) -> None:
-        cycle = cast("object | None", self.cycle)  # uvicorn says that there always is one
-        if cycle is None and not self.transport.is_closing():
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._half_said():
+            self._be_patient()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(_WORDS_S, self._be_done)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def _half_said(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn says that there always is one
+        return (cycle is None or cycle.response_complete) and self.timeout_keep_alive_task is None
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _be_done(self) -> None:
+        self._patience = None
+        if self._half_said() and not self.transport.is_closing():
             self.transport.close()
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the process."""
+    """Leaves the signals to the process, and does not wait long for TLS."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        protocol = partial(_Protocol, config=self.config, server_state=self.server_state, app_state={})
+        context = self.config.ssl
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=listener,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else _HANDSHAKE_S,
+                backlog=_BACKLOG,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -79,6 +119,7 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
     """
     with open_cluster(path) as cluster:
         settings = Settings.of(cluster.config)
+        most = door.most_connections(door.raise_limit())
         configure(level="info", json=settings.log == "json")
         journal = cluster.config.journal
         if journal is None:
@@ -90,8 +131,9 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
             ledger = Ledger(journal)
             hub, metrics = Hub(), Metrics()
             jobs = Jobs(cluster, ledger, hub, metrics, settings, journal.parent / "service")
-            app = App(Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub), hub, metrics, settings)
-            with _listening(settings, cluster.config.path) as sockets:
+            service = Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub)
+            app = App(service, hub, metrics, settings, most_followed=door.most_followed(most))
+            with _listening(settings, cluster.config.path, most) as sockets:
                 left = asyncio.run(_serve(app, jobs, hub, settings, sockets, lambda: Settings.of(config.load(path))))
             if left:
                 # Threads of the core are in the middle of them; the next service takes them up as after a kill -9.
@@ -113,6 +155,7 @@ async def _serve(
 ) -> tuple[str, ...]:
     """Until it is asked to stop; the jobs that are handed over."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Trouble())
     hub.run_in(loop)
     asked, hurry = asyncio.Event(), threading.Event()
 
@@ -160,20 +203,35 @@ def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=_MOST_CONNECTIONS,
-        backlog=_BACKLOG,
     )
     found.load()
     found.ssl = context
     return found
 
 
+class _Trouble:
+    """Has what the loop complains of be one line of the log, and the same no more than once in some seconds."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error, now = context.get("exception"), time.monotonic()
+        kind = type(error).__name__
+        since, again = self._told.get(kind, (-_TROUBLE_S, 0))
+        if now - since < _TROUBLE_S:
+            self._told[kind] = since, again + 1
+            return
+        self._told[kind] = now, 0
+        defect = None if isinstance(error, OSError) else error
+        _log.error("loop_trouble", what=context["message"], error=repr(error), not_told=again, exc_info=defect)
+
+
 def _peer(transport: asyncio.BaseTransport) -> Peer:
     """Who is there: by the kernel's word on a unix socket, by what TLS has verified on TCP."""
     end: socket.socket = transport.get_extra_info("socket")
     if end.family == socket.AF_UNIX:
-        raw = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, gid = _CREDENTIALS.unpack(raw)
+        pid, uid, gid = door.credentials(end)
         return Peer(pid=pid, uid=uid, gid=gid)
     host, port, *_ = transport.get_extra_info("peername") or ("", 0)
     tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
@@ -186,17 +244,22 @@ def _peer(transport: asyncio.BaseTransport) -> Peer:
 
 
 @contextmanager
-def _listening(settings: Settings, path: Path) -> Iterator[list[tuple[socket.socket, ssl.SSLContext | None]]]:
-    """All sockets, open; the unix one is taken away afterwards. Raises `ConfigurationError`."""
+def _listening(
+    settings: Settings, path: Path, most: int
+) -> Iterator[list[tuple[socket.socket, ssl.SSLContext | None]]]:
+    """All sockets, open, each for so many connections; the unix one is taken away afterwards.
+
+    Raises `ConfigurationError`.
+    """
     with contextlib.ExitStack() as stack:
         sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         place = address(settings.listen, path)
         context = _tls(settings) if place is not None else None
         if settings.socket:
-            sockets.append((stack.enter_context(contextlib.closing(_unix(settings))), None))
+            sockets.append((stack.enter_context(contextlib.closing(door.Door(_unix(settings), most=most))), None))
             stack.callback(Path(settings.socket).unlink, missing_ok=True)
         if place is not None:
-            sockets.append((stack.enter_context(contextlib.closing(_tcp(*place))), context))
+            sockets.append((stack.enter_context(contextlib.closing(door.Door(_tcp(*place), most=most))), context))
         yield sockets
 
 

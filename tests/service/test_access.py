@@ -120,9 +120,12 @@ def test_a_path_that_there_is_not_is_not_told_to_strangers(bench: Bench) -> None
 
 def test_another_sites_page_orders_nothing(bench: Bench) -> None:
     client = bench.client(Role.FORCE)
-    for origin in ("https://evil.example", "null"):
+    for origin in ("https://evil.example", "null", "https://[", "https://[x]:y", "//"):
         answer = client.post("/v1/moves", json=BODIES["/v1/moves"], headers={"Origin": origin})
         assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+        hostless = client.post("/v1/moves", json=BODIES["/v1/moves"], headers={"Origin": origin, "Host": ""})
+        assert hostless.status_code == 403
+    assert [line.status for line in bench.ledger.trail(99)] == [403] * 10
     same = client.post("/v1/checks", json=BODIES["/v1/checks"], headers={"Origin": "http://testserver"})
     assert same.status_code == 200
 

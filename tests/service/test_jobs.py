@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,17 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvmigrate.convergence import NAMED
-from lvmigrate.errors import UsageError
+from lvmigrate.errors import Code, UsageError
 from lvmigrate.failover import FailoverOptions
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.plan import Compression, Mode, Options, Switch
 from lvmigrate.service import orders
 from lvmigrate.service.client import Client
-from lvmigrate.service.job import Asked, Job, State
+from lvmigrate.service.events import Hub
+from lvmigrate.service.job import Asked, Job, State, Wish
+from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import Ledger
 from lvmigrate.service.messages import JobList
-from lvmigrate.service.orders import Cleanup, DrainLimits, FailoverChoices, Migrate, MoveOptions, Priority
+from lvmigrate.service.metrics import Metrics
+from lvmigrate.service.orders import Cleanup, DrainLimits, Failover, FailoverChoices, Migrate, MoveOptions, Priority
+from lvmigrate.service.problem import NotDone
+from lvmigrate.service.settings import Role, Settings, Stop
 from lvmigrate.traffic import Limits
+from tests.service.conftest import Bench
 from tests.service.support import House, house, wait_for
 
 # ---- orders
@@ -184,7 +191,7 @@ def test_the_ledger_shares_the_journals_file(tmp_path: Path) -> None:
 
 def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvmigrate.service.ledger._KEPT_JOBS", 5)
-    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_LINES", 7)
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 7)
     ledger = Ledger(tmp_path / "j.sqlite")
     ledger.add(job("first"), key=None, fingerprint="")
     for number in range(30):
@@ -205,6 +212,19 @@ def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monk
     ledger.close()
 
 
+def test_who_is_refused_pushes_nobody_elses_order_out_of_the_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 3)
+    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_NOT_DONE", 4)
+    ledger = Ledger(tmp_path / "j.sqlite")
+    words = dict.fromkeys(("subject", "role", "via", "method", "path", "code", "job"), "")
+    for status in (202, *(401, 403, 404, 400) * 5, 202, 500, 200, 200):
+        ledger.asked(Asked(number=0, at=0.0, status=status, **words))
+    assert [line.status for line in ledger.trail(100)] == [200, 200, 500, 202, 400, 404, 403]
+    ledger.close()
+
+
 def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
     Ledger(tmp_path / "j.sqlite").close()
     with closing(sqlite3.connect(tmp_path / "j.sqlite")) as file:
@@ -215,3 +235,140 @@ def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(b"nothing of ours" * 100)
     with pytest.raises(JournalUnusable):
         Ledger(tmp_path / "garbage")
+
+
+# ---- when something is missing for a moment
+
+
+def test_a_moment_without_threads_does_not_end_the_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._BEGIN_AGAIN_S", 0.01)
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse_twice(thread: threading.Thread) -> None:
+        if thread.name.startswith("job-") and len(refused) < 2:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_twice)
+    job, _ = bench.jobs.add(Migrate(instance="web1"), subject="x", key=None, fingerprint="")
+    wait_for(lambda: bench.jobs.one(job.id).over, lambda: str(refused))
+    assert len(refused) == 2
+    assert bench.world.running() == ["node2"]
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[tuple[Jobs, Ledger]]:
+    """A queue for one, in which nothing begins."""
+    ledger = Ledger(tmp_path / "journal.sqlite")
+    yield Jobs(cast("Any", None), ledger, Hub(), Metrics(), Settings(queue=1), tmp_path / "service"), ledger
+    ledger.close()
+
+
+@pytest.mark.parametrize("code", [Code.QUEUE_FULL, Code.STOPPING])
+def test_who_repeats_an_order_is_told_of_it_though_nothing_more_is_taken(idle: tuple[Jobs, Ledger], code: Code) -> None:
+    jobs, ledger = idle
+    said: dict[str, Any] = {"subject": "x", "key": "k", "fingerprint": "f"}
+    first, new = jobs.add(Migrate(instance="web1"), **said)
+    assert new
+    if code is Code.STOPPING:
+        jobs.stop(Stop.HAND_OVER, 0.0)
+    assert jobs.add(Migrate(instance="web1"), **said) == (first, False)
+    with pytest.raises(NotDone) as told:
+        jobs.add(Migrate(instance="web1"), subject="x", key="another", fingerprint="f")
+    assert told.value.code is code
+    with pytest.raises(UsageError) as reused:
+        jobs.add(Migrate(instance="web2"), subject="x", key="k", fingerprint="another")
+    assert reused.value.code is Code.KEY_REUSED
+    assert [each.id for each in ledger.unfinished()] == [first.id]
+
+
+def full(*_words: object, **_changes: object) -> None:
+    raise JournalUnusable("The jobs cannot be written: database or disk is full.", hint="")
+
+
+def test_a_full_disk_does_not_keep_a_move_from_being_aborted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._LEDGER_AGAIN_S", 0.01)
+    begun, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(60)
+
+    bench.world.faults["copy_memory", "node1"] = hold
+    client = bench.client(Role.MOVE)
+    path = f"/v1/moves/{client.post('/v1/moves', json={'what': 'migrate', 'instance': 'web1'}).json()['id']}"
+    assert begun.wait(60)
+    with monkeypatch.context() as disk:
+        disk.setattr(bench.ledger, "set", full)
+        answer = client.post(f"{path}/abort")
+        assert (answer.status_code, answer.json()["wish"], answer.json()["unwritten"]) == (202, "abort", True)
+        go.set()
+        wait_for(lambda: client.get(path).json()["state"] == "ended")
+        assert client.get(path).json()["outcome"] == "ABORTED"
+        assert bench.world.running() == ["node1"]
+        assert [each.state for each in bench.ledger.unfinished()] == [State.RUNNING]
+    # With room again it is written, without being asked: the next service does not take it up.
+    wait_for(lambda: not bench.ledger.unfinished())
+    wait_for(lambda: not client.get(path).json()["unwritten"])
+    assert client.get(path).json()["wish"] == "abort"
+
+
+def test_what_could_not_be_written_is_written_at_the_latest_when_it_stops(
+    idle: tuple[Jobs, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, ledger = idle
+    waits, _ = jobs.add(Migrate(instance="web1"), subject="x", key=None, fingerprint="f")
+    with monkeypatch.context() as disk:
+        disk.setattr(ledger, "set", full)
+        ended = jobs.wish(waits, Wish.ABORT)
+        assert (ended.over, ended.outcome, ended.unwritten) == (True, "ABORTED", True)
+        assert jobs.one(waits.id).over
+        jobs.stop(Stop.HAND_OVER, 0.0)
+        assert [each.id for each in ledger.unfinished()] == [waits.id]
+    jobs.stop(Stop.HAND_OVER, 0.0)
+    found = ledger.one(waits.id)
+    assert found is not None
+    assert (found.over, found.outcome, found.wish) == (True, "ABORTED", Wish.ABORT)
+
+
+# ---- what came with an order
+
+
+def test_a_definition_does_not_stay_when_its_order_was_not_taken(
+    idle: tuple[Jobs, Ledger], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, ledger = idle
+    order = Failover(instance="web1", definition_text="<graphics passwd='secret'/>")
+    with monkeypatch.context() as disk:
+        disk.setattr(ledger, "add", full)
+        with pytest.raises(JournalUnusable):
+            jobs.add(order, subject="x", key="k", fingerprint="f")
+    jobs.add(Migrate(instance="web1"), subject="x", key="k", fingerprint="f")
+    for key in ("k", "another"):
+        with pytest.raises((UsageError, NotDone)):
+            jobs.add(order, subject="x", key=key, fingerprint="of another")
+    assert list((tmp_path / "service").iterdir()) == []
+
+
+def test_a_definition_that_nobody_needs_is_forgotten_at_the_start(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "journal.sqlite")
+    said: list[Any] = [cast("Any", None), ledger, Hub(), Metrics(), Settings(), tmp_path / "service"]
+    order = Failover(instance="web1", definition_text="<graphics passwd='secret'/>")
+    waits, _ = Jobs(*said).add(order, subject="x", key=None, fingerprint="f")
+    stray = tmp_path / "service" / "definition-20260101-000000-aaaaaaaa.xml"
+    stray.write_text("of an order that a kill came upon before it was taken")
+    again = Jobs(*said)
+    again.stop(Stop.HAND_OVER, 0.0)  # what waits is not begun
+    again.start()
+    assert [path.name for path in (tmp_path / "service").iterdir()] == [f"definition-{waits.id}.xml"]
+    ledger.close()
+
+
+def test_a_definition_that_cannot_be_kept_is_told(idle: tuple[Jobs, Ledger], tmp_path: Path) -> None:
+    jobs, ledger = idle
+    (tmp_path / "service").write_text("in the way")
+    with pytest.raises(JournalUnusable, match="definition"):
+        jobs.add(Failover(instance="web1", definition_text="<x/>"), subject="x", key=None, fingerprint="f")
+    assert ledger.unfinished() == []

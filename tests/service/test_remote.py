@@ -15,14 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from lvmigrate import cli, cluster
 from lvmigrate.errors import Code, ExitCode, LvmigrateError, Refused, UsageError
 from lvmigrate.failover import FailoverOptions
 from lvmigrate.plan import Options
-from lvmigrate.service.client import Way
+from lvmigrate.service.client import Client, Way
+from lvmigrate.service.orders import Migrate
+from lvmigrate.service.problem import NotDone, problem
 from lvmigrate.service.remote import RemoteCluster
+from lvmigrate.service.wire import encode
 from lvmigrate.words import parser
 from tests.service.support import House, house, wait_for
 
@@ -312,6 +316,30 @@ def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(
         (error,) = failure
         assert (error.code, error.exit_code) == (Code.SERVICE_UNREACHABLE, ExitCode.UNKNOWN)
         assert "job" in error.known[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", [httpx.ReadError, httpx.ConnectError])
+def test_an_order_that_may_have_been_taken_is_not_called_refused(
+    first: type[httpx.TransportError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvmigrate.service.client._AGAIN_S", 0.0)
+    stopping = NotDone("The service is about to stop.", hint="Ask again.", code=Code.STOPPING)
+    keys: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) == 1:
+            raise first("gone")
+        return httpx.Response(503, content=encode(problem(stopping)))
+
+    way = Way("unix:/nowhere")
+    monkeypatch.setattr(way, "_transport", lambda: httpx.MockTransport(answer))
+    with Client(way) as client, pytest.raises(LvmigrateError) as told:
+        client.order("moves", Migrate(instance="web1"))
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    taken = ExitCode.REFUSED if first is httpx.ConnectError else ExitCode.UNKNOWN
+    assert (told.value.code, told.value.exit_code) == (Code.STOPPING, taken)
 
 
 # ---- what is not installed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -13,8 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2 as httpx
 import pytest
@@ -22,8 +25,10 @@ import trustme
 
 from lvmigrate import cli
 from lvmigrate.errors import ExitCode
+from lvmigrate.service import server
 from lvmigrate.service.access import new_token
 from lvmigrate.service.client import Way
+from lvmigrate.service.door import Door
 from lvmigrate.service.job import Job, State
 from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Drain, DrainLimits, Migrate
@@ -214,6 +219,109 @@ def test_who_goes_away_in_the_middle_is_no_defect(here: House) -> None:
         time.sleep(0.3)
     wait_for(lambda: '"status": 400' in here.log.read_text())
     assert "defect" not in here.log.read_text()
+
+
+# ---- those who come and say nothing
+
+
+def files(pid: int) -> list[int]:
+    return [int(file.name) for file in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_silent_connections_take_the_service_from_nobody_else(here: House, port: int) -> None:
+    assert here.process is not None
+    pid = here.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    assert before[0] >= min(before[1], 4096)  # it has as many as it may
+    with ExitStack() as stack:
+        stack.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (400, before[1]))
+        for _ in range(450):
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", port), 10)))
+        with here.client() as client:
+            assert client.get("/health", dict) == {"status": "ok"}
+            assert client.get("/v1/instances", dict)["nodes"]
+        assert wait_for(lambda: "turned_away" in here.log.read_text())
+        assert len(files(pid)) < 350
+    assert "Traceback" not in here.log.read_text()
+    # They have gone: whoever speaks is let in again.
+    wait_for(lambda: len(files(pid)) < 100)
+    assert ask(here, port, token=TOKEN).status_code == 200
+
+
+def test_with_no_file_left_the_log_is_not_flooded_and_it_comes_back(here: House) -> None:
+    assert here.process is not None
+    pid = here.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(files(pid)) + 20, before[1]))
+        for _ in range(100):
+            stack.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(str(here.socket))
+        wait_for(lambda: "turned_away" in here.log.read_text())
+        assert "Traceback" not in here.log.read_text()
+        assert len([line for line in here.log.read_text().splitlines() if "turned_away" in line]) < 10
+    with here.client() as client:
+        assert client.get("/health", dict) == {"status": "ok"}
+
+
+def test_one_subject_follows_no_more_than_its_part(here: House) -> None:
+    def follows(stack: ExitStack) -> tuple[socket.socket, bytes]:
+        raw = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+        raw.connect(str(here.socket))
+        raw.settimeout(30)
+        raw.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        return raw, raw.recv(4000)
+
+    with ExitStack() as stack:
+        first, answer = follows(stack)
+        answers = [answer, *(follows(stack)[1] for _ in range(124))]
+        assert {answer.split()[1] for answer in answers} == {b"200"}
+        refused = follows(stack)[1]
+        assert refused.split()[1] == b"503"
+        assert b"retry-after" in refused.lower()
+        assert b"connection: close" in refused.lower()
+        first.close()
+        wait_for(lambda: follows(stack)[1].split()[1] == b"200")
+
+
+async def _answers(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize(
+    ("words", "tls"),
+    [([], True), ([], False), ([b"GET / HT"], False), ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HT"], False)],
+    ids=["no TLS", "nothing", "half a request", "half of the next"],
+)
+def test_who_does_not_say_what_they_want_is_disconnected(
+    words: list[bytes],
+    tls: bool,  # noqa: FBT001 -- a case
+    ca: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_HANDSHAKE_S" if tls else "_WORDS_S", 0.2)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def run() -> None:
+        listener = Door(socket.create_server(("127.0.0.1", 0)), most=8)
+        place = listener.getsockname()
+        made = server._Server(server._uvicorn(cast("Any", _answers), context if tls else None))
+        serving = asyncio.ensure_future(made.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*place)
+        async with asyncio.timeout(30):
+            for number, each in enumerate(words, 1):
+                writer.write(each)
+                if number < len(words):
+                    assert await reader.readuntil(b"ok")
+            assert await reader.read() == b""  # long before TLS, or a connection that is kept alive, would end
+        writer.close()
+        made.should_exit = True
+        await serving
+
+    asyncio.run(run())
 
 
 # ---- what the configuration may not say

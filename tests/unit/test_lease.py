@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from lvmigrate.clock import Clock
 from lvmigrate.errors import CommandFailed, NodeUnreachable, TokenLost
 from lvmigrate.lease import Lease
 from lvmigrate.token import Errand, Token
@@ -217,3 +220,49 @@ def test_where_nothing_was_known_it_is_known_then() -> None:
     made.inherit(ERRAND)
     made.tell()
     assert [world.tokens[node].errand for node in NODES] == [ERRAND, ERRAND]
+
+
+class OutOfFiles(FakeStorage):
+    """Raises what is none of ours for node1, some times; then says that it was renewed."""
+
+    def __init__(self, world: World, times: int) -> None:
+        super().__init__(world)
+        self.left = times
+        self.others_meanwhile: list[str] = []
+        self.renewed = threading.Event()
+
+    def renew_token(self, node: str, token: Token) -> None:
+        if self.left and node == "node1":
+            self.left -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        if self.left:
+            self.others_meanwhile.append(node)
+        elif node == "node1":
+            self.renewed.set()
+        super().renew_token(node, token)
+
+
+def test_a_moment_without_files_is_not_the_end_of_the_renewals() -> None:
+    storage = OutOfFiles(World(), times=3)
+    made = Lease(storage, NODES, dataclasses.replace(TOKEN, lease_s=0.04), clock=Clock())
+    assert [made.take(node) for node in NODES] == [None, None]
+    made.keep()
+    try:
+        assert storage.renewed.wait(30)
+    finally:
+        made.end()
+    assert "node2" in storage.others_meanwhile
+
+
+def test_what_is_done_every_so_often_goes_on_whatever_one_call_raises() -> None:
+    calls: list[int] = []
+    third = threading.Event()
+
+    def call() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            third.set()
+        raise RuntimeError("can't start new thread")
+
+    with Clock().every(0.001, call, "beside"):
+        assert third.wait(30)

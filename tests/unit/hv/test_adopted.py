@@ -50,7 +50,7 @@ class World:
     """What the node says, and the events it sends; ``hang`` makes every answer wait."""
 
     def __init__(self) -> None:
-        self.says: Domain | LvmigrateError | None = MOVING
+        self.says: Domain | Exception | None = MOVING
         self.looked = 0
         self.aborts = 0
         self.hang = threading.Event()
@@ -69,7 +69,7 @@ class World:
     def look(self) -> Domain | None:
         self.looked += 1
         self.hang.wait()
-        if isinstance(self.says, LvmigrateError):
+        if isinstance(self.says, Exception):
             raise self.says
         return self.says
 
@@ -253,3 +253,23 @@ def refusal(code: int, text: str) -> libvirt.libvirtError:
 )
 def test_the_job_that_libvirt_has(statistics: dict[str, Any] | libvirt.libvirtError, kind: JobKind) -> None:
     assert job_of(Statistics(statistics)) is kind
+
+
+def test_a_look_that_ends_in_a_defect_is_not_the_last(world: World) -> None:
+    world.says = OSError(24, "Too many open files")
+    assert world.copy.wait(0.1) is None
+    world.says = GONE
+    assert world.copy.wait(30) == CopyEnd(ok=True)
+
+
+def test_a_moment_without_threads_is_no_end_and_not_the_last_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert world.copy.wait(0.1) is None
+    world.says = GONE
+    assert world.copy.wait(30) == CopyEnd(ok=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -250,3 +251,40 @@ def test_a_closed_shell_runs_nothing_far(far: tuple[Shell, Node, Path]) -> None:
     shell.close()
     with pytest.raises(RuntimeError):
         shell.connect(node, 5)
+
+
+# ---- when this very machine has nothing left
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_without_a_file_left_the_error_is_ours_and_no_pipe_stays(
+    shell: Shell, node: Node, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    made: list[int] = []
+    pipe = os.pipe
+
+    def refuse() -> tuple[int, int]:
+        if len(made) == 2 * left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.extend(pipe())
+        return made[-2], made[-1]
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    with pytest.raises(CommandFailed) as told, shell.stream(node, "cat"):
+        pass
+    assert (told.value.status, told.value.node) == (126, "node1")
+    assert "Too many open files" in told.value.detail
+    for end in made:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
+def test_without_a_thread_to_be_had_the_error_is_ours(
+    shell: Shell, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("storage.shell._start", refuse)
+    with pytest.raises(CommandFailed), shell.stream(node, "cat"):
+        pass
