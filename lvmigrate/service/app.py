@@ -6,7 +6,6 @@ answered as problem+json.  What changes something, and what was refused, stands 
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,15 +13,11 @@ from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import msgspec
 import structlog
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,7 +30,7 @@ from lvmigrate.defect import defect
 from lvmigrate.errors import Code, LvmigrateError, UsageError
 from lvmigrate.journal import JournalUnusable
 from lvmigrate.service import openapi, orders
-from lvmigrate.service.access import COOKIE, NO_COOKIE, Access, Peer, Subject, allow, bearer, cookie
+from lvmigrate.service.access import COOKIE, NO_COOKIE, Access, Subject, allow, bearer, cookie
 from lvmigrate.service.events import Hub
 from lvmigrate.service.files import NOTHING, PAGE, File, files
 from lvmigrate.service.job import Asked
@@ -45,6 +40,7 @@ from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
 from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service, whoami
 from lvmigrate.service.settings import Settings
 from lvmigrate.service.slow import Slow
+from lvmigrate.service.visitors import Visitors, peer_of
 from lvmigrate.service.wire import encode
 
 _log = structlog.get_logger()
@@ -57,7 +53,6 @@ _MOST_FOLLOWED: Final = 125
 _BODY_S: Final = 30.0
 #: Between two signs of life on a quiet stream, in seconds.
 _PING_S: Final = 15
-_NOBODY: Final = Peer()
 #: Of a method or a path that is none of ours: what somebody else invents is no label of a metric.
 _UNKNOWN: Final = "unknown"
 
@@ -79,7 +74,7 @@ class App:
         self._metrics = metrics
         self._settings = settings
         self.access = Access(settings)
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._visitors = Visitors(settings, self.access)
         self._files = files()
         self._description = encode(openapi.description(ROUTES))
         self._quick: anyio.CapacityLimiter | None = None
@@ -128,7 +123,7 @@ class App:
             if file is not None:  # it tells nothing of anybody's guests, and shows who is not known where to sign in
                 answer = self._file(request, file)
             else:
-                scope["state"]["subject"] = self._known(request)
+                scope["state"]["subject"] = self._visitors.known(request)
         except LvmigrateError as error:
             answer = _problem_of(error, request)
         except Exception as error:  # noqa: BLE001 -- never a traceback
@@ -137,51 +132,12 @@ class App:
 
     def _file(self, request: Request, file: File) -> Response:
         """One of the page's files."""
-        state = request.scope["state"]
-        state["route"] = "/page"
-        origin = state.get("peer", _NOBODY).origin
-        if not self._limiter.hit(RateLimitItemPerMinute(self._settings.requests_per_minute), "page", origin):
-            raise _too_many()
+        request.scope["state"]["route"] = "/page"
+        self._visitors.count(request)
         headers = {**PAGE, "ETag": file.tag}
         if file.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(file.body, headers=headers, media_type=file.media_type)
-
-    # ---- who asks, and how often
-
-    def _known(self, request: Request) -> Subject:
-        peer = request.scope["state"].get("peer", _NOBODY)
-        most = RateLimitItemPerMinute(self._settings.requests_per_minute)
-        # Those who are refused are counted by where they come from, before it is looked at what they have brought.
-        if not self._limiter.test(most, "refused", peer.origin):
-            raise _too_many()
-        if peer.uid is not None and not _of_this_machine(request.headers.get("host", "")):
-            # A name that leads here only now (DNS rebinding): a page of another site would be one of the service's own.
-            raise NotDone(
-                f"The unix socket does not go by the name {request.headers['host'][:100]!r}.",
-                hint="Ask for localhost, or by a name without a dot.",
-                code=Code.FORBIDDEN,
-            )
-        try:
-            authorization = request.headers.get("authorization", "")
-            subject = self.access.subject(peer, authorization, request.cookies.get(COOKIE))
-        except NotDone:
-            self._limiter.hit(most, "refused", peer.origin)
-            raise
-        if not self._limiter.hit(most, "known", subject.name):
-            raise _too_many()
-        origin = request.headers.get("origin")
-        changes = request.method not in ("GET", "HEAD")
-        # A browser shows its certificate, and what it was told to keep, to whichever page has it ask: another site's
-        # must not order anything. Of what it keeps it says by itself which page asks.
-        foreign = origin is not None and _site(origin) not in request.headers.getlist("host")
-        if changes and (foreign or (origin is None and subject.signed_in)):
-            raise NotDone(
-                f"A page of {(origin or 'nowhere')[:100]!r} asks for it, which is another site.",
-                hint="Ask from a page of the service's own, or from a program.",
-                code=Code.FORBIDDEN,
-            )
-        return subject
 
     async def _note(self, request: Request, status: int, seconds: float) -> None:
         """For the log, the metrics and the trail."""
@@ -199,7 +155,7 @@ class App:
             at=time.time(),
             subject=subject.name if subject is not None else "",
             role=subject.role.value if subject is not None else "",
-            via=str(state.get("peer", _NOBODY)),
+            via=str(peer_of(request)),
             method=request.method[:20],
             path=request.url.path[:300],
             status=status,
@@ -376,14 +332,6 @@ _SAFE: Final = {
 }
 
 
-def _site(origin: str) -> str | None:
-    """The host, and the port, of what a browser says the page is of; ``None``: of none, or it makes no sense."""
-    try:
-        return urlsplit(origin).netloc or None
-    except ValueError:
-        return None
-
-
 def _problem_of(error: LvmigrateError, request: Request) -> Response:
     told = problem(error)
     request.scope["state"]["code"] = told["code"]
@@ -443,18 +391,4 @@ def _not_understood(what: str, error: Exception) -> UsageError:
         why = why.encode("ascii", "backslashreplace").decode()
     return UsageError(
         f"{what} is not understood: {why[:300]}.", hint="/v1/openapi.json describes what may come.", code=Code.USAGE
-    )
-
-
-def _of_this_machine(host: str) -> bool:
-    """Whether nobody else can have given it that name: the world's names have dots."""
-    name = re.sub(r":\d*$", "", host).lower()
-    return "." not in name or name == "127.0.0.1" or name.endswith(".localhost")
-
-
-def _too_many() -> NotDone:
-    return NotDone(
-        "Too many requests came in the last minute.",
-        hint="Wait as long as Retry-After says; follow events instead of asking again and again.",
-        code=Code.RATE_LIMITED,
     )
