@@ -12,10 +12,10 @@ from xml.sax.saxutils import escape
 PICTURES: Final = Path("build/bench")
 
 _WIDTH: Final = 640
-_HEIGHT: Final = 360
+_HEIGHT: Final = 376
 _LEFT: Final = 70
 _RIGHT: Final = 20
-_TOP: Final = 60
+_TOP: Final = 76
 _BOTTOM: Final = 50
 #: Told apart by those who see fewer colours as well (Okabe and Ito), and by the marks.
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -57,7 +57,7 @@ def svg(title: str, curves: Mapping[str, Points], *, across: str, up: str, marks
         '<rect width="100%" height="100%" fill="white"/>',
         _text(_LEFT, 22, title, size=15),
         _text(_LEFT + wide / 2, _HEIGHT - 12, across, anchor="middle"),
-        _text(_LEFT - 50, _TOP - 10, up),
+        _text(_LEFT - 50, _TOP - 14, up),
     ]
     for y in ys:
         left, height = at(0, y)

@@ -17,7 +17,8 @@ from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.cluster import Cluster
 from lvmigrate.service import server
-from lvmigrate.service.client import Client, Way
+from lvmigrate.service.client import Way
+from lvmigrate.service.remote import RemoteCluster
 from lvmigrate.sqlite_journal import SqliteJournal
 from storage import SharedStorage
 from tests.pair.cluster import DISKS, Description, PairShell
@@ -25,24 +26,48 @@ from tests.pair.host import wait_until
 
 _READY_S: Final = 60.0
 
+def cluster(path: str | None, description: Description) -> Cluster:
+    """A cluster as its configuration has it, whose nodes are that pair's."""
+    read = config.load(path)
+    assert read.journal is not None
+    configuration = dataclasses.replace(read, nodes=description.nodes)
+    hypervisor = LibvirtHypervisor(
+        description.nodes,
+        connect_timeout_s=configuration.limits.connect_s,
+        call_timeout_s=description.call_timeout_s,
+    )
+    storage = SharedStorage(description.nodes, [DISKS], shell=PairShell(description.inside))
+    return Cluster(configuration, hypervisor, storage, SqliteJournal(read.journal))
+
+
+def configure(description: Description, folder: Path, *, at_once: int) -> tuple[str, str]:
+    """Write a configuration and the description into ``folder``; their paths."""
+    folder.mkdir(exist_ok=True)
+    nodes = "\n".join(f"[nodes.{name}]" for name in description.nodes)
+    written = folder / "cluster.toml", folder / "pair.json"
+    written[0].write_text(
+        f"""{nodes}
+[limits]
+lease_s = {description.lease_s}
+[journal]
+path = "{folder / "journal.sqlite"}"
+[service]
+socket = "{folder / "api.sock"}"
+at_once = {at_once}
+per_node = {at_once}
+requests_per_minute = 100000
+stop = "abort"
+"""
+    )
+    written[1].write_text(description.written())
+    return str(written[0]), str(written[1])
+
+
 def main() -> int:
     """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     path, description = sys.argv[1:]
     described = Description.read(Path(description).read_text())
-
-    def open_cluster(of: str | None) -> Cluster:
-        read = config.load(of)
-        assert read.journal is not None
-        configuration = dataclasses.replace(read, nodes=described.nodes)
-        hypervisor = LibvirtHypervisor(
-            described.nodes,
-            connect_timeout_s=configuration.limits.connect_s,
-            call_timeout_s=described.call_timeout_s,
-        )
-        storage = SharedStorage(described.nodes, [DISKS], shell=PairShell(described.inside))
-        return Cluster(configuration, hypervisor, storage, SqliteJournal(read.journal))
-
-    return server.serve(path, open_cluster=open_cluster)
+    return server.serve(path, open_cluster=lambda of: cluster(of, described))
 
 
 class Served:
@@ -53,9 +78,9 @@ class Served:
         self.process = process
         self.log = folder / "service.log"
 
-    def client(self) -> Client:
-        """Something that asks it."""
-        return Client(Way(f"unix:{self.socket}"))
+    def remote(self) -> RemoteCluster:
+        """What asks it, as `lvmigrate --server` does."""
+        return RemoteCluster(Way(f"unix:{self.socket}"))
 
     def ready(self) -> bool:
         """Whether it answers."""
@@ -77,22 +102,7 @@ class Served:
 @contextmanager
 def served(description: Description, folder: Path, *, at_once: int) -> Iterator[Served]:
     """With a service, whose files are in ``folder``; what is under way when it is to stop is aborted."""
-    nodes = "\n".join(f"[nodes.{name}]" for name in description.nodes)
-    (folder / "cluster.toml").write_text(
-        f"""{nodes}
-[limits]
-lease_s = {description.lease_s}
-[journal]
-path = "{folder / "journal.sqlite"}"
-[service]
-socket = "{folder / "api.sock"}"
-at_once = {at_once}
-per_node = {at_once}
-stop = "abort"
-"""
-    )
-    (folder / "pair.json").write_text(description.written())
-    words = [sys.executable, "-m", "tests.bench.served", *(str(folder / n) for n in ("cluster.toml", "pair.json"))]
+    words = [sys.executable, "-m", "tests.bench.served", *configure(description, folder, at_once=at_once)]
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
     made = Served(folder, process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ class Usage:
     pss_mib: float
     threads: int
     fds: int
+    #: Those of them that are sockets: connections of libvirt, mostly.
+    sockets: int
     #: Its children, and theirs.
     children: int
     #: Seconds of CPU since it began, without its children's.
@@ -32,14 +35,22 @@ class Usage:
         at = Path("/proc") / (str(pid) if pid is not None else "self")
         memory = (at / "smaps_rollup").read_text()
         words = (at / "stat").read_text().rpartition(")")[2].split()
+        files = list(_files(at / "fd"))
         return cls(
             rss_mib=_kib(memory, "Rss") / 1024,
             pss_mib=_kib(memory, "Pss") / 1024,
             threads=len(list((at / "task").iterdir())),
-            fds=len(list((at / "fd").iterdir())),
+            fds=len(files),
+            sockets=sum(file.startswith("socket:") for file in files),
             children=len(descendants(pid if pid is not None else os.getpid())),
             cpu_s=(int(words[11]) + int(words[12])) / _TICKS,
         )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # the one that the folder itself is read by
+            yield str(file.readlink())
 
 
 def descendants(pid: int) -> tuple[int, ...]:
