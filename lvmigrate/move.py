@@ -523,7 +523,7 @@ class Move:
             self.chronicle.replication(resource for resource, _ in self.disks.ends())
 
     def _look_at_once(self) -> None:
-        """Have a copy that is under way looked at now if replication broke: each moment more is one of two Primaries."""
+        """Have a copy under way looked at now if replication broke: each moment more is one of two Primaries."""
         if self.copy is not None and self.watched and self.disks.watch.breaks():
             self.copy.wake()
 

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import structlog
 
@@ -119,7 +119,7 @@ class Commanded:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Commanded:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What is started in place of a node's shell: it lends its standard input and output to the process that plays the node.
+"""What is started in place of a node's shell: it lends its standard input and output to what plays the node.
 
 ``lent.py SOCKET NODE FUNCTION BYTES``: the function of node.sh that was to run, and how much of its standard input is
 the text of node.sh.  So nothing stands between the controller's pipe and the one whose clock is read.

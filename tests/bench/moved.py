@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, cast
 
 import libvirt

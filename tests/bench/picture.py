@@ -24,7 +24,7 @@ _TICKS: Final = 5
 Points = Sequence[tuple[float, float]]
 
 
-def draw(  # noqa: PLR0913 -- one by one, by name
+def draw(
     name: str,
     title: str,
     curves: Mapping[str, Points],
@@ -51,8 +51,7 @@ def svg(title: str, curves: Mapping[str, Points], *, across: str, up: str, marks
         return round(_LEFT + wide * x / xs[-1], 1), round(_TOP + high * (1 - y / ys[-1]), 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
-        ' font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif">',
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
         _text(_LEFT, 22, title, size=15),
@@ -86,8 +85,8 @@ def ticks(most: float) -> tuple[float, ...]:
         return (0.0, 1.0)
     rough = most / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
-    return tuple(round(step * number, 10) for number in range(math.ceil(most / step * 0.999) + 1))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * (1 - 1e-9))
+    return tuple(round(step * number, 10) for number in range(math.ceil(most / step - 1e-9) + 1))
 
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12) -> str:

@@ -127,11 +127,11 @@ class _Kernels:
                 disks = ("UpToDate", "Inconsistent") if not self.in_step else ("UpToDate", "UpToDate")
                 here, there = disks if node == NODES[0] else reversed(disks)
                 state = "Established" if self.in_step else ("SyncSource" if node == NODES[0] else "SyncTarget")
+                minor = self._minor(name, n)
+                peers = f"replication:{state} peer-disk:{there} peer-client:no resync-suspended:no"
                 lines += [
-                    f"exists device name:{name} volume:{n} minor:{self._minor(name, n)} disk:{here} client:no quorum:yes"
-                    " size:65496",
-                    f"exists peer-device {ends} volume:{n} replication:{state} peer-disk:{there} peer-client:no"
-                    " resync-suspended:no received:0 sent:0 out-of-sync:0 pending:0 unacked:0",
+                    f"exists device name:{name} volume:{n} minor:{minor} disk:{here} client:no quorum:yes size:65496",
+                    f"exists peer-device {ends} volume:{n} {peers} received:0 sent:0 out-of-sync:0 pending:0 unacked:0",
                 ]
         return lines
 
@@ -201,7 +201,7 @@ class _Kernels:
         (self.primary[name].add if act == "promote" else self.primary[name].discard)(node)
         news = {
             node: [f"change resource name:{name} role:{role} may_promote:no"],
-            peer: [f"change connection name:{name} peer-node-id:{_id(node)} conn-name:{node} role:{role}"],
+            peer: [f"{_link(peer, name)} role:{role}"],
         }
         # With several resources, the last of them is waited for.
         done = self.connected and all((node in self.primary[each]) is (act == "promote") for each in self.resources)
@@ -214,8 +214,7 @@ class _Kernels:
             "cut",
             {
                 node: [
-                    f"change connection name:{name} peer-node-id:{_id(_peer(node))} conn-name:{_peer(node)}"
-                    " connection:NetworkFailure role:Unknown",
+                    f"{_link(node, name)} connection:NetworkFailure role:Unknown",
                     *(
                         f"{_change(node, name, n)} replication:Off peer-disk:DUnknown peer-client:no"
                         for n in range(self.volumes)
@@ -232,10 +231,8 @@ class _Kernels:
         name = self.resources[0]
         self.connected = True
         for node in NODES:
-            peer = _peer(node)
             lines = [
-                f"change connection name:{name} peer-node-id:{_id(peer)} conn-name:{peer}"
-                f" connection:Connected role:{self._role_of(peer, name)}",
+                f"{_link(node, name)} connection:Connected role:{self._role_of(_peer(node), name)}",
                 *(
                     f"{_change(node, name, n)} replication:Established peer-disk:UpToDate peer-client:no"
                     for n in range(self.volumes)
@@ -281,6 +278,11 @@ def _peer(node: str) -> str:
 
 def _id(node: str) -> int:
     return NODES.index(node)
+
+
+def _link(node: str, name: str) -> str:
+    peer = _peer(node)
+    return f"change connection name:{name} peer-node-id:{_id(peer)} conn-name:{peer}"
 
 
 def _change(node: str, name: str, number: int) -> str:
@@ -366,7 +368,7 @@ class PlayedShell(Shell):
 
     def command(self, node: Node, script: str) -> list[str]:
         """In place of ``/bin/sh`` on the node."""
-        text, function = re.search(r"head -c (\d+)", script), script.split()[-1]
+        text, function = re.search(r"head -c (\d+)", script), script.rsplit(maxsplit=1)[-1]
         assert text is not None
         here = str(Path(__file__).with_name("lent.py"))
         return [sys.executable, "-I", "-S", here, str(self._path), node.name, function, text[1]]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from tests.pair.cluster import DISKS, Description, PairShell
 from tests.pair.host import wait_until
 
 _READY_S: Final = 60.0
+
 
 def cluster(path: str | None, description: Description) -> Cluster:
     """A cluster as its configuration has it, whose nodes are that pair's."""
@@ -67,7 +69,7 @@ def main() -> int:
     """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     path, description = sys.argv[1:]
     described = Description.read(Path(description).read_text())
-    return server.serve(path, open_cluster=lambda of: cluster(of, described))
+    return server.serve(path, open_cluster=partial(cluster, description=described))
 
 
 class Served:
@@ -107,7 +109,7 @@ def served(description: Description, folder: Path, *, at_once: int) -> Iterator[
         process = subprocess.Popen(words, stdout=log, stderr=log)
     made = Served(folder, process)
     try:
-        wait_until(made.ready, lambda: made.log.read_text(), _READY_S)
+        wait_until(made.ready, made.log.read_text, _READY_S)
         yield made
     finally:
         if process.poll() is None:

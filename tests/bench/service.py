@@ -49,7 +49,10 @@ def main() -> int:
     asked = parser.parse_args()
     load = os.getloadavg()[0]
     limits = f"at_once = {asked.moves}\nper_node = {asked.moves}\nstop = 'abort'"
-    with tempfile.TemporaryDirectory(prefix="lvm-bench-") as folder, house(Path(folder), limits, copy_s=_COPY_S) as here:
+    with (
+        tempfile.TemporaryDirectory(prefix="lvm-bench-") as folder,
+        house(Path(folder), limits, copy_s=_COPY_S) as here,
+    ):
         here.module = "tests.bench.stamped"
         for number in range(asked.moves):
             here.guest(f"web{number}")

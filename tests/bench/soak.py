@@ -1,4 +1,4 @@
-"""``make soak``: moves, aborts and faults at random on the pair, for long, by processes that live all the while; as root.
+"""``make soak``: moves, aborts and faults at random on the pair, by processes that live all the while; as root.
 
 Two controllers share the work: a program that uses the Python API (`tests.bench.commanded`) and a service with jobs
 (`tests.bench.served`), asked as ``lvmigrate --server`` asks it.  After each round, whatever it was, a cleanup by one of
@@ -409,7 +409,9 @@ def growth(samples: Sequence[Sample], what: str) -> float:
     half = len(warm) // 2
     if not half:
         return 0.0
-    return statistics.median(value(s, what) for s in warm[half:]) - statistics.median(value(s, what) for s in warm[:half])
+    return statistics.median(value(s, what) for s in warm[half:]) - statistics.median(
+        value(s, what) for s in warm[:half]
+    )
 
 
 def per_hour(samples: Sequence[Sample], what: str) -> float:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from lvmigrate.service import server
 from lvmigrate.service.events import Hub
@@ -45,7 +45,7 @@ def main() -> int:
     """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     configuration, path, controller = sys.argv[1:]
     far._LOOK_S = _LOOK_S  # type: ignore[misc]
-    server.Hub = StampedHub  # type: ignore[misc]
+    cast("Any", server).Hub = StampedHub
     code = server.serve(configuration, open_cluster=lambda of: cluster(of, far.Door(path, controller)))
     Path(configuration).with_name("stamps.json").write_text(json.dumps(_stamps))
     return code

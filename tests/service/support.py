@@ -72,9 +72,7 @@ socket = "{self.socket}"
         self.controller = f"c{next(CONTROLLERS)}"
         words = [str(self.configuration), str(self.stage.path), self.controller]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *words], stderr=log, stdout=log
-            )
+            self.process = subprocess.Popen([sys.executable, "-m", self.module, *words], stderr=log, stdout=log)
         with Way(self.url).client() as http:
             wait_for(lambda: self._ready(http), self._said)
 
