@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import libvirt
@@ -96,6 +97,8 @@ class Connections:
         self._nodes = nodes
         self._timeout_s = connect_timeout_s
         self._open: dict[str, libvirt.virConnect] = {}
+        #: By node: the numbers of what is called with the events of its connection.
+        self._callbacks: dict[str, list[int]] = {}
         self._locks = {name: threading.Lock() for name in nodes}
         self._listeners: dict[int, Listener] = {}
         self._job_listeners: dict[int, JobListener] = {}
@@ -108,7 +111,7 @@ class Connections:
             connection = self._open.get(node)
             if connection is not None and connection.isAlive():
                 return connection
-            self._open.pop(node, None)
+            self._end(node)
             connection = self._connect(self._nodes[node])
             self._open[node] = connection
             return connection
@@ -135,12 +138,24 @@ class Connections:
         """Close every connection. Jobs that run on the nodes go on."""
         for node, lock in self._locks.items():
             with lock:
-                connection = self._open.pop(node, None)
-                if connection is not None:
-                    try:
-                        connection.close()
-                    except libvirt.libvirtError as error:
-                        _log.debug("libvirt_close_failed", node=node, error=words(error))
+                self._end(node)
+
+    def _end(self, node: str) -> None:
+        """Close the connection, dead or alive.
+
+        In libvirt, callbacks hold the connection that they are registered with: one that is let go or closed before
+        they are gone stays for ever, with its memory and its event file descriptor.
+        """
+        connection = self._open.pop(node, None)
+        callbacks = self._callbacks.pop(node, [])
+        if connection is None:
+            return
+        acts = [*(partial(connection.domainEventDeregisterAny, number) for number in callbacks), connection.close]
+        for act in acts:
+            try:
+                act()
+            except libvirt.libvirtError as error:  # a dead one forgets the callback all the same
+                _log.debug("libvirt_close_failed", node=node, error=words(error))
 
     def _connect(self, node: Node) -> libvirt.virConnect:
         _start_event_loop()
@@ -194,11 +209,16 @@ class Connections:
             for listener in tuple(self._pass_listeners.values()):
                 listener(node, domain.UUIDString(), number)
 
+        callbacks = self._callbacks[node] = []
+        told = (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed),
+            (libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, pass_began),
+        )
         try:
             connection.setKeepAlive(*_KEEPALIVE)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, pass_began, None)
+            for event, call in told:
+                callbacks.append(connection.domainEventRegisterAny(None, event, call, None))
         except libvirt.libvirtError as error:
             # Events only make things faster and the report richer: everything is observed as well.
             _log.debug("libvirt_events_unavailable", node=node, error=words(error))
