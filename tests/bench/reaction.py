@@ -91,9 +91,14 @@ def start(times: int) -> bool:
     ours = [str(Path(sys.executable).with_name("lvmigrate")), "--help"]
     load = os.getloadavg()[0]
     took: dict[str, list[float]] = {"bare": [], "ours": []}
+    cpu: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(times + 1):
         for name, words in (("bare", bare), ("ours", ours)):
+            before = os.times()
             took[name].append(_timed(words))
+            spent = os.times()
+            seconds = spent.children_user + spent.children_system - before.children_user - before.children_system
+            cpu[name].append(1000 * seconds)
     imported = heavy()
     took = {name: runs[1:] for name, runs in took.items()}  # the first reads files from the disk
     ms = statistics.median(took["ours"])
@@ -106,6 +111,7 @@ def start(times: int) -> bool:
         starts=times,
         bare_interpreter_ms=round(statistics.median(took["bare"]), 1),
         max_ms=round(max(took["ours"]), 1),
+        cpu_ms={name: round(statistics.median(runs[1:])) for name, runs in cpu.items()},
         heavy_imports=imported,
         load=[round(load, 1), round(os.getloadavg()[0], 1)],
         includes="lvmigrate --help, from the start of its process to its end; the median",
