@@ -94,6 +94,7 @@ class Api:
         return list(found) if outcome == "OK" else [f"{outcome}: {found}"]
 
     def usage(self) -> Usage:
+        self._process.start("rest").outcome()
         return Usage.of(self._process.process.pid)
 
 
