@@ -86,10 +86,10 @@ class Hub:
             self._log.append(Event(self._number, job, kind, frame, last))
         self._wake_soon()
 
-    async def stream(  # noqa: C901 -- one loop, as it happens
+    async def stream(  # noqa: C901, PLR0912 -- one loop, as it happens
         self, last_id: str | None, stands: Callable[[], Iterable[News]], *, job: str | None = None
     ) -> AsyncIterator[bytes]:
-        """Everything that happens to ``job`` (or to all), from ``last_id`` on, one event or more at a time; ends with it.
+        """Everything that happens to ``job`` (or to all), from ``last_id`` on, one or more at a time; ends with it.
 
         ``stands`` tells how everything stands; it is called in a thread.
         """
