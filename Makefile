@@ -113,6 +113,30 @@ bench-fleet: venv ## the plan for 1,000 nodes with 20,000 guests; a drain of 20 
 	@$(BIN)/python -m tests.bench.fleet
 	@$(BIN)/python -m tests.bench.drain
 
+.PHONY: bench-reaction
+bench-reaction: venv ## from a kernel's word to the next command leaving; the start of a command: two minutes
+	@$(BIN)/python -m tests.bench.reaction
+
+.PHONY: bench-growth
+bench-growth: venv ## CPU, memory, threads, files with 1 to 64 disks, and with 1 to 20 moves at once on the pair; pictures
+	@$(BIN)/python -m tests.bench.growth
+
+.PHONY: bench-service
+bench-service: venv ## 200 clients who watch 20 moves: how late an event is, and what the service needs: two minutes
+	@$(BIN)/python -m tests.bench.service
+
+# One after the other, whatever becomes of the one before: each says of its goals whether they hold.
+BENCHES := bench-storage bench-hv bench-fleet bench-service bench-reaction bench-growth bench-lab
+
+.PHONY: bench
+bench: ready ## every figure, with the lab's: an hour or so, on a machine that does nothing else
+	@failed=""; for one in $(BENCHES); do $(MAKE) --no-print-directory $$one || failed="$$failed $$one"; done; \
+	[ -z "$$failed" ] || { echo "a goal does not hold, or nothing was measured:$$failed" >&2; exit 1; }
+
+.PHONY: soak
+soak: venv ## MINUTES (30) of moves, aborts and faults at random on the pair: nothing leaks; pictures
+	@$(BIN)/python -m tests.bench.soak --minutes $${MINUTES:-30}
+
 .PHONY: lab-up
 lab-up: ## bring the two nodes up (vagrant/README.md)
 	@$(LAB) up

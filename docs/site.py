@@ -46,7 +46,7 @@ _MENU: Final[Mapping[str, tuple[str, ...]]] = {
         "service",
         "simulator",
     ),
-    "Design": ("design", "decisions", "seed", "lab", "changelog"),
+    "Design": ("design", "decisions", "seed", "lab", "benchmarks", "changelog"),
 }
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[^)#\s]*)(?P<anchor>#[^)\s]*)?(?=\))")
 

@@ -52,6 +52,8 @@ class AdoptedCopy:
         self._listening = listening
         self._end: CopyEnd | None = None
         self._wake = threading.Event()
+        #: Whoever waits is to look at something else.
+        self._woken = threading.Event()
         self._answers: queue.SimpleQueue[Domain | LvmigrateError | None] = queue.SimpleQueue()
         self._asking = False
         self._leaving_since: float | None = None
@@ -73,8 +75,13 @@ class AdoptedCopy:
         """Let the guest go on at the target now."""
         self._job.start_post_copy()
 
+    def wake(self) -> None:
+        """End a wait that is under way, or the next one."""
+        self._woken.set()
+        self._wake.set()
+
     def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
-        """How the job ended; ``None``: it runs, or nothing is known, after ``timeout_s`` or when ``cancel`` is set.
+        """How the job ended; ``None``: it runs, or nothing is known, after ``timeout_s``, on ``cancel``, or woken.
 
         Guaranteed with an end: the node answered that it has no outgoing job of the guest.
         """
@@ -84,13 +91,17 @@ class AdoptedCopy:
                 self._wake.clear()  # before the look: what happens during it is looked at again
                 self._end = self._ended(deadline)
                 until = min(deadline, time.monotonic() + (_LOOK_S if self._leaving_since is None else _LOOK_SOON_S))
-                while self._end is None and not self._wake.is_set() and (left := until - time.monotonic()) > 0:
+                while self._end is None and not self._called() and (left := until - time.monotonic()) > 0:
                     if cancel is not None and cancel.is_set():
                         return None
                     self._wake.wait(left if cancel is None else min(left, _CANCEL_S))
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or self._woken.is_set():
                     break
+            self._woken.clear()
         return self._end
+
+    def _called(self) -> bool:
+        return self._wake.is_set() or self._woken.is_set()
 
     def _ended(self, deadline: float) -> CopyEnd | None:
         """Look once. ``None``: the job goes on, or nothing is known."""

@@ -41,7 +41,7 @@ class LibvirtCopy:
         self._job = Job(node, lambda: domain)
         self._end: CopyEnd | None = None
         self._ended = threading.Event()
-        #: The call has ended, or a pass over the memory has begun.
+        #: The call has ended, a pass over the memory has begun, or somebody wants it to be looked at.
         self._news = threading.Event()
         self._gate = threading.Lock()
         self._stopped = False
@@ -49,7 +49,7 @@ class LibvirtCopy:
         self._thread.start()
 
     def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:
-        """How the call ended; ``None`` after ``timeout_s``, when a pass has begun, or when ``cancel`` is set."""
+        """How the call ended; ``None`` after ``timeout_s``, when a pass has begun, when ``cancel`` is set, or woken."""
         deadline = time.monotonic() + timeout_s
         while not self._ended.is_set():
             left = deadline - time.monotonic()
@@ -81,6 +81,10 @@ class LibvirtCopy:
     def pass_began(self, number: int) -> None:
         """A pass over the memory has begun, by libvirt's event."""
         self._job.pass_began(number)
+        self._news.set()
+
+    def wake(self) -> None:
+        """End a wait that is under way, or the next one."""
         self._news.set()
 
     def completed(self, statistics: dict[str, Any]) -> None:

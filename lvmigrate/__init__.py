@@ -29,12 +29,12 @@ from lvmigrate.errors import (
     OutcomeUnknown,
     Refused,
 )
-from lvmigrate.plan import Mode, Options, Plan, Switch
-from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
-from lvmigrate.report import CleanupReport, Report
 
 if TYPE_CHECKING:
     from lvmigrate.cluster import Cluster
+    from lvmigrate.plan import Mode, Options, Plan, Switch
+    from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+    from lvmigrate.report import CleanupReport, Report
 
 __all__ = [
     "CleanupReport",
@@ -63,9 +63,25 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- PEP 562
-    """Bring in `Cluster`, and with it the adapters (libvirt, sh), only when it is asked for."""
+    """Bring in what is asked for, only then: a command that prints its help needs no values, and no adapters.
+
+    With `Cluster` come libvirt and sh.
+    """
+    # ruff: noqa: PLC0415 -- that is the point
     if name == "Cluster":
-        from lvmigrate.cluster import Cluster  # noqa: PLC0415 -- that is the point
+        from lvmigrate.cluster import Cluster
 
         return Cluster
+    if name in ("Mode", "Options", "Plan", "Switch"):
+        from lvmigrate import plan
+
+        return getattr(plan, name)
+    if name in ("MemoryProgress", "StepProgress", "SyncProgress"):
+        from lvmigrate import progress
+
+        return getattr(progress, name)
+    if name in ("CleanupReport", "Report"):
+        from lvmigrate import report
+
+        return getattr(report, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,6 +55,12 @@ class Following:
         deadline = self.context.clock.now() + self.options.copy_timeout_s
         reason: MoveFailed | None = None
         while (end := copy.wait(self.options.poll_s, cancel=self._cancel(reason))) is None:
+            told = reason is not None
+            if reason is None and not self.chronicle.happened(POST_COPY):
+                # Before libvirt is asked for anything, which may take its time.
+                reason = self._reason_to_stop(deadline)
+                if reason is not None:
+                    deadline = self._stop(copy, reason)
             progress = copy.progress()
             self.chronicle.tell(memory=progress)
             self.lease.tell()
@@ -63,17 +69,22 @@ class Following:
                 continue
             self.at_each_look()
             if reason is None:
-                reason = self._reason_to_stop(deadline) or self.steering.steer(copy, progress)
-                if reason is None:
-                    continue
-                self.chronicle.note(f"stopping the copy: {reason}")
-                deadline = self.context.clock.now() + ABORT_S
-            elif self.context.clock.now() > deadline:
-                return reason, None
-            copy.abort()  # asked again each time: the first may have come before libvirt had a job
+                reason = self.steering.steer(copy, progress)
+                if reason is not None:
+                    deadline = self._stop(copy, reason)
+            elif told:
+                if self.context.clock.now() > deadline:
+                    return reason, None
+                copy.abort()  # asked again each time: the first may have come before libvirt had a job
         if reason is None and self.context.cancel.is_set() and not self.chronicle.happened(POST_COPY):
             reason = aborted()  # what asked us to stop may have ended the call as well
         return reason, end
+
+    def _stop(self, copy: MemoryCopy, reason: MoveFailed) -> float:
+        """Tell libvirt to abort the copy; until when it may take to end."""
+        copy.abort()
+        self.chronicle.note(f"stopping the copy: {reason}")
+        return self.context.clock.now() + ABORT_S
 
     def _cancel(self, reason: MoveFailed | None) -> Event | None:
         """What ends a wait at once: being asked to stop, as long as that can be obeyed and was not yet."""

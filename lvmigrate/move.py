@@ -329,6 +329,7 @@ class Move:
         self.phase = _Phase.BETWEEN
         self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
+        self._look_at_once()  # at what broke when there was no copy yet
         reason, end = self._following().to_its_end(self.copy)
         if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
             self._recovery().mend()
@@ -516,9 +517,15 @@ class Move:
 
     def _changed(self, sentence: str) -> None:
         """A change that the kernels told of; called from the watch's own threads."""
+        self._look_at_once()
         self.chronicle.note(sentence, said_by="drbd")
         if self.watched:
             self.chronicle.replication(resource for resource, _ in self.disks.ends())
+
+    def _look_at_once(self) -> None:
+        """Have a copy under way looked at now if replication broke: each moment more is one of two Primaries."""
+        if self.copy is not None and self.watched and self.disks.watch.breaks():
+            self.copy.wake()
 
     def _handed_over(self) -> None:
         """The source's copy ended because the target took over: whatever comes, the target's is not the older one."""

@@ -60,8 +60,11 @@ class MemoryCopy(Protocol):
     def wait(self, timeout_s: float, *, cancel: Event | None = None) -> CopyEnd | None:
         """How the call ended; ``None``: it still runs after ``timeout_s``, or when ``cancel`` is set.
 
-        ``None`` also, sooner, when a pass over the memory has begun.
+        ``None`` also, sooner, when a pass over the memory has begun, and after `wake`.
         """
+
+    def wake(self) -> None:
+        """End a `wait` that is under way, or the next one: there is something to be looked at. From any thread."""
 
 
 class Hypervisor(Protocol):

@@ -325,6 +325,7 @@ class SimulatedCopy:
         self._job = job
         self._end: CopyEnd | None = None
         self._silent_since: float | None = None
+        self._woken = False
 
     def progress(self) -> MemoryProgress | None:
         """The newest statistics; none before the transfer."""
@@ -372,15 +373,20 @@ class SimulatedCopy:
             hint="Wait for the copy's end.",
         )
 
+    def wake(self) -> None:
+        """End a wait that is under way, or the next one."""
+        self._woken = True
+
     def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:  # noqa: ARG002 -- time stands still here while anybody could set it
-        """How the call ended, or ``None`` if it still runs after ``timeout_s``."""
+        """How the call ended, or ``None`` if it still runs after ``timeout_s``, or was woken."""
         deadline = self._controller.now() + timeout_s
         if self._controller.arrive("wait", self._job.source, acts=False) is Kind.BROKEN:
             self._end = self._end or CopyEnd(ok=False, detail="Cannot recv data: Connection reset by peer")
         while True:
             self._controller.wake()
             self._end = self._end or self._ended()
-            if self._end is not None or self._world.now >= deadline:
+            if self._end is not None or self._world.now >= deadline or self._woken:
+                self._woken = False
                 return self._end
             self._world.timeline.step(deadline)
 
@@ -403,6 +409,7 @@ class AdoptedCopy:
         self._node = node
         self._uuid = uuid
         self._end: CopyEnd | None = None
+        self._woken = False
 
     def progress(self) -> MemoryProgress | None:
         """Nothing is known of it here."""
@@ -431,8 +438,12 @@ class AdoptedCopy:
             hint="Wait for the copy's end.",
         )
 
+    def wake(self) -> None:
+        """End a wait that is under way, or the next one."""
+        self._woken = True
+
     def wait(self, timeout_s: float, *, cancel: threading.Event | None = None) -> CopyEnd | None:  # noqa: ARG002 -- as above
-        """How the job ended, or ``None`` if it still runs, or the node gave no answer, after ``timeout_s``."""
+        """How the job ended; ``None``: it runs, or the node gave no answer, after ``timeout_s``, or when woken."""
         deadline = self._controller.now() + timeout_s
         self._controller.arrive("adopted.wait", self._node, acts=False)
         while self._end is None:
@@ -442,8 +453,9 @@ class AdoptedCopy:
                 copy = host.copies.get(self._uuid)
                 detail = "" if copy is None else f"the guest is {copy.state.value} ({copy.reason}) there"
                 self._end = CopyEnd(ok=copy is None, detail=detail)
-            elif self._world.now >= deadline:
-                return None
+            elif self._world.now >= deadline or self._woken:
+                break
             else:
                 self._controller.sleep(min(_LOOK_S, deadline - self._world.now))
+        self._woken = False
         return self._end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -575,3 +576,34 @@ def seen(hypervisor: LibvirtHypervisor, guest: Guest) -> DomainState | None:
     assert domain is not None
     assert domain.job is JobKind.NONE
     return domain.state
+
+
+# ---- connections ----
+
+
+def test_a_connection_whose_daemon_died_leaves_nothing_open(pair: Pair, hypervisor: LibvirtHypervisor) -> None:
+    def files() -> list[str]:
+        found = []
+        for file in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the one that the folder is read by
+                found.append(str(file.readlink()).partition(":")[0])
+        return sorted(found)
+
+    def again() -> None:
+        for host in pair.hosts:
+            host.kill_daemon()
+            host.restart_daemon()
+            wait_until(lambda host=host: answers(host), f"{host.name} answers")  # type: ignore[misc]
+
+    def answers(host: Host) -> bool:
+        try:
+            return hypervisor.domains(host.name) == ()
+        except (CommandFailed, NodeUnreachable):
+            return False
+
+    again()
+    before = files()
+    for _ in range(2):
+        again()
+    # A thread of libvirt's that is just ending may still have one.
+    wait_until(lambda: files() == before, lambda: f"{files()} is {before}", 20)

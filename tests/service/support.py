@@ -32,6 +32,9 @@ _LONG_S: Final = 60.0
 class House:
     """A world, a directory, and the services that come and go in it."""
 
+    #: What is started.
+    module = "tests.service.process"
+
     def __init__(self, directory: Path, stage: Stage, service: str = "") -> None:
         self.directory = directory
         self.stage = stage
@@ -69,9 +72,7 @@ socket = "{self.socket}"
         self.controller = f"c{next(CONTROLLERS)}"
         words = [str(self.configuration), str(self.stage.path), self.controller]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.service.process", *words], stderr=log, stdout=log
-            )
+            self.process = subprocess.Popen([sys.executable, "-m", self.module, *words], stderr=log, stdout=log)
         with Way(self.url).client() as http:
             wait_for(lambda: self._ready(http), self._said)
 

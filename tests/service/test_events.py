@@ -17,8 +17,9 @@ async def some(stream: AsyncIterator[bytes], number: int) -> list[dict[str, Any]
             frame = await asyncio.wait_for(anext(stream), 10)
         except StopAsyncIteration:
             break
-        lines = dict(line.split(": ", 1) for line in frame.decode().splitlines() if line)
-        found.append({"id": lines["id"], "kind": lines["event"], "value": json.loads(lines["data"])})
+        for event in frame.decode().removesuffix("\n\n").split("\n\n"):
+            lines = dict(line.split(": ", 1) for line in event.splitlines())
+            found.append({"id": lines["id"], "kind": lines["event"], "value": json.loads(lines["data"])})
     return found
 
 
@@ -95,6 +96,20 @@ def test_a_stream_ends_with_its_job_and_with_the_hub() -> None:
         await asyncio.sleep(0.05)
         hub.close()
         assert len(await rest) == 2
+
+    asyncio.run(run())
+
+
+def test_who_is_behind_gets_all_that_is_due_in_one_piece() -> None:
+    async def run() -> None:
+        hub = Hub()
+        hub.run_in(asyncio.get_running_loop())
+        start = hub.position
+        for number in range(120):
+            hub.publish("b" if number % 2 else "a", "n", number, last=number == 99)
+        frames = [frame async for frame in hub.stream(start, nothing, job="b")]
+        assert [frame.count(b"data: ") for frame in frames] == [50]
+        assert frames[0].endswith(b"data: 99\n\n")
 
     asyncio.run(run())
 

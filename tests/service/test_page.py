@@ -184,7 +184,11 @@ def test_what_a_browser_sends_by_itself_orders_nothing_for_another_page(bench: B
     assert bench.jobs.one(job.json()["id"]).subject == "token:with-force"
 
 
-@pytest.mark.parametrize("value", ["", "nothing", "bHZtX3dyb25n", "%", "é", TOKENS[Role.FORCE][1]])
+@pytest.mark.parametrize(
+    "value",
+    ["", "nothing", "bHZtX3dyb25n", "%", "é", TOKENS[Role.FORCE][1]],
+    ids=["empty", "nothing", "wrong", "percent", "accent", "a hash"],
+)
 def test_a_cookie_that_is_not_valid_is_taken_away(bench: Bench, value: str) -> None:
     client = bench.client(None)
     answer = client.get("/v1/nodes", headers={b"Cookie": f"{COOKIE}={value}".encode()})

@@ -138,6 +138,10 @@ class World:
     #: Every downtime limit that was set during the copy.
     downtime_limits: list[float] = field(default_factory=list)
     post_copied: bool = False
+    #: What is called with the kernels' changes.
+    told: Callable[[str], None] = lambda _sentence: None
+    #: How often whoever waits for the copy was woken.
+    woken: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -272,6 +276,9 @@ class FakeCopy:
 
     def limit_downtime(self, seconds: float) -> None:
         self.world.downtime_limits.append(seconds)
+
+    def wake(self) -> None:
+        self.world.woken += 1
 
     def start_post_copy(self) -> None:
         with self.world.call("start_post_copy", "node1"):
@@ -505,7 +512,7 @@ class FakeStorage:
         self, nodes: Sequence[str], names: Collection[str], *, on_change: Callable[[str], None] | None = None
     ) -> Iterator[FakeWatch]:
         with self.world.call("watch", nodes[0]):
-            pass
+            self.world.told = on_change or self.world.told
         yield FakeWatch(self.world, self)
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -190,3 +192,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("lvmigrate 0.")
+
+
+def test_a_command_that_prints_its_help_imports_words_only() -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "from lvmigrate.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['--help'])\n"
+        "print(*sys.modules)\n"
+    )
+    modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    ours = [name for name in modules if name.partition(".")[0] in ("lvmigrate", "hv", "storage")]
+    assert sorted(ours) == ["lvmigrate", "lvmigrate.cli", "lvmigrate.errors", "lvmigrate.words"]
+    assert not {"libvirt", "sh", "structlog", "rich", "sqlite3", "msgspec"} & set(modules)

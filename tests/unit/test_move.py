@@ -559,3 +559,41 @@ def test_a_definition_on_the_target_from_before_is_no_hindrance() -> None:
     checked(world).exec()
     assert world.running() == ["node2"]
     assert list(world.violations()) == []
+
+
+# Replication that breaks during the copy.
+
+
+def test_a_break_is_looked_at_at_once_and_the_copy_stopped_before_libvirt_is_asked_how_far_it_is() -> None:
+    order: list[str] = []
+
+    def look(left: int) -> None:
+        order.append("abort" if world.abort_asked else "look")
+        if left == 3:
+            world.broke.append("r0 is Connecting")
+            world.told("r0 is Connecting")
+
+    def progress(_left: int) -> None:
+        order.append("progress")
+
+    world = World(looks=4, on_look=look, progress=progress)
+    with pytest.raises(MoveFailed) as caught:
+        checked(world).exec()
+    assert caught.value.code is Code.REPLICATION_BROKE
+    assert order[:3] == ["look", "abort", "progress"]
+    assert world.woken == 1
+    assert not list(world.violations())
+
+
+def test_what_broke_before_there_was_a_copy_is_not_overlooked() -> None:
+    world = World()
+    world.late_faults["copy_memory", "node1"] = lambda: world.broke.append("r0 is Connecting")
+    with pytest.raises(MoveFailed):
+        checked(world).exec()
+    assert world.woken == 1
+
+
+def test_a_change_that_breaks_nothing_disturbs_nobody() -> None:
+    world = World(looks=4, on_look=lambda _left: world.told("r0/0 is 42 % done"))
+    checked(world).exec()
+    assert world.woken == 0

@@ -177,6 +177,20 @@ def test_an_event_during_a_look_is_not_lost(world: World, monkeypatch: pytest.Mo
     assert ends == [CopyEnd(ok=True)]
 
 
+def test_a_wait_that_is_woken_ends_and_so_does_one_that_is_woken_before_it_begins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopted, "_LOOK_S", 60)
+    begin = time.monotonic()
+    threading.Timer(0.05, world.copy.wake).start()
+    assert world.copy.wait(60) is None
+    world.copy.wake()
+    assert world.copy.wait(60) is None
+    assert time.monotonic() - begin < 50
+    world.says = GONE
+    assert world.copy.wait(60) == CopyEnd(ok=True)
+
+
 def test_a_node_that_hangs_is_asked_once_and_the_wait_ends_in_time(world: World) -> None:
     world.hang.clear()
     for _ in range(5):

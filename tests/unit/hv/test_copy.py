@@ -117,6 +117,19 @@ def test_a_libvirt_that_hangs_is_asked_once(domain: Domain) -> None:
     eventually(lambda: domain.aborts == 2)
 
 
+def test_a_wait_that_is_woken_ends_and_so_does_one_that_is_woken_before_it_begins(domain: Domain) -> None:
+    finish = threading.Event()
+    under_way = LibvirtCopy("node1", domain, finish.wait)
+    begin = time.monotonic()
+    threading.Timer(0.05, under_way.wake).start()
+    assert under_way.wait(60) is None
+    under_way.wake()
+    assert under_way.wait(60) is None
+    assert time.monotonic() - begin < 50  # neither was waited for to its end
+    finish.set()
+    assert under_way.wait(30) == CopyEnd(ok=True)
+
+
 def test_what_was_stopped_before_it_began_never_begins(domain: Domain) -> None:
     """A QEMU that hangs while the copy is prepared may answer long after everybody has gone."""
     prepared, begun = threading.Event(), threading.Event()

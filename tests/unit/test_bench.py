@@ -1,0 +1,71 @@
+"""What the benchmarks are made of that measures nothing: the fit, the picture, what a soak's samples say."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.bench.fit import exponent, slope
+from tests.bench.picture import Points, draw, svg, ticks
+from tests.bench.soak import Sample, growth, per_hour
+from tests.bench.usage import Usage
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_the_power(power: float) -> None:
+    assert exponent([(x, 3 * x**power) for x in (1, 4, 16, 64)]) == pytest.approx(power)
+
+
+def test_what_is_there_without_any_hides_a_square_but_not_from_the_larger_sizes() -> None:
+    points = [(x, 100 + x**2) for x in (1, 4, 16, 64)]
+    assert exponent(points) < 1
+    assert exponent(points[-2:]) > 1.2
+
+
+def test_the_slope_is_what_one_more_adds() -> None:
+    assert slope([(1, 12), (5, 20), (10, 30)]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("most", "last"), [(0, 1), (1, 1), (0.7, 0.8), (63.2, 80), (1000, 1000), (1001, 1500)])
+def test_ticks_are_round_and_reach_over_all(most: float, last: float) -> None:
+    found = ticks(most)
+    assert found[0] == 0
+    assert found[-1] == last >= most
+    assert 2 <= len(found) <= 7
+
+
+def test_a_picture_is_xml_with_every_point_within(tmp_path: Path) -> None:
+    curves: dict[str, Points] = {"a < b": [(0, 0), (64, 7.25)], "c": [(1, 3), (16, 2)]}
+    path = draw("x", "One & all", curves, across="disks", up="seconds", folder=tmp_path / "new")
+    root = ET.parse(path).getroot()
+    width, height = int(root.attrib["width"]), int(root.attrib["height"])
+    circles = [node for node in root if node.tag.endswith("circle")]
+    assert len(circles) == 4
+    assert all(0 < float(c.attrib["cx"]) < width and 0 < float(c.attrib["cy"]) < height for c in circles)
+    words = [node.text for node in root.iter() if node.tag.endswith("text")]
+    assert {"One & all", "a < b", "c", "disks", "seconds"} <= set(words)
+    assert "circle" not in svg("t", curves, across="x", up="y", marks=False)
+
+
+def samples(values: list[float]) -> list[Sample]:
+    usage = {"pss_mib": 0.0, "threads": 1, "fds": 1, "sockets": 0, "children": 0, "cpu_s": 0.0}
+    return [Sample(at_s=36.0 * n, usage=Usage(rss_mib=value, **usage)) for n, value in enumerate(values)]  # type: ignore[arg-type]
+
+
+def test_a_leak_is_seen_and_a_beginning_and_one_outlier_are_not() -> None:
+    flat = [10.0, 30.0, *[50.0] * 8, 90.0, *[50.0] * 9]
+    assert growth(samples(flat), "rss_mib") == 0
+    leak = [50.0 + n for n in range(20)]
+    assert growth(samples(leak), "rss_mib") == 8
+    assert per_hour(samples(leak), "rss_mib") == pytest.approx(100)
+    assert growth(samples([1.0]), "rss_mib") == 0
+
+
+def test_what_this_process_uses() -> None:
+    usage = Usage.of()
+    assert usage.rss_mib >= usage.pss_mib > 1
+    assert usage.threads >= 1
+    assert usage.fds >= 3
+    assert usage.fds >= usage.sockets
