@@ -69,6 +69,12 @@ TABLES: Final = (
             '"root@NAME"; nothing, and no ssh, if NAME is this very machine',
         ),
         _key(
+            "sudo",
+            "false",
+            "Commands there are run by `sudo -n sh`: for a user who is not root (docs/howto/rights.md).",
+            "false",
+        ),
+        _key(
             "libvirt_uri",
             '"qemu+ssh://root@beta.example/system"',
             "How this machine reaches the host's libvirt.",
