@@ -65,6 +65,11 @@ class Running:
         self._reader.start()
 
     @property
+    def said(self) -> str:
+        """All that it has said, once it has ended."""
+        return "\n".join(self._said)
+
+    @property
     def over(self) -> bool:
         """Whether it has ended."""
         return self._process.poll() is not None
@@ -77,7 +82,7 @@ class Running:
             raise UnmetError(f"after {timeout_s:.0f} s `{self._command}` has not ended") from None
         self._reader.join()
         self._screen.line(f"exit code {code}")
-        self._screen.noted(self._node, self._command, "\n".join([*self._said, f"exit code {code}"]))
+        self._screen.noted(self._node, self._command, f"{self.said}\nexit code {code}")
         return code
 
     def cancel(self) -> None:
@@ -239,8 +244,9 @@ class Stage:
             self.lab.both(f"drbdadm disconnect {resource}; true")
             self.lab.run(TARGET, f"drbdadm connect --discard-my-data {resource}")
             self.lab.run(SOURCE, f"drbdadm connect {resource}")
-        until(self._in_step, f"{resource} is in step", timeout_s=90)
+        until(self.in_step, f"{resource} is in step", timeout_s=90)
         guests.remove(self.lab, self.guest)
 
-    def _in_step(self) -> bool:
+    def in_step(self) -> bool:
+        """Whether both nodes' DRBD has both disks up to date."""
         return all(text.count("UpToDate") == 2 for text in self._status().values())  # noqa: PLR2004 - both disks
