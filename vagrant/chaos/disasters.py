@@ -144,8 +144,7 @@ def _prove_whole(stage: Stage, half: Half, *, met: bool, code: int) -> None:
     """One running copy, every record there on both disks, every page right, and the world as it was before."""
     with contextlib.suppress(UnmetError):
         until(lambda: stage.parted() or not stage.violations(), "all is as it was before", timeout_s=120)
-    if stage.violations():
-        _as_told(stage)
+    decided = bool(stage.violations()) and _as_told(stage)
     running = stage.running_on()
     stage.replication()
     heard = stage.witness.memory_verified()
@@ -161,23 +160,25 @@ def _prove_whole(stage: Stage, half: Half, *, met: bool, code: int) -> None:
     half.verdict = (
         f"{_copies(running)}; {lost} of {heard.n + 1} records lost, {heard.bad} bad pages of memory;"
         f" {'in step and single-primary, nothing left behind' if not faults else f'{len(faults)} faults'}"
+        f"{', once a person had said which copy DRBD gives up' if decided else ''}"
     )
 
 
-def _as_told(stage: Stage) -> None:
-    """What an operator does whose move has left something: what lvmigrate says, to the letter."""
+def _as_told(stage: Stage) -> bool:
+    """What an operator does whose move has left something: what lvmigrate says. Whether there was something to decide."""
     cleanup = stage.lvmigrate("cleanup", stage.guest.name)
     cleanup.end()
     # DRBD 8.4 begins a new generation of the data on each Primary that loses its peer, written to or not, and does not
     # connect two such copies. Which one to give up lvmigrate leaves to a person, and says what each has of its own.
     give_up = f"drbdadm connect --discard-my-data {stage.guest.resource}"
     if f"on {TARGET} `{give_up}`" not in cleanup.said:
-        return
+        return False
     stage.screen.says(f"a person decides for {SOURCE}'s copy, where the guest runs")
     stage.types(TARGET, give_up)
     stage.types(SOURCE, f"drbdadm connect {stage.guest.resource}")
     until(stage.in_step, f"{stage.guest.resource} is in step", timeout_s=90)
     stage.lvmigrate("cleanup", stage.guest.name).end()
+    return True
 
 
 def _copies(running: list[str]) -> str:
