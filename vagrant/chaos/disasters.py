@@ -165,7 +165,7 @@ def _prove_whole(stage: Stage, half: Half, *, met: bool, code: int) -> None:
 
 
 def _as_told(stage: Stage) -> bool:
-    """What an operator does whose move has left something: what lvmigrate says. Whether there was something to decide."""
+    """Do what lvmigrate says to an operator whose move has left something. Whether there was something to decide."""
     cleanup = stage.lvmigrate("cleanup", stage.guest.name)
     cleanup.end()
     # DRBD 8.4 begins a new generation of the data on each Primary that loses its peer, written to or not, and does not
