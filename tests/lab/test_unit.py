@@ -50,12 +50,11 @@ def documented(language: str) -> str:
 
 MAKE_MOVER: Final = f"""
 getent group libvirt >/dev/null
-useradd --system --create-home --shell /bin/sh --groups libvirt mover
+useradd --system --create-home --shell /bin/sh --password '*' --groups libvirt mover
 cat >/etc/sudoers.d/lvmigrate <<'END'
 {documented("sudoers")}END
 chmod 440 /etc/sudoers.d/lvmigrate
 visudo -cq
-cp -p /etc/libvirt/libvirtd.conf /run/libvirtd.conf.before
 # As Debian's own configuration has it: whoever is in the group, and nobody else.
 chgrp libvirt /run/libvirt/libvirt-sock
 chmod 660 /run/libvirt/libvirt-sock
@@ -92,6 +91,7 @@ def mover(packaged: Packaged, lab: Lab) -> Iterator[None]:
         yield
     finally:
         lab.both(UNMAKE_MOVER, check=False)
+        lab.run(HOME, "rm -rf /var/lib/lvmigrate")
 
 
 @pytest.fixture
