@@ -24,6 +24,10 @@ help: ## this list
 demo: ready ## two nodes, a guest, a live migration there and back, the proof
 	@$(IN_LAB) $(BIN)/python -m vagrant.demo
 
+.PHONY: chaos
+chaos: ready ## two disasters live on the two nodes: what bare commands end with, and what lvmigrate does; ten minutes
+	@$(IN_LAB) $(BIN)/python -m vagrant.chaos
+
 .PHONY: test
 test: ready ## every layer of the tests; of the pair's and the lab's what is not marked as long
 	$(BIN)/pytest tests/unit $(AT_ONCE)

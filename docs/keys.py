@@ -69,6 +69,12 @@ TABLES: Final = (
             '"root@NAME"; nothing, and no ssh, if NAME is this very machine',
         ),
         _key(
+            "sudo",
+            "false",
+            "Commands there are run by `sudo -n sh`: for a user who is not root (docs/howto/rights.md).",
+            "false",
+        ),
+        _key(
             "libvirt_uri",
             '"qemu+ssh://root@beta.example/system"',
             "How this machine reaches the host's libvirt.",
@@ -238,7 +244,7 @@ TABLES: Final = (
     _table(
         "service",
         "How `lvmigrate serve` is reached, who may do what there, and how much goes on at once (docs/service.md).",
-        _key("socket", '"/run/lvmigrate/api.sock"', 'The unix socket; "": none.'),
+        _key("socket", '"/run/lvmigrate-service/api.sock"', 'The unix socket; "": none.'),
         _key("socket_mode", '"0660"', "Who can open it."),
         _key("socket_group", '"lvmigrate"', "The group that may; none: the service's own."),
         _key("socket_role", '"move"', "What those may do who can open it: look, move or force."),

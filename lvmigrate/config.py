@@ -222,7 +222,7 @@ class _Reader:
             if not _NODE_NAME.fullmatch(name):
                 self._fail(f"{name!r} is no host name", line=self._line(at))
             entry = self._table(table, name, under=("nodes",))
-            self._only(at, entry, (*_NODE_KEYS, "link_mib_s", "drained", "offline", "group"))
+            self._only(at, entry, (*_NODE_KEYS, "sudo", "link_mib_s", "drained", "offline", "group"))
             text = {key: self._value(at, entry, key, (str,)) for key in _NODE_KEYS}
             for key, value in text.items():
                 if (
@@ -236,6 +236,7 @@ class _Reader:
             nodes[name] = Node(
                 name=name,
                 ssh=ssh,
+                sudo=self._sudo(at, entry),
                 libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
                 peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
                 migration_address=text["migration_address"] or name,
@@ -249,6 +250,12 @@ class _Reader:
                 tls_name=text["tls_name"],
             )
         return MappingProxyType(nodes)
+
+    def _sudo(self, at: tuple[str, ...], entry: Mapping[str, Any]) -> bool:
+        value = entry.get("sudo", False)
+        if not isinstance(value, bool):
+            self._fail("sudo must be true or false", line=self._line((*at, "sudo")))
+        return value
 
     def _reason(self, at: tuple[str, ...], entry: Mapping[str, Any], key: str) -> str | None:
         """Why something is so: ``true``, or the reason in words."""

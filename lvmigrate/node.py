@@ -23,6 +23,8 @@ class Node:
     peer_uri: str
     #: The address that guests' memory is sent to.
     migration_address: str
+    #: Commands become root's by ``sudo -n``: whoever runs them, or ssh's user, is not root.
+    sudo: bool = False
     #: What switches it off, for `sh -c` on the controller, where the configuration names it: 0 says that it is off.
     fence_command: str | None = None
     #: The address on which this host's QEMU waits for memory; ``None``: libvirt's default, all of them.

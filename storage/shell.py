@@ -261,11 +261,20 @@ class Shell:
         error = self.unreachable(node, answer)
         if error is not None:
             raise error
+        if answer.status and node.sudo:
+            words = " ".join(answer.err.split()).rstrip(".")
+            raise NodeUnreachable(
+                node.name,
+                f"sudo there answers with {answer.status}: {words or 'nothing'}",
+                hint="Let the user run `sh` as root without a password: docs/howto/rights.md.",
+                detail=answer.err.strip(),
+            )
 
     def command(self, node: Node, script: str) -> list[str]:
         """The command line that runs ``script`` on ``node``; what another way to a node would replace."""
+        become = ["sudo", "-n", "--"] if node.sudo else []
         if node.ssh is None:
-            return ["/bin/sh", "-c", script]
+            return [*become, "/bin/sh", "-c", script]
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": f"{max(1, round(self._connect_timeout_s))}",
@@ -279,7 +288,7 @@ class Shell:
         config = [] if self._ssh_config is None else ["-F", str(self._ssh_config)]
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         # Whatever the login shell is, the script is read by sh.
-        return ["ssh", "-T", *config, *words, "--", node.ssh, f"exec sh -c {shlex.quote(script)}"]
+        return ["ssh", "-T", *config, *words, "--", node.ssh, f"exec {shlex.join([*become, 'sh', '-c', script])}"]
 
 
 def too_late(node: Node, what: str, timeout_s: float, said: str = "") -> NodeUnreachable:

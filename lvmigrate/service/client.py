@@ -72,7 +72,7 @@ class Way:
             self._base = url.rstrip("/")
         else:
             raise UsageError(
-                f"{url!r} is no URL of a service.", hint="unix:/run/lvmigrate/api.sock, or https://HOST:PORT."
+                f"{url!r} is no URL of a service.", hint="unix:/run/lvmigrate-service/api.sock, or https://HOST:PORT."
             )
         self.url: Final = url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -117,6 +117,18 @@ class Jobs:
         """Whether it was asked to stop."""
         return self._stopping
 
+    def sentence(self) -> str:
+        """What it is doing, in a line for people."""
+        with self._change:
+            states = Counter(under.job.state for under in self._under.values())
+            told = {
+                "under way": states[State.RUNNING] + states[State.QUEUED],
+                "being cleaned up": states[State.RECOVERING],
+                "waiting": len(self._queue),
+            }
+        words = ", ".join(f"{count} {what}" for what, count in told.items() if count) or "nothing to do"
+        return f"{'Stopping' if self._stopping else 'Serving'}: {words}"
+
     def add(self, order: Order, *, subject: str, key: str | None, fingerprint: str) -> tuple[Job, bool]:
         """Accept an order, and whether it is a new one; it is on the disk when this returns.
 

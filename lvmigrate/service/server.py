@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import grp
 import os
@@ -35,8 +36,9 @@ from lvmigrate.service.events import Hub
 from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import Ledger
 from lvmigrate.service.metrics import Metrics
+from lvmigrate.service.notify import Notify
 from lvmigrate.service.routes import Service
-from lvmigrate.service.settings import Settings, address
+from lvmigrate.service.settings import Settings, Stop, address
 
 _log = structlog.get_logger()
 
@@ -114,9 +116,13 @@ class _Server(uvicorn.Server):
 def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Cluster] = Cluster.open) -> int:
     """Serve until SIGTERM or SIGINT asks to stop, and tell the `ExitCode`.
 
-    A second signal aborts what is waited for.  SIGHUP reads tokens, certificates, users and roles again.  Raises
+    A second signal aborts what is waited for.  SIGHUP reads tokens, certificates, users and roles again.  A service
+    manager is told when it is ready, what it is doing, and how long its end may take (`Notify`).  Raises
     `ConfigurationError`, `JournalUnusable`, and `Refused` (`Code.LOCKED`) where another service uses the same journal.
     """
+    notify = Notify()
+    if notify.watchdog_s:
+        faulthandler.enable()  # a service that hangs is ended by SIGABRT: the log then says where each thread was
     with open_cluster(path) as cluster:
         settings = Settings.of(cluster.config)
         most = door.most_connections(door.raise_limit())
@@ -134,7 +140,8 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
             service = Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub)
             app = App(service, hub, metrics, settings, most_followed=door.most_followed(most))
             with _listening(settings, cluster.config.path, most) as sockets:
-                left = asyncio.run(_serve(app, jobs, hub, settings, sockets, lambda: Settings.of(config.load(path))))
+                again = partial(_read_again, app, jobs, notify, lambda: Settings.of(config.load(path)))
+                left = asyncio.run(_serve(app, service, settings, sockets, notify, again))
             if left:
                 # Threads of the core are in the middle of them; the next service takes them up as after a kill -9.
                 _log.warning("jobs_handed_over", jobs=list(left))
@@ -147,14 +154,14 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
 
 async def _serve(
     app: App,
-    jobs: Jobs,
-    hub: Hub,
+    service: Service,
     settings: Settings,
     sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
-    reload: Callable[[], Settings],
+    notify: Notify,
+    again: Callable[[], None],
 ) -> tuple[str, ...]:
     """Until it is asked to stop; the jobs that are handed over."""
-    loop = asyncio.get_running_loop()
+    jobs, hub, loop = service.jobs, service.hub, asyncio.get_running_loop()
     loop.set_exception_handler(_Trouble())
     hub.run_in(loop)
     asked, hurry = asyncio.Event(), threading.Event()
@@ -162,15 +169,9 @@ async def _serve(
     def stop() -> None:
         (hurry if asked.is_set() else asked).set()
 
-    def again() -> None:
-        try:
-            app.access.change(reload())
-            _log.info("access_read_again")
-        except LvmigrateError as error:  # what holds goes on holding
-            _log.error("access_not_read_again", error=str(error))
-
     for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, again)):
         loop.add_signal_handler(number, act)
+    living = asyncio.ensure_future(notify.live(jobs.sentence))
     await asyncio.to_thread(jobs.start)
     servers = [_Server(_uvicorn(app, context)) for _, context in sockets]
     serving = [
@@ -179,8 +180,10 @@ async def _serve(
     ]
     waiting = asyncio.ensure_future(asked.wait())
     _log.info("serving", at=[_where(listener) for listener, _ in sockets])
+    notify.ready(jobs.sentence())
     await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
     _log.info("stopping", how=settings.stop.value)
+    notify.stopping(0.0 if settings.stop is Stop.HAND_OVER else settings.stop_deadline_s)
     # It goes on answering meanwhile: who follows a job sees its end.
     left = await asyncio.to_thread(jobs.stop, settings.stop, settings.stop_deadline_s, hurry=hurry.is_set)
     hub.close()
@@ -188,7 +191,18 @@ async def _serve(
         server.should_exit = True
     await asyncio.gather(*serving)
     waiting.cancel()
+    living.cancel()
     return left
+
+
+def _read_again(app: App, jobs: Jobs, notify: Notify, settings: Callable[[], Settings]) -> None:
+    notify.reloading()
+    try:
+        app.access.change(settings())
+        _log.info("access_read_again")
+    except LvmigrateError as error:  # what holds goes on holding
+        _log.error("access_not_read_again", error=str(error))
+    notify.ready(jobs.sentence())
 
 
 def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:

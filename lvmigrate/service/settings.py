@@ -60,8 +60,8 @@ class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table, checked. Times in seconds."""
 
-    #: The unix socket; empty: none.
-    socket: str = "/run/lvmigrate/api.sock"
+    #: The unix socket; empty: none. Not in /run/lvmigrate: on a host that is root's alone, for tokens and guards.
+    socket: str = "/run/lvmigrate-service/api.sock"
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
     #: The group that may open it; empty: the service's own.
     socket_group: str = ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vagrant.labkit.by_hand import ByHand
 from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import NODES, Lab, other
 
@@ -33,10 +33,9 @@ class Hand:
         self._lab = lab
         self._guest = guest
         self._resource = str(guest.resource)
-        self._old = lab.drbd_version().startswith("8.")
+        self._words = ByHand.of(lab, guest)
         self._commands = 0
         self._demoted = 0.0
-        self._ends = {node: self._end(node) for node in NODES}
 
     def shortest(self, source: str) -> Took:
         """Two primaries allowed, the target promoted, `virsh migrate`, the source demoted, two primaries forbidden.
@@ -77,12 +76,11 @@ class Hand:
     def _timed(
         self, source: str, *, before: Callable[[], object], after: Callable[[], object], poll_s: float = 0
     ) -> Took:
-        target = other(source)
         self._commands = 0
         begin = time.monotonic()
         before()
         dual = time.monotonic()
-        copy_s = self._copy(source, target, poll_s)
+        copy_s = self._copy(source, poll_s)
         after()
         return Took(
             total=time.monotonic() - begin,
@@ -90,10 +88,9 @@ class Hand:
             commands=self._commands,
         )
 
-    def _copy(self, source: str, target: str, poll_s: float) -> float:
+    def _copy(self, source: str, poll_s: float) -> float:
         begin = time.monotonic()
-        uri = f"qemu+ssh://root@{target}/system"
-        words = f"virsh -q migrate --live --p2p --persistent --undefinesource --bandwidth 2 {self._guest.name} {uri}"
+        words = self._words.migrate(source, bandwidth_mib_s=2)
         if not poll_s:
             self._run(source, words)
             return time.monotonic() - begin
@@ -113,23 +110,23 @@ class Hand:
 
     def _options(self, allow: str) -> None:
         for node in NODES:
-            self._run(node, f"drbdsetup net-options {self._ends[node]} --protocol=C --allow-two-primaries={allow}")
+            self._run(node, self._words.two_primaries(node, allow))
 
     def _promote(self, node: str) -> None:
-        self._run(node, f"drbdsetup primary {self._name}")
+        self._run(node, self._words.primary)
 
     def _demote(self, node: str) -> None:
-        self._run(node, f"drbdsetup secondary {self._name}")
+        self._run(node, self._words.secondary)
         self._demoted = time.monotonic()
 
     def _apart_and_together(self, *, two: str) -> None:
         for node in NODES:
             self._run(node, f"drbdadm disconnect {self._resource}")
         for node in NODES:
-            if self._old:  # a connection that was disconnected has no options any more
+            if self._words.old:  # a connection that was disconnected has no options any more
                 self._run(node, f"drbdadm connect --protocol=C --allow-two-primaries={two} {self._resource}")
             else:
-                self._run(node, f"drbdsetup net-options {self._ends[node]} --protocol=C --allow-two-primaries={two}")
+                self._run(node, self._words.two_primaries(node, two))
                 self._run(node, f"drbdadm connect {self._resource}")
 
     def _in_step(self) -> None:
@@ -139,19 +136,6 @@ class Hand:
         ):
             time.sleep(_DISKS_S)
 
-    @property
-    def _name(self) -> str:
-        return "0" if self._old and len(self._guest.disks) == 1 else self._resource
-
     def _run(self, node: str, command: str) -> str:
         self._commands += 1
         return self._lab.run(node, command)
-
-    def _end(self, node: str) -> str:
-        if not self._old:
-            return f"{self._resource} {1 - NODES.index(node)}"
-        words = self._lab.run(
-            node, f"drbdsetup show {self._resource} | sed -n 's/^ *address[[:space:]]*ipv4 \\(.*\\);/\\1/p'"
-        ).split()
-        remote, local = (f"ipv4:{address}" for address in words)
-        return shlex.join([local, remote])

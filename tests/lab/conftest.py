@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import package
 from tests.lab.support import LVMIGRATE, Outcome, Running, acquaint, side_by_side
 from vagrant.labkit import audit, guests
 from vagrant.labkit.guests import DB1, LOCAL1, WEB1, Guest
@@ -29,6 +30,13 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def cluster_file(lab: Lab) -> Path:
     return lab.config
+
+
+@pytest.fixture(scope="session")
+def packaged(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[package.Packaged]:
+    """The Debian package on a node; it takes minutes."""
+    with package.installed(lab, tmp_path_factory.mktemp("package")) as made:
+        yield made
 
 
 @pytest.fixture

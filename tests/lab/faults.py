@@ -6,13 +6,14 @@ import contextlib
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvmigrate import ExitCode
 from tests.lab.support import LVMIGRATE, Running
 from tests.lab.under import NAMES, Under
+from vagrant.labkit import links
 from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import HERE, NODES, Lab, other
 
@@ -149,46 +150,18 @@ def _full(play: Play) -> None:
 # ---- the links
 
 
-@contextlib.contextmanager
-def rules(lab: Lab, of: Mapping[str, Sequence[str]]) -> Iterator[None]:
-    """By node: rules of its own firewall, which drop what comes in."""
-
-    def all_of(node: str, verb: str) -> str:
-        return "; ".join(f"iptables -w -{verb} INPUT -p tcp {text} -j DROP" for text in of[node])
-
-    for node in of:
-        lab.run(node, all_of(node, "I"))
-    try:
-        yield
-    finally:
-        for node in of:
-            lab.run(node, f"{all_of(node, 'D')}; true")
-
-
 def _of_drbd(play: Play, node: str) -> list[str]:
-    shown = play.lab.run(node, f"drbdsetup show {play.guest.resource}")
-    port = shown.split("ipv4", 1)[1].split(";")[0].rsplit(":", 1)[1].strip()
-    return _from(play, node, port)
+    return links.of_drbd(play.lab, play.guest, node)
 
 
 def _of_libvirt(play: Play, node: str) -> list[str]:
     """The nodes' libvirts reach each other by ssh, and QEMU sends the memory; the controller's way to them stays."""
-    return _from(play, node, "22", _MEMORY_PORTS)
-
-
-def _from(play: Play, node: str, *ports: str) -> list[str]:
-    peer = _address(play.lab, other(node))
-    return [f"-s {peer} --{end} {port}" for port in ports for end in ("dport", "sport")]
-
-
-def _address(lab: Lab, node: str) -> str:
-    nodes = tomllib.loads(lab.config.read_text(encoding="utf-8"))["nodes"]
-    return str(nodes[node]["migration_address"])
+    return links.from_peer(play.lab, node, "22", _MEMORY_PORTS)
 
 
 def _cut(of: Sequence[Callable[[Play, str], list[str]]], seconds: float) -> Callable[[Play], None]:
     def act(play: Play) -> None:
-        with rules(play.lab, {node: [rule for one in of for rule in one(play, node)] for node in NODES}):
+        with links.dropped(play.lab, {node: [rule for one in of for rule in one(play, node)] for node in NODES}):
             time.sleep(seconds)
 
     return act
@@ -199,7 +172,7 @@ def _controller_cut(seconds: float) -> Callable[[Play], None]:
 
     def act(play: Play) -> None:
         ways = [
-            [chain, flag, _address(play.lab, node), "-p", "tcp", "-j", "DROP"]
+            [chain, flag, links.address(play.lab, node), "-p", "tcp", "-j", "DROP"]
             for node in NODES
             for chain, flag in (("INPUT", "-s"), ("OUTPUT", "-d"))
         ]

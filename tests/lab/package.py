@@ -1,17 +1,22 @@
-"""The Debian package for the nodes' release, and what a node lacks of what it depends on."""
+"""The Debian package for the nodes' release, and what a node lacks of what it depends on; both put on a node."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vagrant.labkit.lab import HERE
+from vagrant.labkit.lab import HERE, NODES, Lab
 
+#: The node that it is installed on.
+HOME: Final = NODES[0]
 _TREE: Final = HERE.parent
+_PRESENT: Final = "dpkg-query -W -f '${Package}\\n'"
 _BOOTSTRAP: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap")
 
 
@@ -20,7 +25,8 @@ def build(release: str, folder: Path) -> tuple[Path, Mapping[str, Path]]:
     source = (_TREE / "debian" / "control").read_text(encoding="utf-8")
     found = re.search(r"^Build-Depends: (.*)$", source, re.MULTILINE)
     assert found
-    wanted = ["build-essential", "debhelper", *(name for name in found[1].split(", ") if "(" not in name)]
+    # sudo: a node has none, and rules for it are tried there.
+    wanted = ["build-essential", "debhelper", "sudo", *(name for name in found[1].split(", ") if "(" not in name)]
     mirror = _run(HERE / "mirror").split()[1]
     root = folder / "root"
     _run(
@@ -44,6 +50,46 @@ def lacking(package: Path, fetched: Mapping[str, Path], installed: Collection[st
                 if name in fetched:
                     waiting.append(fetched[name])
                     yield fetched[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """The package is installed on `HOME`."""
+
+    lab: Lab
+    #: Every package that was fetched to build it, by its name.
+    fetched: Mapping[str, Path]
+
+    def also(self, node: str, name: str) -> None:
+        """Install one more of those that were fetched, with what it needs."""
+        present = set(self.lab.run(node, _PRESENT).split())
+        wanted = self.fetched[name]
+        put(self.lab, node, [wanted, *lacking(wanted, self.fetched, present)])
+
+
+@contextmanager
+def installed(lab: Lab, folder: Path) -> Iterator[Packaged]:
+    """Built in ``folder`` and installed; afterwards no node has a package that it had not before."""
+    release = lab.run(HOME, '. /etc/os-release && echo "$VERSION_CODENAME"').strip()
+    made, fetched = build(release, folder)
+    before = {node: set(text.split()) for node, text in lab.both(_PRESENT).items()}
+    try:
+        put(lab, HOME, [made, *lacking(made, fetched, before[HOME])])
+        yield Packaged(lab=lab, fetched=fetched)
+    finally:
+        for node in NODES:
+            added = sorted(set(lab.run(node, _PRESENT).split()) - before[node])
+            # Root's password is nobody's on a node, and sudo asks before it goes.
+            purge = f"SUDO_FORCE_REMOVE=yes dpkg --purge {' '.join(added)}"
+            lab.run(node, purge if added else "true", timeout_s=300)
+
+
+def put(lab: Lab, node: str, files: Sequence[Path]) -> None:
+    """Install packages on a node."""
+    lab.run(node, "mkdir -p /run/package")
+    options = [word for word in lab.ssh(node, "true")[1:-3] if word]
+    subprocess.run(["scp", "-q", *options, *files, f"{node}:/run/package"], check=True, timeout=300)
+    lab.run(node, "dpkg --install /run/package/*.deb && rm -r /run/package", timeout_s=600)
 
 
 def _depends(package: Path) -> Iterator[str]:

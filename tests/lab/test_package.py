@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab import package
+from tests.lab.package import HOME, Packaged
 from tests.lab.support import Running
 from vagrant.labkit.guests import WEB1
 from vagrant.labkit.lab import NODES, Lab, other
 
-HOME = NODES[0]
 #: What an operator writes: on one of the hosts its own table is empty. An emulated node needs longer deadlines.
 CONFIGURATION = f"""\
 [limits]
@@ -29,33 +25,16 @@ lease_s = 60
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def installed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+@pytest.fixture
+def installed(packaged: Packaged, lab: Lab) -> Iterator[Callable[..., Any]]:
     """Runs the packaged command on a node, as its root, and returns what it says as JSON."""
-    folder = tmp_path_factory.mktemp("package")
-    release = lab.run(HOME, '. /etc/os-release && echo "$VERSION_CODENAME"').strip()
-    made, fetched = package.build(release, folder)
-    before = set(lab.run(HOME, "dpkg-query -W -f '${Package}\\n'").split())
-    needed = list(package.lacking(made, fetched, before))
-    put(lab, [made, *needed])
-    shutil.rmtree(folder / "root")
-    lab.run(HOME, "dpkg --install /run/package/*.deb && rm -r /run/package", timeout_s=600)
     lab.run(HOME, f"cat >/etc/lvmigrate/cluster.toml <<'END'\n{CONFIGURATION}END")
 
     def command(*words: str) -> Any:
         return json.loads(lab.run(HOME, f"lvmigrate {' '.join(words)} --json", check=False, timeout_s=600))
 
     yield command
-    lab.run(HOME, "rm -rf /etc/lvmigrate/cluster.toml /var/lib/lvmigrate && dpkg --purge lvmigrate", timeout_s=300)
-    added = sorted(set(lab.run(HOME, "dpkg-query -W -f '${Package}\\n'").split()) - before)
-    lab.run(HOME, f"dpkg --purge {' '.join(added)}" if added else "true", timeout_s=300)
-
-
-def put(lab: Lab, files: list[Path]) -> None:
-    """Copy files to /run/package of the node."""
-    lab.run(HOME, "mkdir -p /run/package")
-    options = [word for word in lab.ssh(HOME, "true")[1:-3] if word]
-    subprocess.run(["scp", "-q", *options, *files, f"{HOME}:/run/package"], check=True, timeout=300)
+    lab.run(HOME, "rm -rf /etc/lvmigrate/cluster.toml /var/lib/lvmigrate")
 
 
 def test_there_and_back(installed: Callable[..., Any], running: Callable[..., Running], lab: Lab) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lvmigrate.service.settings import Settings
 from lvmigrate.words import parser
 from tests.package.conftest import ROOT, run
 from tests.package.test_distribution import differences
@@ -158,12 +159,30 @@ def test_what_it_depends_on(deb: Path) -> None:
     assert "openssh-client" in depends
 
 
-def test_no_unit_for_a_command_that_does_not_exist(unpacked: Path) -> None:
-    """A unit comes with the service: as debian/lvmigrate.service, which debhelper installs and starts."""
-    started = [
-        word
-        for unit in unpacked.rglob("*.service")
-        for word in re.findall(r"^ExecStart=/usr/bin/lvmigrate (\w+)", unit.read_text(), re.MULTILINE)
-    ]
+def test_the_service_comes_with_it(root: Root) -> None:
+    """What it needs is there, its user is made, and nothing is turned on."""
+    root(f"/{HOME}/bin/python -I -c 'import lvmigrate.service.server'")
+    user = root("getent passwd lvmigrate").split(":")
+    assert user[5:] == ["/var/lib/lvmigrate", "/usr/sbin/nologin\n"]
+    assert root("ls /etc/systemd/system/multi-user.target.wants/lvmigrate.service 2>/dev/null || true") == ""
+
+
+def test_its_unit(unpacked: Path) -> None:
+    (unit,) = unpacked.rglob("lvmigrate.service")
+    (started,) = re.findall(r"^ExecStart=/usr/bin/lvmigrate (\w+)", unit.read_text(), re.MULTILINE)
     (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
-    assert set(started) <= set(commands)
+    assert started in commands
+    # Told by systemd itself: a word that it does not know, a file that is not there.
+    command = unpacked / "usr/bin/lvmigrate"
+    told = unit.read_text().replace("/usr/bin/lvmigrate", "/usr/bin/env").replace("man:lvmigrate(1) ", "")
+    assert command.is_symlink()
+    changed = unpacked.parent / "lvmigrate.service"
+    changed.write_text(told)
+    assert run("systemd-analyze", "verify", "--man=no", changed) == ""
+
+
+def test_whoever_reads_tokens_cannot_be_the_service(unpacked: Path) -> None:
+    """/run/lvmigrate is root's on a host: a guard runs what lies there."""
+    (unit,) = unpacked.rglob("lvmigrate.service")
+    (directory,) = re.findall(r"^RuntimeDirectory=(.*)$", unit.read_text(), re.MULTILINE)
+    assert directory == Path(Settings().socket).parent.name != "lvmigrate"

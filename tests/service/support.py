@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx2 as httpx
@@ -67,12 +68,17 @@ socket = "{self.socket}"
     def url(self) -> str:
         return f"unix:{self.socket}"
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         """Start a service, and wait until it is ready."""
         self.controller = f"c{next(CONTROLLERS)}"
         words = [str(self.configuration), str(self.stage.path), self.controller]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", self.module, *words], stderr=log, stdout=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module, *words],
+                stderr=log,
+                stdout=log,
+                env={**os.environ, **environment},
+            )
         with Way(self.url).client() as http:
             wait_for(lambda: self._ready(http), self._said)
 

@@ -59,6 +59,7 @@ def test_a_good_file(tmp_path: Path) -> None:
         "qemu+ssh://root@node2/system",
         "node2",
     )
+    assert (one.sudo, two.sudo) == (False, False)
     assert read.ssh_config == tmp_path / "ssh_config"
     assert (read.defaults.bandwidth_mib_s, read.defaults.downtime_limit_s) == (100, 0.3)
     assert read.shared_directories == ("/srv/vms",)
@@ -69,6 +70,11 @@ def test_this_very_machine_is_reached_without_ssh(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(socket, "gethostname", lambda: "node2.example")
     here = config.load(write(tmp_path, GOOD)).nodes["node2"]
     assert (here.ssh, here.libvirt_uri, here.peer_uri) == (None, "qemu:///system", "qemu+ssh://root@node2/system")
+
+
+def test_a_user_who_is_not_root(tmp_path: Path) -> None:
+    (node,) = config.load(write(tmp_path, 'nodes.a = { ssh = "ops@a", sudo = true }')).nodes.values()
+    assert (node.ssh, node.sudo, node.libvirt_uri) == ("ops@a", True, "qemu+ssh://ops@a/system")
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +108,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[nodes.a]\n[defaults]\nbandwidth_mib_s = 1.5\n", 3, "a number"),
         ("[nodes.a]\n[node.b]\n", 2, "'node' is not known in the file"),
         ("nodes.a.ssh = 1\n", 1, "ssh must be text"),
+        ('nodes.a.sudo = "yes"\n', 1, "sudo must be true or false"),
         ("[nodes.a]\n[ssh]\nconfig = []\n", 3, "text in quotes"),
         ("[nodes.a]\n[journal]\nkeep_days = 0\n", 3, "above 0"),
         ("[nodes.a]\n[hooks]\ndirectory = 1\n", 3, "text in quotes"),

@@ -60,10 +60,10 @@ class Witness:
         return self._verdict(node, heard)
 
     def _verdict(self, node: str, heard: records.Heard) -> records.Verdict:
-        images = [self._image(node, number, heard.n) for number in range(len(self._guest.backing))]
+        images = [self.image(node, number, heard.n) for number in range(len(self._guest.backing))]
         return records.check(images, name=self._guest.name, run=heard.run, at_least=heard.n, running=True)
 
-    def _image(self, node: str, number: int, newest: int) -> bytes:
+    def image(self, node: str, number: int, newest: int) -> bytes:
         """The disk as on ``node``'s backing device, up to the newest record that was heard; zeros behind it.
 
         What the guest writes while it is read is not looked at: a part that was read before would seem to lack it.

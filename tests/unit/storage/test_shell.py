@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -99,6 +100,31 @@ def test_what_ssh_says_becomes_a_sentence_and_a_hint(far: tuple[Shell, Node, Pat
     assert words.rstrip(".") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert hint in caught.value.hint
+
+
+def test_a_user_who_is_not_root_becomes_root_by_sudo(far: tuple[Shell, Node, Path]) -> None:
+    shell, node, tmp_path = far
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f'#!/bin/sh\nprintf \'%s\\n\' "$@" >>{tmp_path}/sudone\nshift 2\nexec "$@"\n')
+    sudo.chmod(0o755)
+    node = dataclasses.replace(node, ssh="lvmigrate@far", sudo=True)
+    with shell.stream(node, "echo 'it''s here'") as stream:
+        assert list(stream) == ["its here"]
+    assert (tmp_path / "sudone").read_text().splitlines() == [
+        *("-n", "--", "sh", "-c", "true"),
+        *("-n", "--", "sh", "-c", "echo 'it''s here'"),
+    ]
+    here = dataclasses.replace(node, ssh=None)
+    assert shell.command(here, "true") == ["sudo", "-n", "--", "/bin/sh", "-c", "true"]
+
+
+def test_a_sudo_that_refuses_is_told_at_once(far: tuple[Shell, Node, Path]) -> None:
+    shell, node, tmp_path = far
+    (tmp_path / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    (tmp_path / "sudo").chmod(0o755)
+    with pytest.raises(NodeUnreachable, match="sudo: a password is required") as caught:
+        shell.connect(dataclasses.replace(node, sudo=True), 5)
+    assert "rights.md" in caught.value.hint
 
 
 @pytest.fixture
