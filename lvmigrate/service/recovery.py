@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from lvmigrate.cluster import Cluster
-from lvmigrate.errors import Code, LvmigrateError, MoveAborted, MoveFailed, NodeUnreachable, Refused
+from lvmigrate.errors import Code, LvmigrateError, MoveAborted, MoveFailed
 from lvmigrate.report import CleanupReport
 from lvmigrate.service.job import Wish
 from lvmigrate.service.ledger import Ledger
 from lvmigrate.service.under import Under
 
 #: What a cleanup is tried again for: it passes, or somebody mends it. Seconds between two tries, and at most.
-_PASSING: Final = frozenset({Code.LOCKED, Code.NODE_UNREACHABLE, Code.HYPERVISOR_BUSY, Code.AUTH_FAILED})
+_PASSING: Final = frozenset(
+    {Code.LOCKED, Code.NODE_UNREACHABLE, Code.HYPERVISOR_BUSY, Code.AUTH_FAILED, Code.JOURNAL_UNUSABLE}
+)
 _AGAIN_S: Final = 5.0
 _AGAIN_MOST_S: Final = 60.0
 
@@ -97,14 +99,11 @@ class Recovery:
             except MoveAborted:
                 if aborts and not self._stopping():  # asked for in the middle: once more, with all that this means
                     continue
-            except (Refused, NodeUnreachable) as error:
+            except LvmigrateError as error:
                 if error.code not in _PASSING:
                     self._finish(under, error=error)
                     return None
                 self._says(under, error.sentence)
-            except LvmigrateError as error:
-                self._finish(under, error=error)
-                return None
             with self._change:
                 self._change.wait_for(lambda: self._stopping() or under.cancel.is_set(), again_s)
         return None
