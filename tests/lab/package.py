@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,11 +31,11 @@ def build(release: str, folder: Path) -> tuple[Path, Mapping[str, Path]]:
     mirror = _run(HERE / "mirror").split()[1]
     root = folder / "root"
     _run(
-        *(*_BOOTSTRAP, "--mode=root", "--variant=minbase", f"--include={','.join(wanted)}"),
+        *(*_outside(), *_BOOTSTRAP, "--mode=root", "--variant=minbase", f"--include={','.join(wanted)}"),
         *('--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io", "--skip=cleanup/apt"),
         *(release, root, mirror),
     )
-    (package,) = _run(_TREE / "debian" / "build", Path(sys.executable).parent, folder, root).splitlines()
+    (package,) = _run(*_outside(), _TREE / "debian" / "build", Path(sys.executable).parent, folder, root).splitlines()
     fetched = {path.name.split("_")[0]: path for path in (root / "var/cache/apt/archives").glob("*.deb")}
     return Path(package), fetched
 
@@ -98,6 +99,23 @@ def _depends(package: Path) -> Iterator[str]:
         for clause in re.split(r"[,|]", _run("dpkg-deb", "--field", package, field)):
             if found := re.match(r"\s*([a-z0-9][a-z0-9.+-]+)", clause):
                 yield found[1]
+
+
+def _outside() -> tuple[str, ...]:
+    """What a command is begun with that needs packages: a lab's own network, where we may be, has no way to them."""
+    inside, process = _network("self"), os.getppid()
+    while process:
+        if _network(process) != inside:
+            return ("nsenter", f"--net=/proc/{process}/ns/net", "--")
+        process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    return ()
+
+
+def _network(process: int | str) -> str:
+    try:
+        return str(Path(f"/proc/{process}/ns/net").readlink())
+    except PermissionError:  # the machine's first one may be out of reach
+        return _network("self")
 
 
 def _run(*words: str | Path) -> str:
