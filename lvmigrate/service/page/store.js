@@ -107,9 +107,15 @@ function forget() {
   }
 }
 
+/** Whether this is an answer that was overtaken by an event. */
+function older(job, before) {
+  if (before.state === "ended") return job.state !== "ended";
+  return before.begun !== null && job.begun === null && job.interruptions === before.interruptions;
+}
+
 export function setJob(job) {
   const before = known.jobs.get(job.id);
-  if (before?.state === "ended" && job.state !== "ended") return; // an answer that was overtaken by an event
+  if (before && older(job, before)) return;
   known.jobs.set(job.id, job);
   if (job.state === "ended") forget();
   if (before && before.state !== "ended" && job.state === "ended") for (const call of [...enders]) call(job);
