@@ -4,7 +4,7 @@ import { ask, get, newKey, order, Problem } from "./api.js";
 import { checked } from "./checked.js";
 import { announce, button, dialog, el } from "./dom.js";
 import { trouble } from "./problem.js";
-import { addressOf, collectionOf, may, setJob, tell, titleOf } from "./store.js";
+import { addressOf, answered, asking, collectionOf, may, tell, titleOf } from "./store.js";
 
 const FORECAST_S = 5;
 
@@ -110,7 +110,8 @@ export function abort(job) {
   const send = (wanted) => async (event) => {
     event.target.disabled = true;
     try {
-      setJob(await ask("POST", `/v1/${collectionOf(job)}/${encodeURIComponent(job.id)}/${wanted}`));
+      const begun = asking();
+      answered(await ask("POST", `/v1/${collectionOf(job)}/${encodeURIComponent(job.id)}/${wanted}`), begun);
       tell();
       box.close();
       announce(`${what}: the service was asked to ${wanted} it.`);
@@ -186,8 +187,9 @@ function ordered({ title, collection, words, act, fields }) {
     const before = go.textContent;
     go.textContent = "Ordering ...";
     try {
+      const begun = asking();
       const job = await order(collection, body, key);
-      setJob(job);
+      answered(job, begun);
       tell();
       box.close();
       location.hash = addressOf(job);

@@ -79,9 +79,10 @@ export function tell() {
 /** Everything anew: what has ended while nobody listened is told by no event. */
 export async function reload() {
   const asked = ["moves", "drains", "cleanups"].flatMap((each) => [`/v1/${each}?most=100`, `/v1/${each}?left_open=true&most=${MOST_OPEN}`]);
+  const begun = asking();
   const [history, ...lists] = await Promise.all([get("/v1/history?most=200"), ...asked.map(get)]);
   addErrands(history.errands);
-  for (const job of lists.flatMap((list) => list.jobs)) setJob(job);
+  for (const job of lists.flatMap((list) => list.jobs)) answered(job, begun);
   // What was left open long ago may have been mended long ago, and is on none of these lists then.
   const guests = [...new Set(held().slice(0, MOST_OPEN).flatMap(guestsOf).map((guest) => guest.name))];
   await Promise.all(
@@ -89,7 +90,7 @@ export async function reload() {
       const of = encodeURIComponent(name);
       const [own, cleanups] = await Promise.all([get(`/v1/history?most=20&instance=${of}`), get(`/v1/cleanups?most=20&about=${of}`)]);
       addErrands(own.errands);
-      for (const job of cleanups.jobs) setJob(job);
+      for (const job of cleanups.jobs) answered(job, begun);
     }),
   );
   tell();
@@ -99,23 +100,29 @@ function addErrands(errands) {
   known.errands = [...new Map([...known.errands, ...errands].map((each) => [each.id, each])).values()];
 }
 
+/** How many events of jobs were heard, and after how many each job's last one came. */
+let heard = 0;
+const last = new Map();
+
 /** A page that is open for weeks keeps no more than the newest. */
 function forget() {
   const over = newestFirst().filter((job) => job.state === "ended" && !PERSON.has(job.exit_code));
   for (const { id } of over.slice(MOST_JOBS)) {
-    for (const each of [known.jobs, known.plans, known.progress, known.points, known.lines]) each.delete(id);
+    for (const each of [known.jobs, known.plans, known.progress, known.points, known.lines, last]) each.delete(id);
   }
 }
 
-/** Whether this is an answer that was overtaken by an event. */
-function older(job, before) {
-  if (before.state === "ended") return job.state !== "ended";
-  return before.begun !== null && job.begun === null && job.interruptions === before.interruptions;
+/** What a request is begun with, so that its answer is known for older than an event that overtakes it. */
+export const asking = () => heard;
+
+/** A job as an answer tells it, to a request that was begun then. */
+export function answered(job, begun) {
+  if ((last.get(job.id) ?? 0) <= begun) setJob(job);
 }
 
-export function setJob(job) {
+function setJob(job) {
   const before = known.jobs.get(job.id);
-  if (before && older(job, before)) return;
+  if (before?.state === "ended" && job.state !== "ended") return;
   known.jobs.set(job.id, job);
   if (job.state === "ended") forget();
   if (before && before.state !== "ended" && job.state === "ended") for (const call of [...enders]) call(job);
@@ -125,6 +132,7 @@ export function setJob(job) {
 export function happened(kind, value) {
   switch (kind) {
     case "job":
+      last.set(value.id, (heard += 1));
       setJob(value);
       break;
     case "plan":

@@ -7,7 +7,7 @@ import { abort, cleanup } from "./dialogs.js";
 import { announce, badge, button, el, facts, fill, refresh, sentence, table } from "./dom.js";
 import { finding, findings, left, trouble } from "./problem.js";
 import { bar, figures, setBar } from "./progress.js";
-import { collectionOf, known, look, may, pointOf, setJob, titleOf } from "./store.js";
+import { answered, asking, collectionOf, known, look, may, pointOf, titleOf } from "./store.js";
 import { bytes, moment, percent, rate, seconds } from "./words.js";
 import { ABORTED, state } from "./view_jobs.js";
 
@@ -79,9 +79,10 @@ export function view(main, [collection, id]) {
   main.append(title, head, end, now, told, curves, steps, rest);
   if (!known.jobs.has(id)) {
     head.replaceChildren(el("p", { class: "waiting" }, "Asking for it ..."));
+    const begun = asking();
     get(`/v1/${collection}/${encodeURIComponent(id)}`).then(
       (job) => {
-        setJob(job);
+        answered(job, begun);
         draw();
       },
       (problem) => head.replaceChildren(trouble(problem, { title: "It cannot be shown", level: "h2" })),
