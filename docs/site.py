@@ -87,7 +87,8 @@ def pages() -> Mapping[str, str]:
 def _sections() -> Iterator[tuple[str, str]]:
     """The README's parts, by their headings."""
     parts = re.split(r"^## (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return zip(parts[1::2], parts[2::2], strict=True)
+    for title, text in zip(parts[1::2], parts[2::2], strict=True):
+        yield title, re.sub(r"^#(##+ )", r"\1", text, flags=re.MULTILINE)  # one level up, as its own heading is
 
 
 def _slug(title: str) -> str:

@@ -52,7 +52,7 @@ MAKE_MOVER: Final = f"""
 getent group libvirt >/dev/null
 useradd --system --create-home --shell /bin/sh --password '*' --groups libvirt mover
 cat >/etc/sudoers.d/lvmigrate <<'END'
-{documented("sudoers")}END
+{documented("text")}END
 chmod 440 /etc/sudoers.d/lvmigrate
 visudo -cq
 # As Debian's own configuration has it: whoever is in the group, and nobody else.
