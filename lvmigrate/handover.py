@@ -261,7 +261,6 @@ class Handover:
             raise self._may_start_yet(error) from error
         self.chronicle.mark("target runs")
         self.moved = True
-        self.rollback.forget()
 
     def verify(self) -> None:
         """Look at everything once more; only now forget the source's definition; autostart and tokens last."""

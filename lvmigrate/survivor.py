@@ -122,7 +122,7 @@ class Survivor:
         theirs = {disk.source for other in others for disk in other.layers if disk.source}
         everything = storage.locate(target, mine | theirs)
         resources = storage.observe(target, sorted({everything[path].resource for path in mine & everything.keys()}))
-        places = {p: place for p, place in everything.items() if p in mine and place.resource in resources}
+        places = {path: everything[path] for path in mine & everything.keys() if everything[path].resource in resources}
         names = tuple(sorted(resources))
         signs = fencing.look(hypervisor, storage, dead, target, names)
         findings = [*fencing.objections(signs, has_command=dead in self.context.fences, typed=self.is_off)]
@@ -223,7 +223,7 @@ def _unusable(
                 sentence=f"{domain.node} has another guest called {other.name} (UUID {other.uuid}).",
                 hint="Rename or undefine that one: libvirt refuses two guests of one name.",
             )
-        used = {everything[d.source].resource for d in other.layers if d.source and d.source in everything}
+        used = {everything[path].resource for path in {d.source or "" for d in other.layers} & everything.keys()}
         for name in sorted(used & mine):
             yield Finding(
                 code=Code.RESOURCE_SHARED,

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from lvmigrate.domain import DomainState
-from lvmigrate.errors import Code, LvmigrateError, MoveAborted, MoveFailed, OutcomeUnknown, Refused, TokenLost
+from lvmigrate.errors import (
+    Code,
+    LeftBehind,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    OutcomeUnknown,
+    Refused,
+    TokenLost,
+)
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.replication import DiskState, ReplicationState, Role
 from lvmigrate.report import Report
@@ -171,16 +180,21 @@ def test_a_guest_without_a_definition_by_now_is_not_shut_down(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("method", "node"),
-    [("take_token", "node2"), ("watch", "node1"), ("generations", "node1"), ("define", "node2")],
+    ("method", "node", "defined"),
+    [
+        ("take_token", "node2", False),
+        ("watch", "node1", False),
+        ("generations", "node1", False),
+        ("define", "node2", True),
+    ],
 )
-def test_asked_to_stop_it_shuts_nothing_down(method: str, node: str) -> None:
+def test_asked_to_stop_it_shuts_nothing_down(method: str, node: str, *, defined: bool) -> None:
     world, cancel = World(), threading.Event()
     tasklet = checked(world, world.context(cancel=cancel))
     at(world, method, node, cancel.set)
     with pytest.raises(MoveAborted):
         tasklet.exec()
-    assert "shut_down" not in acts(world)
+    assert ("shut_down" in acts(world), "define" in acts(world)) == (False, defined)
     assert (world.running(), list(world.domains), world.tokens) == (["node1"], ["node1"], {})
     assert world.domains["node1"].autostart
 
@@ -240,6 +254,43 @@ def test_a_break_before_the_disks_were_in_step_counts_for_nothing() -> None:
     at(world, "watch", "node1", lambda: setattr(world, "generation", world.generation + 1))
     assert tasklet.exec().target == "node2"
     assert ("generations", "node1") in world.calls
+
+
+def test_what_libvirt_says_meanwhile_is_in_the_report() -> None:
+    world = World()
+    at(world, "shut_down", "node1", lambda: world.listener("node1", "stopped shutdown"))
+    said = [moment.what for moment in fail_over(world).timeline]
+    assert "web1 on node1: stopped shutdown" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda world: world.disks.update(node1=DiskState.OUTDATED), "Outdated"),
+        (lambda world: world.roles.update(node1=Role.PRIMARY), "r0 is Primary on node1"),
+    ],
+    ids=["behind", "Primary there too"],
+)
+def test_what_is_not_in_order_after_the_start_is_said_and_no_definition_is_forgotten(
+    change: Callable[[World], object], words: str
+) -> None:
+    world = World()
+    at(world, "start", "node2", lambda: change(world))
+    with pytest.raises(LeftBehind) as caught:
+        fail_over(world)
+    assert words in str(caught.value) + caught.value.detail + "".join(map(str, caught.value.leftovers))
+    assert world.running() == ["node2"]
+    assert "node1" in world.domains
+    assert world.tokens
+
+
+def test_whoever_lost_the_token_after_the_start_forgets_no_definition() -> None:
+    world = World()
+    at(world, "start", "node2", lambda: take_over(world))
+    with pytest.raises(TokenLost):
+        fail_over(world)
+    assert "undefine" not in acts(world)
+    assert set(world.domains) == set(NODES)
 
 
 def test_an_outcome_that_nobody_knows_is_held() -> None:

@@ -110,6 +110,37 @@ def test_what_is_anothers_copy_is_no_copy(monkeypatch: pytest.MonkeyPatch) -> No
     assert "r0 on node2 is a copy of node3's, not of node1's" in finding.sentence
 
 
+def test_the_dead_node_is_no_target() -> None:
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(
+            dead(DiskState.UP_TO_DATE).context(), "web1", target="node1", options=FailoverOptions(is_off="node1")
+        ).check_prereq()
+    (finding,) = caught.value.findings
+    assert (finding.code, "node1 does not answer" in finding.sentence) == (Code.NODE_UNREACHABLE, True)
+
+
+def test_what_the_survivor_refuses_to_say_is_no_answer() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.faults["options", "node2"] = refusing("node2")
+    assert "node2" in refusal(world, ignore_consistency=False).sentence
+
+
+def test_a_resource_that_goes_down_while_it_is_looked_at_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = dead(DiskState.UP_TO_DATE).context()
+    monkeypatch.setattr(context.storage, "observe", lambda *_: {}, raising=False)
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1", target="node2", options=FailoverOptions(is_off="node1")).check_prereq()
+    assert Code.DISK_NOT_REPLICATED in {finding.code for finding in caught.value.findings}
+
+
+def test_another_guests_local_disk_is_nobodys_concern() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    local = dataclasses.replace(guest("node2").disks[0], source="/srv/other.qcow2", kind="file")
+    other = "8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0011"
+    world.shared_with = guest("node2", name="db1", uuid=other, state=DomainState.OFF, disks=(local,))
+    assert fail_over(world).target == "node2"
+
+
 def test_nobody_is_asked_to_give_up_what_is_there() -> None:
     world = dead(DiskState.UP_TO_DATE)
     report = fail_over(world)
