@@ -25,9 +25,7 @@ UNIT = "lab-hog"
 @pytest.fixture
 def cramped(lab: Lab) -> Iterator[Lab]:
     """node2 has a little more memory than `ROOM_MIB` to give: a program holds the rest."""
-    free = int(
-        lab.run(AWAY, "awk '/^(MemFree|Buffers|Cached):/ { sum += $2 } END { print int(sum / 1024) }' /proc/meminfo")
-    )
+    free = int(lab.run(AWAY, "awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo"))
     hog = f"(head -c {free - ROOM_MIB}m /dev/zero; sleep 3600) | tail"  # tail keeps the line that does not end
     lab.run(AWAY, f"systemd-run -q --unit {UNIT} --property StandardOutput=null sh -c '{hog}'")
     try:
