@@ -48,7 +48,7 @@ _log = structlog.get_logger()
 #: How many requests may ask the journal at once; those that ask nodes must not hold them up (`Slow`).
 _QUICK: Final = 16
 #: How many streams of events one subject may follow at once, where nothing else is said.
-_MOST_FOLLOWED: Final = 250
+_MOST_FOLLOWED: Final = 200
 #: How long a body may take to come, in seconds.
 _BODY_S: Final = 30.0
 #: Between two signs of life on a quiet stream, in seconds.

@@ -33,7 +33,7 @@ _RESERVE: Final = 512
 _MOST: Final = 1000
 _LEAST: Final = 16
 _OF_ONE: Final = 4
-_FOLLOW: Final = 4
+_FOLLOW: Final = 5
 #: So many are turned away at once, before others have their turn.
 _AT_ONCE: Final = 256
 #: Between two lines of the log, in seconds; and between two tries when there is no file left at all.
