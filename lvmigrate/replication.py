@@ -101,6 +101,10 @@ class PeerVolume:
     resync_suspended: str = "no"
 
 
+#: What DRBD 8.4 calls every connection: it does not say which node its peer is.
+UNNAMED: Final = "peer"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """The connection of a resource to one peer."""
@@ -174,14 +178,14 @@ class Resource:
 
         Of a resource as it is watched; where both nodes were asked, 8.4's peers have names as well.
         """
-        return all(connection.name != "peer" for connection in self.connections) and bool(self.connections)
+        return all(connection.name != UNNAMED for connection in self.connections) and bool(self.connections)
 
     def towards(self, peer: str) -> Connection | None:
         """The connection to the node called ``peer``; the only one there is where the module knows no names (8.4)."""
         named = [c for c in self.connections if c.name == peer]
         if named:
             return named[0]
-        if len(self.connections) == 1 and self.connections[0].name == "peer":
+        if len(self.connections) == 1 and self.connections[0].name == UNNAMED:
             return self.connections[0]
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 
-from lvmigrate.replication import Resource
+from lvmigrate.replication import UNNAMED, Resource
 
 
 def changes(node: str, name: str, old: Resource | None, new: Resource | None, nodes: Sequence[str]) -> Iterator[str]:
@@ -43,4 +43,4 @@ def _change(what: str, old: enum.Enum | None, new: enum.Enum, to: str = "") -> I
 def _peer_name(connection: str, node: str, nodes: Sequence[str]) -> str:
     """DRBD 8.4 calls every peer ``peer``; of two watched nodes it is the other one."""
     others = [n for n in nodes if n != node]
-    return others[0] if connection == "peer" and len(others) == 1 else connection
+    return others[0] if connection == UNNAMED and len(others) == 1 else connection

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from lvmigrate.node import Node
-from lvmigrate.replication import Connection, ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
+from lvmigrate.replication import (
+    UNNAMED,
+    Connection,
+    ConnectionOptions,
+    Lineage,
+    Opener,
+    Place,
+    Reach,
+    Resource,
+    Surroundings,
+)
 from lvmigrate.token import Guarded, Token, Traces
 from storage import reach
 from storage.kernels import Kernels
@@ -94,10 +104,10 @@ class DrbdStorage(Marks):
 
         Another node may have a resource of the same name with a peer of its own: it must not be taken for this one's.
         """
-        match resource.connections:
-            case (Connection(name="peer") as only,):
-                return (replace(only, name=self._names.peer(node, resource.name) or only.name),)
-        return resource.connections
+        connections = resource.connections
+        if len(connections) == 1 and connections[0].name == UNNAMED:
+            return (replace(connections[0], name=self._names.peer(node, resource.name) or UNNAMED),)
+        return connections
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""

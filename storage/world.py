@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lvmigrate.replication import (
+    UNNAMED,
     Connection,
     ConnectionState,
     DiskState,
@@ -33,9 +34,6 @@ _RESYNC: Final = frozenset(
         ReplicationState.VERIFY_TARGET,
     }
 )
-
-#: What DRBD 8.4 calls every connection (and does not write in every line).
-_UNNAMED: Final = "peer"
 
 
 class Gap(ValueError):
@@ -139,7 +137,7 @@ class World:
         old = parts.connections.get(number)
         if event.action is not Action.CHANGE:
             old = Connection(
-                name=event.conn_name or _UNNAMED,
+                name=event.conn_name or UNNAMED,
                 peer_node_id=number,
                 state=ConnectionState.STANDALONE,
                 peer_role=Role.UNKNOWN,

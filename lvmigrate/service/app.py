@@ -152,7 +152,7 @@ class App:
             self._metrics.refused.labels(state["code"] or str(status)).inc()
         line = Asked(
             number=0,
-            at=time.time(),
+            at=time.time(),  # the wall clock: it is for people
             subject=subject.name if subject is not None else "",
             role=subject.role.value if subject is not None else "",
             via=str(peer_of(request)),

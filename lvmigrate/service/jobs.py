@@ -377,7 +377,7 @@ class Jobs:
         under.thread.start()
 
     def _work(self, under: Under) -> None:
-        now = time.time()
+        now = time.time()  # the wall clock, as `asked`
         begun = {"begun": now} if under.job.begun is None else {}
         try:
             self._ledger.set(under.job.id, state=State.RUNNING, **begun)
@@ -484,7 +484,7 @@ class Jobs:
             exit_code, code = result.exit_code, result.code.value
         changes: dict[str, Any] = {
             "state": State.ENDED,
-            "ended": time.time(),
+            "ended": time.time(),  # the wall clock, as `asked`
             "outcome": code,
             "exit_code": int(exit_code),
             "result": None if result is None else jsonable(result),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lvmigrate.replication import (
+    UNNAMED,
     Connection,
     ConnectionState,
     DiskState,
@@ -205,7 +206,7 @@ class Replicated:
         connected = end.state is ConnectionState.CONNECTED
         nine = self.version is Version.V9
         connection = Connection(
-            name=peer.node if nine else "peer",
+            name=peer.node if nine else UNNAMED,
             peer_node_id=self.nodes.index(peer.node) if nine else 0,
             state=end.state,
             peer_role=peer.role if connected else Role.UNKNOWN,
