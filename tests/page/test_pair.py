@@ -15,14 +15,9 @@ from playwright.sync_api import Page, expect
 from lvmigrate.service.settings import Role
 from tests.page.support import Visitor, free_port, over_tls, url
 from tests.pair.cluster import Description
-from tests.pair.guest import Load
+from tests.pair.guest import BUSY, SLOW_MIB_S
 from tests.pair.pair import Pair
 from tests.service.support import wait_for
-
-#: Dirties some pages all the time, and little enough that the copy ends.
-LOAD = Load(mib=8, rate=200, record_ms=100)
-#: In MiB/s: such that the copy lasts some seconds, and is seen.
-SLOW = "4"
 
 
 @pytest.fixture
@@ -62,11 +57,11 @@ def service(pair: Pair, tmp_path: Path) -> Iterator[str]:
 
 
 def order(page: Page, to: str) -> None:
-    """As a person does, with a limit, so that there is something to see."""
+    """As a person does, with a limit at which the copy does not end, however long somebody looks at it."""
     page.get_by_role("button", name="Move web1", exact=True).click()
     dialog = page.get_by_role("dialog", name="Move web1")
     dialog.get_by_text("More choices").click()
-    dialog.get_by_label("At most, in MiB/s").fill(SLOW)
+    dialog.get_by_label("At most, in MiB/s").fill(str(SLOW_MIB_S))
     dialog.get_by_role("button", name="Check again").click()
     dialog.get_by_role("button", name=f"Move web1 to {to}").click()
     expect(page.get_by_role("heading", level=1, name="Move of web1")).to_be_visible()
@@ -74,7 +69,7 @@ def order(page: Page, to: str) -> None:
 
 
 def test_a_real_guest_goes_there_and_then_stays(pair: Pair, service: str, visit: Callable[..., Visitor]) -> None:
-    guest = pair.guest("web1", on=pair.one, load=LOAD)
+    guest = pair.guest("web1", on=pair.one, load=BUSY)
     visitor = visit(service)
     visitor.enter(Role.MOVE)
     page = visitor.page
@@ -88,6 +83,7 @@ def test_a_real_guest_goes_there_and_then_stays(pair: Pair, service: str, visit:
     expect(page.locator("main")).to_contain_text(re.compile(r"Pass\d"))
     visitor.picture("pair-moving")
     visitor.accessible()
+    pair.hurry(guest, on=pair.one)
     expect(page.get_by_role("region", name="Outcome")).to_contain_text("web1 runs on node2.")
     expect(page.get_by_role("region", name="Outcome")).to_contain_text(re.compile(r"Downtime[\d.]+ m?s"))
     visitor.picture("pair-moved")
