@@ -127,9 +127,8 @@ class Scene:
 
         It forgets the source's definition only when the guest was seen running on the target.
         """
-        here = self.domains.get(self.source)
         off = self.errand is not None and self.errand.failover and self.ruling().action is Action.NOWHERE
-        return off and here is not None and here.persistent
+        return off and self.source in self.domains
 
     def other(self, node: str) -> str:
         """The other one of the two nodes."""
@@ -373,7 +372,7 @@ def _pair(
             instance,
             [
                 Finding(
-                    code=Code.INSTANCE_TWICE if active else Code.TARGET_AMBIGUOUS,
+                    code=Code.INSTANCE_TWICE if len(active) > 1 else Code.TARGET_AMBIGUOUS,
                     sentence=f"{instance} has copies on {', '.join(active) or 'no node'}; a move has two ends.",
                     hint=f"Look with `virsh domstate --reason {instance}` on each node.",
                 )

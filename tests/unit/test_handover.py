@@ -122,14 +122,35 @@ def test_before_anything_is_undone_the_token_has_another_id() -> None:
 def test_the_token_is_renewed_until_right_before_it_is_removed() -> None:
     world = World()
     context, renewing = with_renewing(world)
+    stories: list[list[str]] = []
+    for method in ("start", "drop_token"):
+        world.faults[method, "node2"] = lambda: stories.append(list(renewing.story))
     fail_over(world, context)
-    assert renewing.story == ["began", "ended"]
+    assert stories == [["began"], ["began", "ended"]]
     world = World()
     tasklet = checked(world)
     tasklet.exec()
     # All of the time is ahead when the guest is asked to go down, which may take minutes.
     calls = world.calls
     assert {("renew_token", node) for node in NODES} <= set(calls[: calls.index(("shut_down", "node1"))])
+
+
+def test_a_guest_is_not_started_again_while_the_other_node_says_nothing() -> None:
+    world = World()
+
+    def silent() -> None:
+        if ("promote", "node2") in world.calls:
+            unreachable("node2")()
+
+    world.faults["promote", "node2"] = refusing("node2")
+    world.faults["domain", "node2"] = silent
+    with pytest.raises(LvmigrateError) as caught:
+        fail_over(world)
+    assert ("start", "node1") not in world.calls
+    assert "web1 is off" in str(caught.value) + caught.value.detail + "".join(
+        map(str, getattr(caught.value, "leftovers", ()))
+    )
+    assert world.tokens
 
 
 # What it waits for.
@@ -254,6 +275,21 @@ def test_a_break_before_the_disks_were_in_step_counts_for_nothing() -> None:
     at(world, "watch", "node1", lambda: setattr(world, "generation", world.generation + 1))
     assert tasklet.exec().target == "node2"
     assert ("generations", "node1") in world.calls
+
+
+def test_downtime_begins_with_the_event_and_not_with_the_next_look() -> None:
+    """The other node's events, and others of the source's, are not the guest's end."""
+    world = World()
+
+    def goes_down() -> None:
+        world.listener("node2", "stopped failed")
+        world.listener("node1", "shutdown finished")
+        world.time += 5
+        world.listener("node1", "stopped shutdown")
+        world.time += 2
+
+    world.late_faults["shut_down", "node1"] = goes_down
+    assert 2 <= fail_over(world).downtime_s < 5
 
 
 def test_what_libvirt_says_meanwhile_is_in_the_report() -> None:

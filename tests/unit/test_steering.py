@@ -12,6 +12,7 @@ from lvmigrate import convergence, foretell
 from lvmigrate.convergence import UNLIMITED_S, Policy, Rule, Then
 from lvmigrate.domain import DomainState, JobKind
 from lvmigrate.errors import Code, MoveFailed, NodeUnreachable, OutcomeUnknown
+from lvmigrate.follow import ABORT_S
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Mode, Options
 from lvmigrate.progress import MemoryProgress
@@ -29,22 +30,22 @@ def migrate(world: World, options: Options, *, post_copy: threading.Event | None
     return tasklet.exec()
 
 
-def stuck(world: World) -> None:
+def stuck(world: World, looks: int = 40) -> None:
     """A copy whose passes do not shrink."""
-    world.looks = 40
+    world.looks = looks
 
     def progress(left: int) -> MemoryProgress:
         return MemoryProgress(
-            elapsed_s=3.0 * (40 - left),
+            elapsed_s=3.0 * (looks - left),
             total=1 << 30,
             remaining=1 << 29,
             processed=0,
             rate=1 << 20,
             dirty_rate=1 << 20,
-            iteration=40 - left,
+            iteration=looks - left,
             expected_downtime_s=1.0,
             percent=50.0,
-            throttle_percent=20 if left < 30 else 0,
+            throttle_percent=20 if left < looks - 10 else 0,
         )
 
     world.progress = progress
@@ -75,6 +76,16 @@ def test_a_rule_gives_a_copy_up_and_everything_is_put_back() -> None:
     assert world.downtime_limits == pytest.approx([0.45, 0.675, 1.0])
     assert world.running() == ["node1"]
     assert list(world.violations()) == []
+
+
+def test_a_copy_that_a_rule_gave_up_is_not_waited_for_as_long_as_one_may_take() -> None:
+    world = World(stubborn=True)
+    stuck(world, looks=100_000)
+    asked: list[float] = []
+    world.on_look = lambda left: asked.append(world.time) if left == 0 else None
+    with pytest.raises(OutcomeUnknown):
+        migrate(world, Options(policy=convergence.GENTLE, copy_timeout_s=1e6))
+    assert ABORT_S < world.time - asked[0] < 2 * ABORT_S
 
 
 def test_the_report_says_which_rule_fired_when() -> None:
