@@ -236,7 +236,7 @@ class App:
         if waiting.cancelled_caught:
             raise UsageError("The body did not come in time.", hint=f"It may take {_BODY_S:.0f} s.")
         try:
-            return msgspec.json.decode(bytes(body), type=route.body)
+            return orders.read(bytes(body), route.body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise _not_understood("The body", error) from error
 

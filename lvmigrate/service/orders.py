@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -233,6 +233,18 @@ def about(order: Order) -> str:
             return order.node
         case _:
             return order.instance
+
+
+def read(text: bytes, kind: Any) -> Any:  # noqa: ANN401 -- what the type says
+    """What has come, of the type ``kind``. Raises `msgspec.MsgspecError`.
+
+    Where one order alone may come it is read among all of them: by itself msgspec would not ask it which one it is, as
+    the description does.
+    """
+    if kind not in get_args(Order):
+        return msgspec.json.decode(text, type=kind)
+    order = msgspec.json.decode(text, type=Order)
+    return order if type(order) is kind else msgspec.json.decode(text, type=kind)  # which says what it is not
 
 
 def difference(before: object, wanted: object, kind: type[T]) -> T:
