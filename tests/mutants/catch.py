@@ -26,7 +26,8 @@ from tests.mutants.warm import FAILED, PASSED
 _UNITS: Final = (
     *("settle", "guard", "rollback", "lease", "disks", "dual_primary", "decision", "move"),
     *("mending", "cleanup", "definitions", "migrate", "balloon", "steering", "lineage"),
-    *("handover", "stale", "kept", "hooks", "fencing", "program", "upstart", "target", "scene", "namesakes"),
+    *("handover", "stale", "kept", "hooks", "fencing", "program", "upstart", "target"),
+    *("scene", "namesakes", "failover", "opening"),
 )
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (

@@ -1,0 +1,43 @@
+"""What a failover asks before it begins anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from lvmigrate.errors import Code, Finding, Refused
+from lvmigrate.failover import FailoverInstance
+from lvmigrate.journal import Journal, NoJournal
+from tests.unit.fakes import World, unreachable
+
+
+def codes(world: World, *, to: str | None = None, journal: Journal | None = None) -> list[Code]:
+    context = world.context(**({"journal": journal} if journal else {}))
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1", target=to).check_prereq()
+    assert "shut_down" not in {method for method, _ in world.calls}
+    return [finding.code for finding in caught.value.findings]
+
+
+def test_a_target_that_the_configuration_does_not_name() -> None:
+    world = World()
+    assert codes(world, to="node9") == [Code.NODE_UNKNOWN]
+    assert world.calls == []
+
+
+def test_so_is_one_where_the_source_does_not_answer() -> None:
+    world = World(faults={("domain", "node1"): unreachable("node1")})
+    assert codes(world, to="node9") == [Code.NODE_UNKNOWN]
+
+
+def test_a_target_that_is_silent_is_not_taken_for_a_source_that_is_dead() -> None:
+    """The guest was seen running: nobody is asked whether a node is off."""
+    world = World(faults={("domain", "node2"): unreachable("node2")})
+    assert codes(world) == [Code.NODE_UNREACHABLE]
+
+
+def test_what_cannot_be_written_down_is_not_begun() -> None:
+    class Full(NoJournal):
+        def trouble(self) -> Finding | None:
+            return Finding(code=Code.JOURNAL_UNUSABLE, sentence="The disk is full.", hint="Make room.")
+
+    assert codes(World(), journal=Full()) == [Code.JOURNAL_UNUSABLE]
