@@ -11,10 +11,13 @@ BIN := $(VENV)/bin
 LAB := vagrant/lab
 # The lab's address is reached from its own network namespace, where it has one.
 IN_LAB := $(LAB) exec
-# Tests that need no node run in a process for each processor; not the storage's: mounts and loop devices are everybody's.
-AT_ONCE := -n auto --ignore tests/unit/storage
-# A pair of hosts is each test's own, and its tests wait more than they work.
+# Tests that need no node run in a process for each processor.
+AT_ONCE := -n auto
+# A pair of hosts is each test's own, and its tests wait more than they work, as those of a node's scripts do.
 PAIRS := -n 4 --dist worksteal
+# But for those with a mount or a loop device: these are everybody's.
+UNIT := $(BIN)/pytest tests/unit --ignore tests/unit/storage $(AT_ONCE) \
+	&& $(BIN)/pytest tests/unit/storage -m "not devices" $(PAIRS) && $(BIN)/pytest tests/unit/storage -m devices
 
 .PHONY: help
 help: ## this list
@@ -30,8 +33,7 @@ chaos: ready ## two disasters live on the two nodes: what bare commands end with
 
 .PHONY: test
 test: ready ## every layer of the tests; of the pair's and the lab's what is not marked as long
-	$(BIN)/pytest tests/unit $(AT_ONCE)
-	$(BIN)/pytest tests/unit/storage
+	$(UNIT)
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/page $(AT_ONCE)
@@ -41,8 +43,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 
 .PHONY: test-all
 test-all: ready ## every test there is: an hour and more
-	$(BIN)/pytest tests/unit $(AT_ONCE)
-	$(BIN)/pytest tests/unit/storage
+	$(UNIT)
 	$(BIN)/pytest tests/simulator $(AT_ONCE)
 	$(BIN)/pytest tests/service $(AT_ONCE)
 	$(BIN)/pytest tests/page $(AT_ONCE)
@@ -52,8 +53,7 @@ test-all: ready ## every test there is: an hour and more
 
 .PHONY: test-unit
 test-unit: venv ## the pure parts, lint and types: seconds
-	$(BIN)/pytest tests/unit $(AT_ONCE)
-	$(BIN)/pytest tests/unit/storage
+	$(UNIT)
 
 .PHONY: test-simulator
 test-simulator: venv ## two nodes in memory, every call of a move x every fault: a minute or two

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lvmigrate.errors import Code, Finding, Refused
+from lvmigrate import failover
+from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance
 from lvmigrate.journal import Journal, NoJournal
+from lvmigrate.target import Choice
 from tests.unit.fakes import World, unreachable
 
 
@@ -41,3 +43,17 @@ def test_what_cannot_be_written_down_is_not_begun() -> None:
             return Finding(code=Code.JOURNAL_UNUSABLE, sentence="The disk is full.", hint="Make room.")
 
     assert codes(World(), journal=Full()) == [Code.JOURNAL_UNUSABLE]
+
+
+@pytest.mark.parametrize(("why", "because"), [("", "it was asked for"), ("it has the most memory", "")])
+def test_the_plan_says_why_it_is_this_target(monkeypatch: pytest.MonkeyPatch, why: str, because: str) -> None:
+    monkeypatch.setattr(failover, "chosen", lambda *_: Choice(node="node2", why=why))
+    plan = FailoverInstance(World().context(), "web1", because=because).check_prereq()
+    assert plan.target_because == (why or because)
+
+
+def test_what_was_not_checked_is_not_begun() -> None:
+    world = World()
+    with pytest.raises(UsageError):
+        FailoverInstance(world.context(), "web1").exec()
+    assert world.calls == []

@@ -19,6 +19,14 @@ TRANSCRIPTS = Path(__file__).parents[2] / "transcripts"
 _LINE = re.compile(r"(\d{4}-\d\d-\d\dT\S+ )?(exists|create|change|rename|destroy|call|response) (\S+-\S+|-|\w+)( |$)")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a device: mounts and loop devices are everybody's, so that those tests have one process."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("devices")
+
+
 def here(name: str) -> Node:
     return Node(name=name, ssh=None, libvirt_uri="test:///", peer_uri="test:///", migration_address="127.0.0.1")
 

@@ -722,10 +722,11 @@ def test_a_command_that_is_killed_halfway_through_writing_leaves_nothing(
 def test_a_guard_that_is_done_leaves_nothing_half_written(
     host: Host, storage: DrbdStorage, guarded: list[Guarded], part: str
 ) -> None:
-    assert storage.take_token("node1", SHORT) is None
-    storage.arm_guard("node1", SHORT, guarded, resume=False)
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=False)
     host.opened()
     host.tokens.joinpath(f"{TOKEN.uuid}.{part}.new").write_text("half")
+    storage.renew_token("node1", SHORT)
     assert eventually(lambda: host.left == [f"{TOKEN.uuid}.token"]), host.left
 
 
