@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint="Please report it with the output of the same command under --log-level debug.",
             code=Code.INTERNAL,
         )
-        if "debug" in words:
+        if {"debug", "--log-level=debug"} & set(words):
             import structlog  # noqa: PLC0415 -- only here
 
             structlog.get_logger().exception("defect")
