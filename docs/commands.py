@@ -50,7 +50,10 @@ def _lines(known: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
 
     yield _HEAD
     yield from _table(("command", "what it does"), [(f"[{n}](#{n})", str(c.description)) for n, c in known.items()])
-    yield "\n`lvmigrate --version` prints the version.\n"
+    yield "\n## Before the command\n"
+    yield "Where a service is to do it, what says so stands before the command: `lvmigrate --server URL status`.\n"
+    yield from _table(_OPTIONS, [_row(action) for action in options_of(parser()) if action.option_strings])
+    yield ""
     for name, command in known.items():
         yield f"## {name}\n"
         yield f"{_sentence(str(command.description))}\n"

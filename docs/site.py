@@ -1,7 +1,7 @@
 """Builds the site into a folder: ``python -m docs.site FOLDER``; what is not as it should be is an error.
 
-Its pages are those of this folder, the README's sections, one a page, and what is made from the code. They are put
-together below FOLDER/source, where links between files of the repository become links between pages, and Sphinx makes
+Its pages are those of this folder, the lab's, the changelog, and what is made from the code. They are put together
+below FOLDER/source, where links between files of the repository become links between pages, and Sphinx makes
 FOLDER/html of them. Nothing there is fetched from anywhere.
 """
 
@@ -32,10 +32,9 @@ _MENU: Final[Mapping[str, tuple[str, ...]]] = {
         *("howto/linstor", "howto/pacemaker"),
     ),
     "Guide": (
-        *("guide/use-it-on-your-own-two-hosts", "guide/what-is-checked-before-a-move", "guide/how-memory-travels"),
-        *("guide/where-it-goes", "guide/to-empty-a-node", "guide/when-the-command-dies-or-the-net"),
-        *("guide/when-a-guest-is-to-be-shut-down-or-its-node-is-dead", "guide/hooks", "guide/what-is-to-be-mended"),
-        *("guide/the-service", "guide/what-it-does-not-do-yet"),
+        *("guide/what-is-checked-before-a-move", "guide/how-memory-travels", "guide/where-it-goes"),
+        *("guide/to-empty-a-node", "guide/when-the-command-dies", "guide/failover", "guide/journal", "guide/hooks"),
+        *("guide/doctor", "service", "guide/what-it-does-not-do-yet", "guide/words"),
     ),
     "Reference": (
         "reference/commands",
@@ -43,10 +42,16 @@ _MENU: Final[Mapping[str, tuple[str, ...]]] = {
         "codes",
         "python",
         "reference/api",
-        "service",
         "simulator",
     ),
     "Design": ("design", "decisions", "seed", "lab", "benchmarks", "changelog"),
+}
+#: Files that a page tells more of, or that are a page by another name.
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "vagrant/README.md": "lab.md",
+    "CHANGELOG.md": "changelog.md",
+    "docs/cluster.toml.example": "reference/configuration.md",
+    "lvmigrate/__init__.py": "reference/api.md",
 }
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[^)#\s]*)(?P<anchor>#[^)\s]*)?(?=\))")
 
@@ -70,9 +75,6 @@ def pages() -> Mapping[str, str]:
     """Every page in Markdown, by its name."""
     made = {path.relative_to(_DOCS).with_suffix("").as_posix(): path for path in sorted(_DOCS.rglob("*.md"))}
     found = {name: _moved(path.read_text(encoding="utf-8"), f"docs/{name}.md", name) for name, path in made.items()}
-    for title, text in _sections():
-        name = f"guide/{_slug(title)}"
-        found[name] = _moved(f"# {title}\n\n{text}", "README.md", name)
     found["lab"] = _moved((ROOT / "vagrant" / "README.md").read_text(encoding="utf-8"), "vagrant/README.md", "lab")
     found["changelog"] = _moved((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), "CHANGELOG.md", "changelog")
     found["reference/commands"] = commands.page()
@@ -84,18 +86,6 @@ def pages() -> Mapping[str, str]:
     return found
 
 
-def _sections() -> Iterator[tuple[str, str]]:
-    """The README's parts, by their headings."""
-    parts = re.split(r"^## (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    for title, text in zip(parts[1::2], parts[2::2], strict=True):
-        yield title, re.sub(r"^#(##+ )", r"\1", text, flags=re.MULTILINE)  # one level up, as its own heading is
-
-
-def _slug(title: str) -> str:
-    """A heading as links name it."""
-    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
-
-
 def _moved(text: str, file: str, name: str) -> str:
     """The text of a file of the repository with its links as those of the page ``name``."""
 
@@ -104,13 +94,10 @@ def _moved(text: str, file: str, name: str) -> str:
         if re.match(r"[a-z]+:", path):
             return match[0]
         whole = posixpath.normpath(posixpath.join(posixpath.dirname(file), path)) if path else file
-        if whole == "README.md":
-            target = f"guide/{anchor[1:]}.md" if anchor else "index.md"
-            anchor = ""
-        elif whole in ("vagrant/README.md", "CHANGELOG.md"):
-            target = "lab.md" if whole.startswith("vagrant") else "changelog.md"
+        if whole == "README.md":  # its sections are told in full by the pages that `start` leads to
+            target, anchor = ("start.md" if anchor else "index.md"), ""
         else:
-            target = whole.removeprefix("docs/")
+            target = _ELSEWHERE.get(whole, whole.removeprefix("docs/"))
         return posixpath.relpath(target, posixpath.dirname(name) or ".") + anchor
 
     # An example of Python's own prompt is coloured as one; what stands in a fence is shown as it is.

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint="Please report it with the output of the same command under --log-level debug.",
             code=Code.INTERNAL,
         )
-        if "debug" in words:
+        if {"debug", "--log-level=debug"} & set(words):
             import structlog  # noqa: PLC0415 -- only here
 
             structlog.get_logger().exception("defect")
@@ -130,7 +131,11 @@ def _token(asked: argparse.Namespace) -> int:
     if asked.json:
         _print(json.dumps({"token": token, "name": asked.name, "role": asked.role, "sha256": digest}))
     else:
-        _print(f"# for the service's configuration; then `systemctl reload` it, or send it SIGHUP\n{told}", error=True)
+        _print(
+            f"# for the service's configuration; then `systemctl reload` it, or send it SIGHUP\n{told}",
+            error=True,
+            raw=True,
+        )
         _print(token)
     return ExitCode.OK
 
@@ -418,7 +423,7 @@ def _report(cluster: Cluster, asked: argparse.Namespace) -> int:
     if asked.html is None:
         _show(story, display.story_lines, as_json=asked.json)
     elif asked.html == "-":
-        _print(page.page(story))
+        _print(page.page(story), raw=True)
     else:
         try:
             Path(asked.html).write_text(page.page(story), encoding="utf-8")
@@ -592,9 +597,15 @@ def _fail(error: LvmigrateError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def _print(text: str, *, error: bool = False) -> None:
+def _print(text: str, *, error: bool = False, raw: bool = False) -> None:
+    """``raw``: it is to be copied as it is."""
+    stream = sys.stderr if error else sys.stdout
     with contextlib.suppress(OSError):  # a reader that went away changes nothing of what was done
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+        if stream.isatty() and not raw and not text.startswith("{"):
+            from lvmigrate.fitted import fitted  # noqa: PLC0415
+
+            text = fitted(text, shutil.get_terminal_size().columns)
+        print(text, file=stream, flush=True)
 
 
 #: What is of this machine alone, and needs no nodes.

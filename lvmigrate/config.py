@@ -26,7 +26,9 @@ from lvmigrate.traffic import Limits as Traffic
 T = TypeVar("T")
 
 DEFAULT_PATH: Final = Path("/etc/lvmigrate/cluster.toml")
-_EXAMPLE: Final = 'See the README: [nodes.NAME] with ssh = "root@NAME" for each of your hosts.'
+#: Where a first file is told, and where every key is.
+_FIRST: Final = "Two lines are enough to begin with, [nodes.NAME] for each host (docs/start.md)."
+_KEYS: Final = "docs/cluster.toml.example has every key."
 #: What goes into file names, ssh's command line and libvirt's URIs without quoting.
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _NODE_KEYS: Final = (
@@ -138,7 +140,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Config:
         raise ConfigurationError(
             f"There is no configuration file {where}.",
             code=Code.CONFIG_MISSING,
-            hint=f"Write one, or name it with --config or LVMIGRATE_CONFIG. {_EXAMPLE}",
+            hint=f"Write one, or name it with --config or LVMIGRATE_CONFIG. {_FIRST}",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -395,7 +397,8 @@ class _Reader:
 
     def _one_of(self, at: tuple[str, ...], word: str, known: Mapping[str, T]) -> T:
         if word not in known:
-            self._fail(f"{word!r} is not known (known: {', '.join(known)})", line=self._line(at))
+            key = "then" if at[-1] == "rules" else at[-1]
+            self._fail(f"{key} {word!r} is not known (known: {', '.join(known)})", line=self._line(at))
         return known[word]
 
     def _numbers(
@@ -408,8 +411,10 @@ class _Reader:
             value = self._value((name,), table, key, kind)
             if value is None:
                 continue
-            if not 0 < value < _ABSURD:
-                self._fail(f"{key} must be a number above 0", line=self._line((name, key)))
+            may_be_none = key == "compression_level"
+            if not 0 <= value < _ABSURD or (value == 0 and not may_be_none):
+                bound = "of 0 or more" if may_be_none else "above 0"
+                self._fail(f"{key} must be a number {bound}", line=self._line((name, key)))
             numbers[key] = value
         return numbers
 
@@ -454,7 +459,7 @@ class _Reader:
         return best
 
     def _fail(self, what: str, *, line: int) -> NoReturn:
-        raise ConfigurationError(f"{self._path}, line {line}: {what}.", hint=f"Mend that line. {_EXAMPLE}")
+        raise ConfigurationError(f"{self._path}, line {line}: {what}.", hint=f"Mend that line. {_KEYS}")
 
 
 def _split(dotted: str) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Explanation:
     changed: str
     #: The next thing to do.
     remedy: str
-    #: File and section of the documentation, as ``README.md#section``.
+    #: File and section of the documentation, as ``docs/page.md#section``.
     where: str
     told: tuple[Told, ...] = ()
 
@@ -56,15 +56,18 @@ def explained(word: str) -> Explanation:
 
 
 _USE: Final = "README.md#use-it-on-your-own-two-hosts"
-_MOVE: Final = "README.md#what-a-migration-does"
-_DIES: Final = "README.md#when-the-command-dies-or-the-net"
-_OFF: Final = "README.md#when-a-guest-is-to-be-shut-down-or-its-node-is-dead"
-_MEMORY: Final = "README.md#how-memory-travels"
-_GOES: Final = "README.md#where-it-goes"
-_HOOKS: Final = "README.md#hooks"
-_CHECKED: Final = "README.md#what-is-checked-before-a-move"
-_DOCTOR: Final = "README.md#what-is-to-be-mended"
-_NOT_YET: Final = "README.md#what-it-does-not-do-yet"
+_REACH: Final = "docs/start.md#1-what-the-hosts-need"
+_NAMED: Final = "docs/start.md#3-name-your-hosts"
+_JOURNAL: Final = "docs/guide/journal.md#what-was-done-the-journal"
+_MOVE: Final = "docs/guide/what-a-migration-does.md#what-a-migration-does"
+_DIES: Final = "docs/guide/when-the-command-dies.md#cleanup"
+_OFF: Final = "docs/guide/failover.md#when-its-node-does-not-answer"
+_MEMORY: Final = "docs/guide/how-memory-travels.md#how-memory-travels"
+_GOES: Final = "docs/guide/where-it-goes.md#where-it-goes"
+_HOOKS: Final = "docs/guide/hooks.md#hooks"
+_CHECKED: Final = "docs/guide/what-is-checked-before-a-move.md#what-is-checked-before-a-move"
+_DOCTOR: Final = "docs/guide/doctor.md#what-is-to-be-mended-the-doctor"
+_NOT_YET: Final = "docs/guide/what-it-does-not-do-yet.md#what-it-does-not-do-yet"
 _DECIDED: Final = "docs/decisions.md#what-follows-from-what-is-seen"
 _PERSON: Final = "docs/decisions.md#when-a-person-must-decide"
 _SERVE: Final = "docs/service.md#start-it"
@@ -100,14 +103,14 @@ _ROWS: Final = (
         _UNLOOKED,
         "There is no configuration file where it was looked for.",
         "Write /etc/lvmigrate/cluster.toml, or name another file with --config or LVMIGRATE_CONFIG.",
-        _USE,
+        _NAMED,
     ),
     _row(
         Code.CONFIG_INVALID,
         _UNLOOKED,
         "The configuration file cannot be read, or says something that makes no sense.",
         "Correct the line that the sentence names.",
-        _USE,
+        _NAMED,
     ),
     _row(
         Code.INSTANCE_UNKNOWN,
@@ -150,7 +153,7 @@ _ROWS: Final = (
         (Told.UNLOOKED, Told.REFUSED),
         "The configuration names no such node.",
         "Use a name of a [nodes.NAME] section; it is the host's `uname -n`.",
-        _USE,
+        _NAMED,
     ),
     _row(
         Code.NODE_UNREACHABLE,
@@ -512,7 +515,7 @@ _ROWS: Final = (
         (Told.REFUSED, Told.FOUND),
         "A node's libvirt cannot connect to another node's, which a peer-to-peer move needs.",
         "Let `virsh -c PEER_URI list` succeed for root on that node, without a question: key, known hosts, firewall.",
-        _USE,
+        _REACH,
     ),
     _row(
         Code.PORTS_UNREACHABLE,
@@ -664,14 +667,14 @@ _ROWS: Final = (
         (Told.REFUSED, Told.FOUND, Told.ENDED),
         "A node's libvirt, or its ssh, does not let in who connects.",
         "ssh without a password (`ssh-copy-id`), and the right to use libvirt's socket there.",
-        _USE,
+        _REACH,
     ),
     _row(
         Code.HOST_KEY_UNKNOWN,
         (Told.REFUSED, Told.FOUND, Told.ENDED),
         "The ssh key of a node is not among the known hosts of root on the machine that connects, or has changed.",
         "Accept it once by hand, as root there: `ssh` to that host; after a change, find out why first.",
-        _USE,
+        _REACH,
     ),
     _row(
         Code.TLS_FAILED,
@@ -805,14 +808,14 @@ _ROWS: Final = (
         (Told.REFUSED, Told.FOUND),
         "The journal cannot be written, or not be read.",
         'Mend the file that the sentence names, or another one: [journal] path; "" keeps none.',
-        _USE,
+        _JOURNAL,
     ),
     _row(
         Code.ERRAND_UNKNOWN,
         _FOUND,
         "The journal knows no such errand, or more than one whose id begins so.",
         "`lvmigrate history` lists them.",
-        _USE,
+        _JOURNAL,
     ),
     _row(
         Code.NODE_ALIVE,
@@ -1083,7 +1086,8 @@ _EXIT_ROWS: Final = (
     ),
     _exit(
         ExitCode.REFUSED,
-        "The checks found reasons not to start, or `doctor` a danger, each with a code.",
+        "The checks found reasons not to start (a node that gives no answer is one), or `doctor` a danger, each with a"
+        " code.",
         "Nothing.",
         "Mend every reason that is named.",
         _CHECKED,
@@ -1107,7 +1111,7 @@ _EXIT_ROWS: Final = (
         "The configuration file or the journal is missing or wrong.",
         "Nothing.",
         "What the sentence names.",
-        _USE,
+        _NAMED,
     ),
     _exit(
         ExitCode.UNREACHABLE,

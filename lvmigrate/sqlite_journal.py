@@ -149,8 +149,9 @@ class SqliteJournal:
         with self._read() as file:
             found = [] if file is None else _find(file, wanted)
             if file is None or len(found) != 1:
+                what = f"{'more than one' if found else 'no'} errand whose id begins with {wanted!r}"
                 raise UsageError(
-                    f"The journal has {'more than one' if found else 'no'} errand whose id begins with {wanted!r}.",
+                    f"The journal has {'no errand yet' if wanted == 'last' else what}.",
                     hint="`lvmigrate history` lists the ids.",
                     code=Code.ERRAND_UNKNOWN,
                 )

@@ -54,7 +54,14 @@ class Survivor:
         """What would be done. Raises `Refused` where that much cannot be told, or `UsageError` of which guest."""
         one_guest(self.instance, sightings.domains)
         silent = [error.node for error in sightings.silent]
-        target = self._choose(tuple(node for node in self.context.nodes if node not in silent))
+        answering = tuple(node for node in self.context.nodes if node not in silent)
+        if not answering:
+            raise self._refused(
+                Code.NODE_UNREACHABLE,
+                f"No node answers ({', '.join(silent)}): {self.instance} may run on any of them.",
+                "See that this machine reaches them: `lvmigrate status` says what each way to them has said.",
+            )
+        target = self._choose(answering)
         if len(silent) > 1:
             # It may run on any of them, and only one can be said to be off.
             raise self._refused(

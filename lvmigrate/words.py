@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NoReturn
 
 from lvmigrate.errors import ExitCode, UsageError
 
-_EPILOG = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+_EPILOG = (
+    "exit codes: "
+    + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    + " (`lvmigrate explain 5` says what one promises)"
+)
 
 
 class _Version(argparse.Action):
@@ -26,20 +30,31 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as every other error is said."""
+    """Says what is wrong as every other error is said, and takes no option by its beginning: some name a danger."""
+
+    def __init__(self, **given: Any) -> None:  # noqa: ANN401 -- argparse's own
+        super().__init__(allow_abbrev=False, **given)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint=f"See `{self.prog} --help`.")
+        hint = f"See `{self.prog} --help`."
+        if message.startswith("unrecognized arguments: ") and not _OF_A_SERVICE.isdisjoint(_words_in(message)):
+            hint = "What says where a service is stands before the command: `lvmigrate --server URL COMMAND ...`."
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint=hint)
+
+
+#: They stand before the command.
+_OF_A_SERVICE: Final = frozenset({"--server", "--token-file", "--ca", "--client-cert", "--client-key"})
+
+
+def _words_in(message: str) -> Iterator[str]:
+    return (word.partition("=")[0] for word in message.split())
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; ``command`` of what it parses is the command's name."""
-    common = _Parser(add_help=False)
-    common.add_argument("--config", metavar="FILE", help="default: $LVMIGRATE_CONFIG, else /etc/lvmigrate/cluster.toml")
-    common.add_argument("--json", action="store_true", help="one JSON object on standard output, errors too")
-    common.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="error", help="default: %(default)s"
-    )
+    # What was said before the command is not unsaid after it.
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common(common)
     moving = _Parser(add_help=False)
     moving.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
     moving.add_argument("--to", metavar="NODE", help="the target; default: the best that has the guest's disks")
@@ -49,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
         prog="lvmigrate", description="Moves running guests between KVM hosts with DRBD disks.", epilog=_EPILOG
     )
     parser.add_argument("--version", action=_Version)
+    _add_common(parser.add_argument_group("also after the command"))
+    parser.set_defaults(config=None, json=False, log_level="error")
     _add_server(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, parents, sentence in (
@@ -84,6 +101,18 @@ def parser() -> argparse.ArgumentParser:
         _add_own(command, name)
     _add_drain(commands, common, copying)
     return parser
+
+
+def _add_common(to: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """What every command understands."""
+    to.add_argument("--config", metavar="FILE", help="default: $LVMIGRATE_CONFIG, else /etc/lvmigrate/cluster.toml")
+    to.add_argument("--json", action="store_true", help="one JSON object on standard output, errors too")
+    to.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        choices=("debug", "info", "warning", "error"),
+        help="what is logged on standard error: debug, info, warning or error (error)",
+    )
 
 
 def _add_own(command: argparse.ArgumentParser, name: str) -> None:
@@ -139,39 +168,37 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 def _copying() -> _Parser:
     """How a guest is moved, whichever it is."""
     copying = _Parser(add_help=False)
-    _add_keep(copying)
-    copying.add_argument(
-        "--allow-failover",
+    _add_memory(copying.add_argument_group("how memory is copied"))
+    _add_deadlines(copying.add_argument_group("how long to wait"))
+    _add_willing(copying.add_argument_group("what may be done to the guest"))
+    safeguards = copying.add_argument_group("safeguards to give up")
+    safeguards.add_argument(
+        "--fast",
         action="store_true",
-        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
+        help="the target starts the guest by itself: sooner, with less proof (docs/guide/how-memory-travels.md)",
     )
-    copying.add_argument(
-        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
+    safeguards.add_argument(
+        "--no-guard", action="store_true", help="accept that a command that dies leaves two primaries allowed"
     )
-    copying.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
+    safeguards.add_argument(
+        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
+    )
+    return copying
+
+
+def _add_memory(copying: argparse._ArgumentGroup) -> None:
     copying.add_argument(
         "--mode",
         choices=("live", "non-live", "post-copy"),
         help="live: copy while it runs; non-live: it stands still meanwhile; post-copy: it goes on at the target after"
-        " one pass, and cannot be aborted from then on (default: live)",
+        " one pass, and cannot be aborted from then on (live)",
     )
     copying.add_argument(
         "--policy",
         metavar="NAME",
         help="what to do when the copy makes no progress: gentle (stand still up to 1 s, then give up), force (slow the"
-        " guest down, then stand still), post-copy, patient, or one of the configuration's (default: gentle)",
+        " guest down, then stand still), post-copy, patient, or one of the configuration's (gentle)",
     )
-    copying.add_argument(
-        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
-    )
-    copying.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
-    copying.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
-    copying.add_argument(
-        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
-    )
-    copying.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
-    copying.add_argument("--compression-level", metavar="N", type=_positive(int), help="how hard (zlib, zstd, mt)")
-    copying.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
     copying.add_argument(
         "--forecast",
         metavar="S",
@@ -180,10 +207,27 @@ def _copying() -> _Parser:
         const=2,
         help="measure for so many seconds (2) what the guest dirties, and tell how long the copy will take",
     )
-    copying.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
+    copying.add_argument("--bandwidth", metavar="MIB", type=_positive(int), help="at most this many MiB/s of memory")
+    copying.add_argument(
+        "--postcopy-bandwidth", metavar="MIB", type=_positive(int), help="the same once it runs on the target"
+    )
     copying.add_argument(
         "--downtime-limit", metavar="S", type=_positive(float), help="longest standstill for the last pass (0.3)"
     )
+    copying.add_argument("--auto-converge", action="store_true", help="slow the guest down where that is needed")
+    copying.add_argument("--throttle-initial", metavar="PERCENT", type=_positive(int), help="by so much at first")
+    copying.add_argument(
+        "--throttle-increment", metavar="PERCENT", type=_positive(int), help="and so much more each time"
+    )
+    copying.add_argument("--compression", choices=("xbzrle", "zlib", "zstd", "mt"), help="compress memory on its way")
+    copying.add_argument(
+        "--compression-level", metavar="N", type=_level, help="how hard: zlib and mt 0 to 9, zstd 0 to 20"
+    )
+    copying.add_argument("--connections", metavar="N", type=_positive(int), help="send over so many side by side")
+    copying.add_argument("--tls", action="store_true", help="encrypt memory on its way, with QEMU's own certificates")
+
+
+def _add_deadlines(copying: argparse._ArgumentGroup) -> None:
     copying.add_argument(
         "--sync-timeout", metavar="S", type=_positive(float), help="longest wait for the disks to be in step (3600)"
     )
@@ -193,11 +237,17 @@ def _copying() -> _Parser:
     copying.add_argument(
         "--copy-timeout", metavar="S", type=_positive(float), help="longest copy of memory before it is aborted (3600)"
     )
+
+
+def _add_willing(copying: argparse._ArgumentGroup) -> None:
+    _add_keep(copying)
     copying.add_argument(
-        "--fast", action="store_true", help="the target starts the guest by itself: sooner, with less proof (README)"
+        "--allow-failover",
+        action="store_true",
+        help="where it cannot move while it runs, shut it down and start it there (decided before anything starts)",
     )
     copying.add_argument(
-        "--no-guard", action="store_true", help="accept that a controller that dies leaves two primaries allowed"
+        "--shutdown-timeout", metavar="S", type=_positive(float), help="how long it may take to shut down then (120)"
     )
     copying.add_argument(
         "--allow-runtime-changes",
@@ -207,10 +257,6 @@ def _copying() -> _Parser:
     copying.add_argument(
         "--minimum-memory", metavar="MIB", type=_positive(int), help="but keep so much (half of what it has)"
     )
-    copying.add_argument(
-        "--ignore-hvversions", action="store_true", help="move to an older libvirt or QEMU than the source's"
-    )
-    return copying
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
@@ -220,7 +266,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
 
 
-def _add_keep(command: argparse.ArgumentParser) -> None:
+def _add_keep(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     command.add_argument(
         "--keep-definition",
         action="store_true",
@@ -311,6 +357,12 @@ def _add_drain(commands: argparse._SubParsersAction[_Parser], common: _Parser, c
     states.add_argument("--drained", metavar="WHY", nargs="?", const="", help="no guest may come")
     states.add_argument("--offline", metavar="WHY", nargs="?", const="", help="out of use: it is not even asked")
     states.add_argument("--online", action="store_true", help="neither, unless the configuration says so")
+
+
+def _level(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of 0 or more")
+    return int(word)
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

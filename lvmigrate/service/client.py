@@ -292,7 +292,8 @@ def _context(ca: str | None, certificate: str | None, key: str | None) -> ssl.SS
     except (OSError, ssl.SSLError) as error:
         names = ", ".join(name for name in (ca, certificate, key) if name)
         raise ConfigurationError(
-            f"The certificates for the service cannot be used ({names}): {error}.", hint="Check the files' names."
+            f"The certificates for the service cannot be used ({names}): {error}.",
+            hint="Check the files; --client-key names the key, where it is not in the certificate's file.",
         ) from error
     return context
 

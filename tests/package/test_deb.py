@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lvmigrate.explanation import EXPLANATIONS
 from lvmigrate.service.settings import Settings
 from lvmigrate.words import parser
 from tests.package.conftest import ROOT, run
@@ -186,3 +187,22 @@ def test_whoever_reads_tokens_cannot_be_the_service(unpacked: Path) -> None:
     (unit,) = unpacked.rglob("lvmigrate.service")
     (directory,) = re.findall(r"^RuntimeDirectory=(.*)$", unit.read_text(), re.MULTILINE)
     assert directory == Path(Settings().socket).parent.name != "lvmigrate"
+
+
+def test_its_pages_are_where_their_links_and_the_command_name_them(unpacked: Path) -> None:
+    """Not compressed either: a link knows no .gz."""
+    there = unpacked / "usr/share/doc/lvmigrate"
+    pages = [there / "README.md", there / "CHANGELOG.md", *sorted((there / "docs").rglob("*.md"))]
+    assert len(pages) > 25
+    wrong = []
+    for page in pages:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)#\s]+)", text):
+            # The docstrings are where Python has them.
+            if not re.match(r"[a-z]+:", link) and not link.endswith("__init__.py"):
+                wrong += [f"{page}: {link}"] if not (page.parent / link).exists() else []
+    wrong += [one.where for one in EXPLANATIONS.values() if not (there / one.where.partition("#")[0]).is_file()]
+    (unit,) = unpacked.rglob("lvmigrate.service")
+    (page,) = re.findall(r"file:/(\S+)", unit.read_text())
+    assert (unpacked / page).is_file()
+    assert wrong == []

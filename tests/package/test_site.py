@@ -17,6 +17,7 @@ from docs.commands import commands, options_of
 from docs.keys import RULE, TABLES
 from docs.site import ROOT, pages
 from lvmigrate.errors import Code
+from lvmigrate.words import parser
 
 #: Pages elsewhere that a reader may be sent to; nothing is loaded from them.
 ELSEWHERE = {"github.com", "keepachangelog.com", "semver.org"}
@@ -123,6 +124,9 @@ def test_every_command_has_its_section_and_every_option_is_there(site: Path) -> 
     shared = re.split(r"^### Understood by (.+)$", below, flags=re.MULTILINE)
     groups = dict(zip(shared[1::2], shared[2::2], strict=True))
     assert len(groups) > 3
+    before = text.split("\n## Before the command\n")[1].split("\n## ")[0]
+    for action in options_of(parser()):
+        assert not action.option_strings or f"| `{action.option_strings[0]}" in before
     for name, command in commands().items():
         own = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
         mine = [part for title, part in groups.items() if title == "every command" or name in re.findall(r"\w+", title)]

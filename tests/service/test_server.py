@@ -171,6 +171,22 @@ def test_the_command_comes_over_the_net(
     assert cli.main([*server, *ca, *certificate, "rehearse", "web1"]) == ExitCode.OK
 
 
+def test_a_certificate_and_its_key_may_be_in_two_files(
+    here: House, port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, dashes, chain = (here.directory / "ci.pem").read_text().partition("-----BEGIN CERTIFICATE-----")
+    (tmp_path / "ci.crt").write_text(dashes + chain)
+    (tmp_path / "ci.key").write_text(key)
+    asked = ["--server", f"https://127.0.0.1:{port}", "--ca", str(here.directory / "ca.pem")]
+    asked += ["--client-cert", str(tmp_path / "ci.crt")]
+    assert cli.main([*asked, "--client-key", str(tmp_path / "ci.key"), "status"]) == ExitCode.OK
+    assert "web1" in capsys.readouterr().out
+    assert cli.main([*asked, "status"]) == ExitCode.CONFIGURATION
+    told = capsys.readouterr().err
+    assert "The certificates for the service cannot be used" in told
+    assert "--client-key names the key" in told
+
+
 def test_sighup_reads_the_tokens_again(here: House, port: int) -> None:
     token, digest = new_token()
     before = here.configuration.read_text()

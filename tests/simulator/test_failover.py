@@ -390,6 +390,9 @@ def test_of_two_silent_nodes_it_may_run_on_either() -> None:
         world.timeline.advance(60.0)
         assert refused(world, None) is Code.NODE_UNREACHABLE
         assert refused(world, "node2") is Code.NODE_UNREACHABLE
+        world.power_cut("node2")
+        world.timeline.advance(60.0)
+        assert refused(world, None) is Code.NODE_UNREACHABLE
         assert refused(world, "node1") is Code.NODE_UNREACHABLE
 
 

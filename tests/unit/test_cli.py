@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lvmigrate import cli, cluster
+from lvmigrate import cli, cluster, words
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
+from lvmigrate.convergence import NAMED
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import ExitCode
-from lvmigrate.plan import Options
+from lvmigrate.plan import Compression, Mode, Options, Switch
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.tasklet import Context
+from lvmigrate.words import parser
 from tests.unit.fakes import NODES, World, guest, node_of, unreachable
 
 
@@ -100,6 +105,9 @@ def test_status_of_a_node_that_is_silent(world: World, capsys: pytest.CaptureFix
         (["migrate", "web1", "--bandwidth", "-3"], ExitCode.USAGE, "USAGE"),
         (["migrate", "web1", "--bandwidth", "much"], ExitCode.USAGE, "USAGE"),
         (["migrate", "web1", "--downtime-limit", "nan"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web1", "--compression-level", "-1"], ExitCode.USAGE, "USAGE"),
+        (["migrate", "web1", "--log-level", "loud"], ExitCode.USAGE, "USAGE"),
+        (["check", "web1", "--policy", "hasty"], ExitCode.USAGE, "USAGE"),
         (["migrate", "web9"], ExitCode.REFUSED, "INSTANCE_UNKNOWN"),
         (["check", "web9"], ExitCode.REFUSED, "INSTANCE_UNKNOWN"),
         (["status", "web9"], ExitCode.USAGE, "INSTANCE_UNKNOWN"),
@@ -125,6 +133,90 @@ def test_mistakes(
         assert name in err
         assert "next: " in err
         assert out == ""
+
+
+@pytest.mark.parametrize("word", ["--is", "--ignore-c", "--js", "--conf=x"])
+def test_no_option_is_taken_by_its_beginning(world: World, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    """Some of them name a danger in words: whoever accepts it has to write these."""
+    assert cli.main(["failover", "web1", word]) == ExitCode.USAGE
+    assert f"Unrecognized arguments: {word}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--server", "--server=unix:/x", "--token-file", "--client-key"])
+def test_where_a_service_is_stands_before_the_command(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    assert cli.main(["status", word]) == ExitCode.USAGE
+    assert "stands before the command: `lvmigrate --server URL COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "--config", "x.toml", "--log-level", "info", "status"],
+        ["status", "--json", "--config", "x.toml", "--log-level", "info"],
+        ["--json", "--config", "y.toml", "status", "--config", "x.toml", "--log-level=info"],
+    ],
+)
+def test_what_every_command_understands_stands_before_or_after_it(words: list[str]) -> None:
+    asked = parser().parse_args(words)
+    assert (asked.json, asked.config, asked.log_level) == (True, "x.toml", "info")
+
+
+def test_what_holds_where_none_of_it_is_said() -> None:
+    asked = parser().parse_args(["status"])
+    assert (asked.json, asked.config, asked.log_level) == (False, None, "error")
+
+
+#: What an option says, by the names of `Options`.
+SAID: dict[str, dict[str, Any]] = {
+    "--mode non-live": {"mode": Mode.NON_LIVE},
+    "--policy force": {"policy": NAMED["force"]},
+    "--forecast": {"forecast_s": 2},
+    "--forecast 5": {"forecast_s": 5},
+    "--bandwidth 100": {"bandwidth_mib_s": 100},
+    "--postcopy-bandwidth 50": {"postcopy_bandwidth_mib_s": 50},
+    "--downtime-limit 1.5": {"downtime_limit_s": 1.5},
+    "--auto-converge": {"auto_converge": True},
+    "--throttle-initial 20": {"throttle_initial": 20},
+    "--throttle-increment 10": {"throttle_increment": 10},
+    "--compression zstd": {"compression": Compression.ZSTD},
+    "--compression-level 0": {"compression_level": 0},
+    "--connections 4": {"connections": 4},
+    "--tls": {"tls": True},
+    "--sync-timeout 60": {"sync_timeout_s": 60.0},
+    "--sync-stall 30": {"sync_stall_s": 30.0},
+    "--copy-timeout 90": {"copy_timeout_s": 90.0},
+    "--keep-definition": {"keep_definition": True},
+    "--allow-failover": {"allow_failover": True},
+    "--shutdown-timeout 45": {"shutdown_timeout_s": 45.0},
+    "--allow-runtime-changes": {"allow_runtime_changes": True},
+    "--minimum-memory 512": {"minimum_memory_mib": 512},
+    "--fast": {"switch": Switch.FAST},
+    "--no-guard": {"guard": False},
+    "--ignore-hvversions": {"ignore_hvversions": True},
+    "--ignore-ipolicy": {"ignore_ipolicy": True},
+    "--iallocator hail": {"iallocator": "hail"},
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("command", ["check", "migrate", "rehearse"])
+def test_every_option_of_a_move_is_what_its_name_says(world: World, command: str, said: str) -> None:
+    asked = parser().parse_args([command, "web1", *said.split()])
+    assert cli._options(InMemory(world), asked) == replace(Options(), **SAID[said])
+
+
+def test_no_option_of_a_move_is_missing_above() -> None:
+    copying = {word for action in words._copying()._actions for word in action.option_strings}
+    assert copying | {"--ignore-ipolicy", "--iallocator"} == {said.split()[0] for said in SAID}
+
+
+def test_a_token_is_told_once_and_its_digest_goes_into_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "bob", "--role", "move"]) == ExitCode.OK
+    out, err = capsys.readouterr()
+    (table,) = tomllib.loads(err)["service"]["tokens"].items()
+    assert table == ("bob", {"sha256": hashlib.sha256(out.strip().encode()).hexdigest(), "role": "move"})
+    assert cli.main(["token", "bob", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["role"] == "look"
 
 
 @pytest.mark.parametrize(

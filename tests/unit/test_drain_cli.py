@@ -6,18 +6,19 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
 
-from lvmigrate import cli, cluster
+from lvmigrate import cli, cluster, traffic
 from lvmigrate.assignment import Stay
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
 from lvmigrate.drain_display import LiveDrain, report_lines, schedule_lines
 from lvmigrate.drain_report import DrainReport, Moved, Stayed
-from lvmigrate.errors import Code, ExitCode, Finding
+from lvmigrate.errors import Code, ExitCode, Finding, UsageError
+from lvmigrate.manner import Manner
 from lvmigrate.node_states import Wish, under_way
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress, StepProgress
@@ -131,6 +132,46 @@ def test_mistakes(
     assert cli.main([*words, "--json"]) == code
     error = said(capsys)["error"]
     assert (error["code"], bool(error["hint"])) == (name, True)
+
+
+@pytest.mark.parametrize("command", ["drain", "return"])
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("--at-once", "at_once"),
+        ("--per-source", "per_source"),
+        ("--per-target", "per_target"),
+        ("--per-link", "per_link"),
+        ("--budget", "budget_mib_s"),
+    ],
+)
+def test_every_limit_is_what_its_name_says(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: str, said: str, name: str
+) -> None:
+    seen: list[traffic.Limits] = []
+
+    def plan(_self: object, _nodes: object, *, manner: Manner, **_: object) -> NoReturn:
+        seen.append(manner.limits)
+        raise UsageError("Seen.", hint="")
+
+    monkeypatch.setattr(InMemory, "check_drain", plan)
+    monkeypatch.setattr(InMemory, "check_return", plan)
+    assert cli.main([command, "node1", "--dry-run", said, "7"]) == ExitCode.USAGE
+    assert seen == [replace(traffic.Limits(), **{name: 7})]
+
+
+@pytest.mark.parametrize(("word", "wish"), [("--pause", Wish.PAUSE), ("--resume", Wish.GO_ON), ("--stop", Wish.STOP)])
+def test_every_wish_is_what_its_name_says(tmp_path: Path, world: World, word: str, wish: Wish) -> None:
+    with under_way(tmp_path, ("node1",)) as wished:
+        assert cli.main(["return", "node1", word]) == ExitCode.OK
+        assert wished() is wish
+
+
+def test_a_node_is_offline_by_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["node", "node2", "--offline", "fire"]) == ExitCode.OK
+    assert "is offline (fire), by command on this machine" in capsys.readouterr().out
+    assert cli.main(["migrate", "web1"]) == ExitCode.REFUSED
+    assert "NODE_OFFLINE" in capsys.readouterr().err
 
 
 def test_a_node_that_is_silent(world: World, capsys: pytest.CaptureFixture[str]) -> None:

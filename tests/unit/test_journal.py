@@ -62,6 +62,12 @@ def test_what_is_written_is_read(journal: SqliteJournal) -> None:
     assert journal.story("last") == story
 
 
+def test_the_last_errand_of_an_empty_journal(journal: SqliteJournal) -> None:
+    with pytest.raises(UsageError) as caught:
+        journal.story("last")
+    assert (caught.value.code, caught.value.sentence) == (Code.ERRAND_UNKNOWN, "The journal has no errand yet.")
+
+
 def test_errands_are_found_by_guest_and_by_the_beginning_of_their_id(journal: SqliteJournal) -> None:
     ids = [begin(journal).id for _ in range(3)]
     assert {entry.id for entry in journal.history()} == set(ids)
