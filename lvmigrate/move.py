@@ -158,8 +158,7 @@ class Move:
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
-            doubts = self.disks.doubts_now()
-            return outcome.lost(error, self._undo(), doubts, self.plan.source)
+            return self._lost(error)
         if self.phase is _Phase.MOVED:
             sights = self.settlement.look_until_known()
             if sights == (Sight.RUNS, Sight.RUNS):
@@ -178,6 +177,15 @@ class Move:
             )
         leftovers, sights = self._undo(), self.settlement.look_until_known()
         return outcome.failed(self.plan, error, leftovers, sights, self.settlement.how_to_start())
+
+    def _lost(self, error: GuestLost) -> GuestLost:
+        """Undo everything, unless that is too late, or the target's disk may have writes that the source's lacks."""
+        doubts = self.disks.doubts_now()
+        by_itself = self.options.switch is Switch.FAST or self.chronicle.happened(POST_COPY)
+        ran_there = self.chronicle.happened("target runs") or (by_itself and self.settlement.handed_over)
+        if self.phase is _Phase.MOVED or (doubts and ran_there):
+            return outcome.lost_there(error, doubts, self.plan)
+        return outcome.lost(error, self._undo(), doubts, self.plan.source)
 
     def _undo(self) -> tuple[Leftover, ...]:
         """Undo everything, under a new id: a command of ours that is late must not act after its undo.

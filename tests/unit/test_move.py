@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from lvmigrate import convergence
-from lvmigrate.domain import DomainState, JobKind
+from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.domain import DomainDisk, DomainState, JobKind
 from lvmigrate.errors import (
     Code,
     GuestLost,
@@ -474,7 +475,64 @@ def test_a_guest_that_dies_on_its_arrival_leaves_nothing_open() -> None:
     assert set(world.domains) == {"node1"}
 
 
+def test_a_guest_that_ran_on_the_target_and_died_there_is_not_sent_back_to_the_older_disk() -> None:
+    world = World()
+
+    def die() -> None:
+        world.set("node2", state=DomainState.OFF)
+        world.lost_a_write()
+        world.connected = False
+
+    world.late_faults["resume", "node2"] = die
+    with pytest.raises(GuestLost) as caught:
+        checked(world).exec()
+    assert "It ran on node2 last" in caught.value.hint
+    assert "start it there only" in caught.value.hint
+    assert "on node1" not in caught.value.hint.partition("start it")[2]
+    assert not world.domains["node1"].autostart, "as it boots, the source would start it from the older disk"
+    assert "node2" in world.domains
+    assert world.tokens, "the record for a cleanup"
+
+
+def test_a_guest_that_dies_after_the_point_of_no_return_is_led_back_by_a_cleanup() -> None:
+    world = World()
+
+    def die() -> None:
+        if world.roles["node1"] is Role.SECONDARY:
+            world.set("node2", state=DomainState.OFF)
+            world.openers["node2"] = 0
+
+    world.late_faults["options", "node1"] = die
+    with pytest.raises(GuestLost) as caught:
+        checked(world).exec()
+    assert "`lvmigrate cleanup web1` closes what is open" in caught.value.hint
+    world.left_s = -10.0
+    cleanup = CleanupInstance(world.context(), "web1")
+    cleanup.check_prereq()
+    with pytest.raises(GuestLost, match="runs neither"):
+        cleanup.exec()
+    assert set(world.roles.values()) == {Role.SECONDARY}
+    assert (world.tokens, world.guards, world.two_primaries) == ({}, {}, False)
+    assert {node: domain.autostart for node, domain in world.domains.items()} == {"node1": True}
+
+
 # A target that starts by itself.
+
+
+def test_one_that_runs_by_itself_is_not_to_be_ended_for_the_source_s_disk() -> None:
+    """What it has written since it arrived is on the target alone."""
+
+    def arrive(world: World) -> CopyEnd:
+        world.lost_a_write()
+        world.connected = False
+        return world.arrive(DomainState.RUNNING)
+
+    with pytest.raises(OutcomeUnknown) as caught:
+        checked(World(ending=arrive), options=Options(switch=Switch.FAST)).exec()
+    assert "waits" not in caught.value.sentence + caught.value.hint
+    for command in ("virsh destroy", "--discard-my-data", "virsh start"):
+        assert command not in caught.value.hint
+    assert "on node2 only" in caught.value.hint
 
 
 @pytest.mark.parametrize(
