@@ -479,7 +479,9 @@ class Move:
         now = self.context.hypervisor.domain(self.plan.source, self.plan.domain.uuid)
         target = self.context.hypervisor.domain(self.plan.target, self.plan.domain.uuid)
         moved = now is None or now.state is not self.plan.domain.state or (target is not None and target.state.active)
-        if moved or not self.disks.single_primary(self.plan.source):
+        # A disk that was attached since then was looked at by nobody: its path may lead to another one on the target.
+        others = now is not None and checks.replicated_disks(now) != checks.replicated_disks(self.plan.domain)
+        if moved or others or not self.disks.single_primary(self.plan.source):
             raise MoveFailed(
                 f"{self.plan.instance} or its disks changed between the checks and the move.",
                 code=Code.INSTANCE_STATE,

@@ -17,7 +17,7 @@ from lvmigrate.replication import Role
 from lvmigrate.tasklet import Context
 from tests.unit.fakes import NODES, PATH, UUID, FakeHypervisor, World, guest, refusing, unreachable
 
-TEXT = "<domain><name>web1</name></domain>"
+TEXT = f"<domain><name>web1</name><uuid>{UUID}</uuid><memory>1024</memory></domain>"
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,8 @@ from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words")
+#: What was attached, and is another node's own on another node.
+LOCAL = DomainDisk(target="vdb", source="/dev/sdb", kind="block", device="disk", read_only=False, cache="none")
 THEIRS = Token(uuid=UUID, instance="web1", id="theirs", holder="they", lease_s=30, errand=None)
 
 
@@ -598,8 +600,9 @@ def test_on_shared_storage_nothing_is_said_of_two_primaries_nor_of_replication()
         lambda world: world.domains.clear(),
         lambda world: world.domains.update(node2=guest("node2")),
         lambda world: world.roles.update(node2=Role.PRIMARY),
+        lambda world: world.set("node1", disks=(*world.domains["node1"].disks, LOCAL)),
     ],
-    ids=["gone", "on the target too", "Primary on the target too"],
+    ids=["gone", "on the target too", "Primary on the target too", "with another disk"],
 )
 def test_what_changed_since_the_checks_ends_the_move_before_it_begins(change: Callable[[World], None]) -> None:
     world = World()
