@@ -40,7 +40,7 @@ from lvmigrate.follow import ABORT_S, Following, aborted
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
-from lvmigrate.protocols import CopyEnd, MemoryCopy
+from lvmigrate.protocols import MemoryCopy
 from lvmigrate.recovery import Recovery
 from lvmigrate.report import Report
 from lvmigrate.resync import STALL_HINTS
@@ -340,8 +340,9 @@ class Move:
         self._look_at_once()  # at what broke when there was no copy yet
         reason, end = self._following().to_its_end(self.copy)
         if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
-            self._recovery().mend()
-            end = CopyEnd(ok=True)
+            mended = self._recovery().mend()
+            # One that libvirt was asked to begin, and that failed before, leaves the guest at the source.
+            end = mended if mended.ok or end is None else end
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
