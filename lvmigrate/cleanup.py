@@ -26,12 +26,14 @@ from lvmigrate.disks import Disks
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
+    CommandFailed,
     Finding,
     GuestLost,
     LeftBehind,
     LvmigrateError,
     MoveAborted,
     MoveFailed,
+    NodeUnreachable,
     Refused,
     TokenLost,
     UsageError,
@@ -448,6 +450,7 @@ class _Cleanup:
         """The guards stay where something is left to close: they will, as soon as it can be."""
         try:
             self._close(self.seen.source, self.seen.target)
+            self._define_the_lost()
         except LeftBehind as left:
             raise LeftBehind(
                 f"{lost.sentence} Its disks could not be closed.",
@@ -455,6 +458,13 @@ class _Cleanup:
                 hint=f"{left.hint} Before it is started: {lost.hint}",
                 detail=left.detail,
             ) from left
+        except (NodeUnreachable, CommandFailed) as error:
+            raise LeftBehind(
+                f"{lost.sentence} Its definitions could not be put in order.",
+                leftovers=[str(error)],
+                hint=f"`lvmigrate cleanup {self.seen.name}` again. {lost.hint}",
+                detail=error.detail,
+            ) from error
 
     def _close_one(self, name: str, home: str, away: str) -> None:
         deadline = self.context.clock.now() + _WAIT_S
@@ -555,6 +565,24 @@ class _Cleanup:
                     before_kib=errand.memory_kib,
                     clock=self.context.clock,
                 ).back(home)
+
+    def _define_the_lost(self) -> None:
+        """It is to be started at the source, if that has its definition, and where it is started, by a boot as well."""
+        errand = self.seen.errand
+        if errand is None:
+            return
+        self.lease.confirm()
+        here, there = (self.context.hypervisor.domain(n, self.seen.uuid) for n in (errand.source, errand.target))
+        if here is not None and here.persistent:
+            Definitions(
+                hypervisor=self.context.hypervisor,
+                uuid=self.seen.uuid,
+                source=errand.source,
+                target=errand.target,
+                keep=errand.keep_definition,
+            ).stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
+        elif there is not None and there.persistent and errand.autostart:
+            self.context.hypervisor.set_autostart(errand.target, self.seen.uuid, on=True)
 
     def _unbury(self, home: str) -> None:
         """A failover from a node that was off has left its tombstone, and the guest is on that very node again."""
