@@ -41,7 +41,7 @@ from lvmigrate.errors import (
 from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
-from lvmigrate.lineage import parted
+from lvmigrate.lineage import Parting, parted
 from lvmigrate.occasion import Occasion, Operation
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
@@ -371,10 +371,12 @@ class _Cleanup:
                 self.context.storage.demote(away, name, self.lease.token)
                 self.notes.add(f"{name}: made {away} Secondary")
             elif disk.link is Link.PARTED and closing is Closing.RECONNECT and reconnects_left:
-                if parted(self.context.storage, name, self.seen.nodes) is not None:
+                apart = self._parted(name)
+                if apart is None:
+                    reconnects_left -= 1
+                    self._reconnect(name)
+                elif not isinstance(apart, LvmigrateError) or self.context.clock.now() > deadline:
                     return
-                reconnects_left -= 1
-                self._reconnect(name)
             elif disk.link in (Link.PARTED, Link.UNKNOWN) or self.context.clock.now() > deadline:
                 return
             elif disk.link is Link.WHOLE:
@@ -481,9 +483,17 @@ class _Cleanup:
                     self.context.storage.demote(node, name, self.lease.token)
                     self.notes.add(f"{name}: made {node} Secondary")
                 case Closing.RECONNECT if reconnects_left:
-                    self._refuse_if_parted(name, home)
-                    reconnects_left -= 1
-                    self._reconnect(name)
+                    apart = self._parted(name)
+                    if apart is None:
+                        reconnects_left -= 1
+                        self._reconnect(name)
+                    elif not isinstance(apart, LvmigrateError):
+                        finding = apart.finding(keep=home)
+                        raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
+                    elif late:
+                        raise self._still_open(
+                            name, row.when, f"whether both copies have changed is not known: {apart}"
+                        )
                 case Closing.FORBID:
                     self._dual_primary(name).close(away)
                     self.notes.add(f"{name}: restored the options of its connection")
@@ -503,12 +513,16 @@ class _Cleanup:
         )
         self.notes.add(f"{name}: connected {nodes[0]} and {nodes[1]} again")
 
-    def _refuse_if_parted(self, name: str, home: str) -> None:
-        """A reconnection could make DRBD choose between two changed copies, by its after-sb policies: a person does."""
-        apart = parted(self.context.storage, name, self.seen.nodes)
-        if apart is not None:
-            finding = apart.finding(keep=home)
-            raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
+    def _parted(self, name: str) -> Parting | LvmigrateError | None:
+        """Whether both copies have changed: connected, DRBD could choose one, by its after-sb policies; a person does.
+
+        An error: a node gave no answer, which is no proof.
+        """
+        try:
+            return parted(self.context.storage, name, self.seen.nodes)
+        except LvmigrateError as error:
+            _log.warning("lineages_not_known", resource=name, error=str(error))
+            return error
 
     def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
         return LeftBehind(
