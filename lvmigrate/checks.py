@@ -5,6 +5,7 @@ A finding of a check in `REFUSALS` keeps the move from starting; one of a check 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -124,7 +125,10 @@ def taken(held: Held) -> Finding:
         return Finding(
             code=Code.LOCKED,
             sentence=f"{held.instance} is being worked on already: {held.node} holds the token of {held.holder}.",
-            hint="Wait for that move; the token of one that died runs out by itself.",
+            hint="Wait for that move; the token of one that died runs out by itself."
+            if not math.isinf(held.left_s)
+            else f"That token never runs out: its deadline cannot be read. When nobody works on it any more:"
+            f" `rm /run/lvmigrate/{held.uuid}.token` on {held.node}, then `lvmigrate cleanup {held.instance}`.",
         )
     return Finding(
         code=Code.LEFT_BEHIND,

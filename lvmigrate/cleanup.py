@@ -8,6 +8,7 @@ Long, because every act that a row of the table asks for stands here, beside wha
 
 from __future__ import annotations
 
+import math
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, hooks, scene
+from lvmigrate import acts, checks, hooks, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.balloon import Balloon
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
@@ -281,6 +282,9 @@ class _Cleanup:
     def _take(self, node: str) -> None:
         least = float("inf")
         while (held := self.lease.take(node)) is not None:
+            if math.isinf(held.left_s):
+                self.lease.drop()
+                raise Refused(self.seen.name, [checks.taken(held)])
             if held.left_s > least + _LOOK_S / 2:
                 finding = Finding(
                     code=Code.LOCKED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,6 +164,18 @@ def test_a_token_that_runs_out_is_waited_for() -> None:
     world = held_on_node2(lambda passed: 20.0 - passed)
     assert clean(world).node == "node1"
     assert list(world.violations()) == []
+
+
+def test_a_token_that_never_runs_out_is_not_waited_for_for_ever() -> None:
+    """Its deadline cannot be read: no guard acts on it either."""
+    world = still(tokens={"node2": DEAD}, left_s=math.inf)
+    waits_for(world, "take_token", lambda: None)
+    with pytest.raises(Refused) as caught:
+        clean(world)
+    (finding,) = caught.value.findings
+    assert finding.code is Code.LOCKED
+    assert f"/run/lvmigrate/{UUID}.token` on node2" in finding.hint
+    assert world.tokens == {"node2": DEAD}
 
 
 def test_one_that_is_renewed_is_left_alone_and_ours_is_removed() -> None:
