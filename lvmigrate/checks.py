@@ -172,12 +172,12 @@ def _guard(survey: Survey) -> Iterator[Finding]:
 
 def _unsettled(survey: Survey, errand: Errand) -> bool:
     """Whether definitions and autostart are still as that move has left them."""
-    if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
+    here = survey.domain.node
+    if here not in (errand.source, errand.target):
         return False
     changed = errand.autostart is not None and survey.domain.autostart is not errand.autostart
-    if survey.domain.node == errand.target or changed:
-        return True
-    return survey.target.domain is not None and not errand.target_had_definition
+    brought = survey.target.node == errand.target and survey.target.domain is not None
+    return here == errand.target or changed or (brought and not errand.target_had_definition)
 
 
 #: A fast switch needs this long to end the source's copy before the source's libvirt lets it run again.
