@@ -84,11 +84,13 @@ class Lease:
 
     def guarded(self) -> None:
         """From now on a renewal counts only when the node's guard has acknowledged it."""
-        self._token = replace(self._token, guarded=True)
+        with self._lock:  # an event may have it learn something meanwhile
+            self._token = replace(self._token, guarded=True)
 
     def unguarded(self) -> None:
         """The guards are gone, or going."""
-        self._token = replace(self._token, guarded=False)
+        with self._lock:
+            self._token = replace(self._token, guarded=False)
 
     def fence(self, new_id: str) -> None:
         """Give the token another id: commands that are still on their way with the old one are refused from now on.

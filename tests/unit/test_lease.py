@@ -7,6 +7,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,26 @@ def test_with_a_guard_its_word_counts_too_unless_it_is_only_confirmed() -> None:
     made.confirm()
     made.unguarded()
     made.renew()
+
+
+@pytest.mark.parametrize("change", [Lease.guarded, Lease.unguarded])
+def test_what_an_event_tells_meanwhile_is_not_forgotten(
+    change: Callable[[Lease], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = lease(World())
+    event = threading.Thread(target=made.learn, kwargs={"handed_over": True})
+
+    def between(token: Token, **changes: Any) -> Token:
+        monkeypatch.undo()
+        event.start()
+        event.join(0.2)
+        return dataclasses.replace(token, **changes)
+
+    monkeypatch.setattr("lvmigrate.lease.replace", between)
+    change(made)
+    event.join()
+    assert made.token.errand is not None
+    assert made.token.errand.handed_over
 
 
 def test_that_it_was_handed_over_is_part_of_it() -> None:
