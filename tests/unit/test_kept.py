@@ -96,6 +96,16 @@ def test_of_two_guests_of_one_name_the_newest_is_said(tmp_path: Path) -> None:
     assert found.path.name == "b.xml"
 
 
+def test_one_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "b.xml").write_text(TEXT)
+    for number in range(20):
+        (tmp_path / f"a{number}.xml").write_bytes(b"\xff\xfe")
+        (tmp_path / f"c{number}.xml").mkdir()
+    found = kept.last(dead(tmp_path)[1], "web1")
+    assert found is not None
+    assert found.path.name == "b.xml"
+
+
 @pytest.mark.parametrize("word", ["kept", "a file"])
 def test_it_is_started_from_what_was_kept(tmp_path: Path, word: str) -> None:
     path = tmp_path / (f"{UUID}.xml" if word == "kept" else "web1.txt")
