@@ -546,7 +546,8 @@ class Move:
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
         self.chronicle.note(f"{self.plan.instance} on {node}: {event}", said_by="libvirt")
-        if node == self.plan.source and event.startswith(("suspended", "stopped")):
+        # Not where somebody has paused it, or an error of its disk has: it may run again before it goes.
+        if node == self.plan.source and event.startswith(("suspended migrated", "suspended post-copy", "stopped")):
             self.chronicle.mark("source stopped")
         if node == self.plan.source and event == "stopped migrated":
             self._handed_over()

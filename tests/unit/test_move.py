@@ -427,6 +427,17 @@ def test_the_downtime_is_between_the_events_of_both_nodes() -> None:
 # Past the point of no return.
 
 
+@pytest.mark.parametrize("event", ["suspended paused", "suspended i/o error"])
+def test_a_pause_during_the_copy_is_no_downtime_of_the_move(event: str) -> None:
+    def look(left: int) -> None:
+        if left:
+            world.listener("node1", event)
+            world.listener("node1", "resumed unpaused")
+
+    world = World(looks=20, on_look=look)
+    assert checked(world).exec().downtime_s < 1.0
+
+
 def test_where_the_target_has_no_definition_the_source_keeps_its_own() -> None:
     def arrive(world: World) -> CopyEnd:
         end = world.arrive()
