@@ -315,7 +315,8 @@ class Move:
             self.rollback.register(
                 Undo(
                     leftover=f"a definition of {self.plan.instance} on {self.plan.target}",
-                    hint=f"Once it runs at {self.plan.source}: `virsh undefine {self.plan.instance}` there.",
+                    hint=f"Once it runs at {self.plan.source}: `virsh undefine --keep-nvram {self.plan.instance}`"
+                    " there.",
                     act=partial(self.context.hypervisor.undefine, self.plan.target, self.plan.domain.uuid),
                 )
             )
