@@ -105,16 +105,23 @@ class Lease:
         self._still_ours()
         with self._lock:
             before, self._token = self._token, replace(self._token, id=new_id)
-        nodes = sorted(self._tried)
+        # Asked once more: where one reply was lost, everything that follows would be refused as somebody else's.
+        for node in self._not_fenced(before, self._not_fenced(before, sorted(self._tried))):
+            self._unfenced[node] = before
+
+    def _not_fenced(self, before: Token, nodes: Sequence[str]) -> list[str]:
+        """Replace ``before`` on ``nodes``; those that gave no answer. Raises `TokenLost`."""
+        silent = []
         outcomes = outcomes_of(
             [partial(self._storage.take_token, node, self._token, replaces=before.id) for node in nodes]
         )
         for node, outcome in zip(nodes, outcomes, strict=True):
             if isinstance(outcome, LvmigrateError):
-                self._unfenced[node] = before
+                silent.append(node)
                 _log.warning("not_fenced", node=node, error=str(outcome))
             elif outcome is not None:
                 raise _lost(node, outcome)
+        return silent
 
     def _still_ours(self) -> None:
         outcomes = self._asked()

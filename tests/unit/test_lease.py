@@ -175,6 +175,21 @@ def test_where_it_could_not_be_fenced_it_is_removed_under_both_ids() -> None:
     assert sorted(dropped) == ["node1", "node2", "node2"]
 
 
+def test_one_lost_reply_leaves_no_node_with_the_old_id() -> None:
+    world = World()
+    made, _ = taken(world)
+
+    def lost() -> None:
+        if world.calls.count(("take_token", "node2")) == 2:
+            unreachable("node2")()
+
+    world.faults["take_token", "node2"] = lost
+    made.fence("new")
+    assert {token.id for token in world.tokens.values()} == {"new"}
+    made.confirm()
+    made.renew()
+
+
 def test_somebody_else_s_is_neither_fenced_nor_removed() -> None:
     world = World()
     made, _ = taken(world)
