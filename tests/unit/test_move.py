@@ -507,6 +507,29 @@ def test_a_guest_that_ran_on_the_target_and_died_there_is_not_sent_back_to_the_o
     assert world.tokens, "the record for a cleanup"
 
 
+@pytest.mark.parametrize(
+    ("switch", "handed_over", "where"),
+    [(Switch.FAST, True, "node2"), (Switch.FAST, False, "node1"), (Switch.STRICT, True, "node1")],
+    ids=["ran there by itself", "never went over", "never ran there"],
+)
+def test_a_lost_guest_is_to_be_started_where_it_wrote_last(switch: Switch, where: str, *, handed_over: bool) -> None:
+    def ending(world: World) -> CopyEnd:
+        end = world.arrive() if handed_over else FAILED
+        for node in world.domains:
+            world.set(node, state=DomainState.OFF)
+        world.openers = dict.fromkeys(NODES, 0)
+        world.lost_a_write()
+        world.connected = False
+        return end
+
+    world = World(ending=ending)
+    with pytest.raises(GuestLost) as caught:
+        checked(world, options=Options(switch=switch)).exec()
+    assert ("It ran on node2 last" in caught.value.hint) is (where == "node2")
+    assert ("start it on node1 only" in caught.value.hint) is (where == "node1")
+    assert world.domains["node1"].autostart is (where == "node1")
+
+
 def test_a_guest_that_dies_after_the_point_of_no_return_is_led_back_by_a_cleanup() -> None:
     world = World()
 
