@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -371,6 +372,24 @@ def test_the_audit_finds_what_a_killed_command_has_left() -> None:
         Code.TWO_PRIMARIES_ON,
         Code.LEFT_BEHIND,
     }
+
+
+def test_a_guest_that_moves_while_it_is_looked_at_is_not_said_to_be_twice() -> None:
+    world = World(openers={"node1": 1, "node2": 0})
+
+    def moved() -> None:
+        """node2 is slow to answer: node1 has by then."""
+        deadline = time.monotonic() + 30
+        while ("openers", "node1") not in world.calls and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if "node1" in world.domains:
+            world.arrive(DomainState.RUNNING)
+            del world.domains["node1"]
+            world.roles = {"node1": Role.SECONDARY, "node2": Role.PRIMARY}
+
+    world.faults["domains", "node2"] = moved
+    assert audit(world.context()).findings == ()
+    assert world.running() == ["node2"]
 
 
 def test_the_audit_leaves_a_living_move_alone() -> None:
