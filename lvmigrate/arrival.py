@@ -68,9 +68,20 @@ class Arrival:
     def _held(self, doubts: list[str]) -> LvmigrateError:
         settlement = self.settlement
         name, source, target = settlement.instance, settlement.source, settlement.target
+        sights = settlement.look()
+        known = [*doubts, *(f"{name} on {n}: {s.value}" for n, s in zip(settlement.nodes, sights, strict=True))]
+        if sights[1] is not Sight.WAITS:
+            return OutcomeUnknown(
+                f"{name} has arrived on {target} and may run there, but replication was not seen whole: each of the two"
+                " disks may have writes that the other one lacks.",
+                known=known,
+                hint=f"Nothing was undone. Mend the link (`drbdsetup status` on both nodes), then `lvmigrate cleanup"
+                f" {name}`. If both disks have changed, it says so, and a person must choose: what {name} has written"
+                f" since it arrived is on {target} only; give up neither disk before that is known.",
+            )
         return OutcomeUnknown(
             f"{name} has arrived on {target}, but replication was not seen whole, so {source} may have the newer disk.",
-            known=[*doubts, *settlement.words()],
+            known=known,
             hint=f"Nothing was undone; {name} waits on {target}. Mend the link (`drbdsetup status` on both nodes), then"
             f" `lvmigrate cleanup {name}` lets it run. If they do not connect again, one way is back: `virsh destroy"
             f" {name}` on {target}, give up its data there (`drbdadm connect --discard-my-data`), `virsh start {name}`"

@@ -5,6 +5,7 @@ A finding of a check in `REFUSALS` keeps the move from starting; one of a check 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -124,7 +125,10 @@ def taken(held: Held) -> Finding:
         return Finding(
             code=Code.LOCKED,
             sentence=f"{held.instance} is being worked on already: {held.node} holds the token of {held.holder}.",
-            hint="Wait for that move; the token of one that died runs out by itself.",
+            hint="Wait for that move; the token of one that died runs out by itself."
+            if not math.isinf(held.left_s)
+            else f"That token never runs out: its deadline cannot be read. When nobody works on it any more:"
+            f" `rm /run/lvmigrate/{held.uuid}.token` on {held.node}, then `lvmigrate cleanup {held.instance}`.",
         )
     return Finding(
         code=Code.LEFT_BEHIND,
@@ -168,12 +172,12 @@ def _guard(survey: Survey) -> Iterator[Finding]:
 
 def _unsettled(survey: Survey, errand: Errand) -> bool:
     """Whether definitions and autostart are still as that move has left them."""
-    if {errand.source, errand.target} != {survey.source.node, survey.target.node}:
+    here = survey.domain.node
+    if here not in (errand.source, errand.target):
         return False
     changed = errand.autostart is not None and survey.domain.autostart is not errand.autostart
-    if survey.domain.node == errand.target or changed:
-        return True
-    return survey.target.domain is not None and not errand.target_had_definition
+    brought = survey.target.node == errand.target and survey.target.domain is not None
+    return here == errand.target or changed or (brought and not errand.target_had_definition)
 
 
 #: A fast switch needs this long to end the source's copy before the source's libvirt lets it run again.

@@ -8,6 +8,7 @@ Long, because every act that a row of the table asks for stands here, beside wha
 
 from __future__ import annotations
 
+import math
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, hooks, scene
+from lvmigrate import acts, checks, hooks, scene
 from lvmigrate.arrival import Arrival
 from lvmigrate.balloon import Balloon
 from lvmigrate.decision import Action, Closing, Link, Ruling, Sight
@@ -26,12 +27,14 @@ from lvmigrate.disks import Disks
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
     Code,
+    CommandFailed,
     Finding,
     GuestLost,
     LeftBehind,
     LvmigrateError,
     MoveAborted,
     MoveFailed,
+    NodeUnreachable,
     Refused,
     TokenLost,
     UsageError,
@@ -39,7 +42,7 @@ from lvmigrate.errors import (
 from lvmigrate.journal import NO_RECORD, Kind, Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
-from lvmigrate.lineage import parted
+from lvmigrate.lineage import Parting, parted
 from lvmigrate.occasion import Occasion, Operation
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
@@ -279,6 +282,9 @@ class _Cleanup:
     def _take(self, node: str) -> None:
         least = float("inf")
         while (held := self.lease.take(node)) is not None:
+            if math.isinf(held.left_s):
+                self.lease.drop()
+                raise Refused(self.seen.name, [checks.taken(held)])
             if held.left_s > least + _LOOK_S / 2:
                 finding = Finding(
                     code=Code.LOCKED,
@@ -369,10 +375,12 @@ class _Cleanup:
                 self.context.storage.demote(away, name, self.lease.token)
                 self.notes.add(f"{name}: made {away} Secondary")
             elif disk.link is Link.PARTED and closing is Closing.RECONNECT and reconnects_left:
-                if parted(self.context.storage, name, self.seen.nodes) is not None:
+                apart = self._parted(name)
+                if apart is None:
+                    reconnects_left -= 1
+                    self._reconnect(name)
+                elif not isinstance(apart, LvmigrateError) or self.context.clock.now() > deadline:
                     return
-                reconnects_left -= 1
-                self._reconnect(name)
             elif disk.link in (Link.PARTED, Link.UNKNOWN) or self.context.clock.now() > deadline:
                 return
             elif disk.link is Link.WHOLE:
@@ -448,6 +456,7 @@ class _Cleanup:
         """The guards stay where something is left to close: they will, as soon as it can be."""
         try:
             self._close(self.seen.source, self.seen.target)
+            self._define_the_lost()
         except LeftBehind as left:
             raise LeftBehind(
                 f"{lost.sentence} Its disks could not be closed.",
@@ -455,6 +464,13 @@ class _Cleanup:
                 hint=f"{left.hint} Before it is started: {lost.hint}",
                 detail=left.detail,
             ) from left
+        except (NodeUnreachable, CommandFailed) as error:
+            raise LeftBehind(
+                f"{lost.sentence} Its definitions could not be put in order.",
+                leftovers=[str(error)],
+                hint=f"`lvmigrate cleanup {self.seen.name}` again. {lost.hint}",
+                detail=error.detail,
+            ) from error
 
     def _close_one(self, name: str, home: str, away: str) -> None:
         deadline = self.context.clock.now() + _WAIT_S
@@ -471,9 +487,17 @@ class _Cleanup:
                     self.context.storage.demote(node, name, self.lease.token)
                     self.notes.add(f"{name}: made {node} Secondary")
                 case Closing.RECONNECT if reconnects_left:
-                    self._refuse_if_parted(name, home)
-                    reconnects_left -= 1
-                    self._reconnect(name)
+                    apart = self._parted(name)
+                    if apart is None:
+                        reconnects_left -= 1
+                        self._reconnect(name)
+                    elif not isinstance(apart, LvmigrateError):
+                        finding = apart.finding(keep=home)
+                        raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
+                    elif late:
+                        raise self._still_open(
+                            name, row.when, f"whether both copies have changed is not known: {apart}"
+                        )
                 case Closing.FORBID:
                     self._dual_primary(name).close(away)
                     self.notes.add(f"{name}: restored the options of its connection")
@@ -493,12 +517,16 @@ class _Cleanup:
         )
         self.notes.add(f"{name}: connected {nodes[0]} and {nodes[1]} again")
 
-    def _refuse_if_parted(self, name: str, home: str) -> None:
-        """A reconnection could make DRBD choose between two changed copies, by its after-sb policies: a person does."""
-        apart = parted(self.context.storage, name, self.seen.nodes)
-        if apart is not None:
-            finding = apart.finding(keep=home)
-            raise LeftBehind(finding.sentence, leftovers=[f"{name}: split-brain"], hint=finding.hint)
+    def _parted(self, name: str) -> Parting | LvmigrateError | None:
+        """Whether both copies have changed: connected, DRBD could choose one, by its after-sb policies; a person does.
+
+        An error: a node gave no answer, which is no proof.
+        """
+        try:
+            return parted(self.context.storage, name, self.seen.nodes)
+        except LvmigrateError as error:
+            _log.warning("lineages_not_known", resource=name, error=str(error))
+            return error
 
     def _still_open(self, name: str, when: str, why: str) -> LeftBehind:
         return LeftBehind(
@@ -555,6 +583,24 @@ class _Cleanup:
                     before_kib=errand.memory_kib,
                     clock=self.context.clock,
                 ).back(home)
+
+    def _define_the_lost(self) -> None:
+        """It is to be started at the source, if that has its definition, and where it is started, by a boot as well."""
+        errand = self.seen.errand
+        if errand is None:
+            return
+        self.lease.confirm()
+        here, there = (self.context.hypervisor.domain(n, self.seen.uuid) for n in (errand.source, errand.target))
+        if here is not None and here.persistent:
+            Definitions(
+                hypervisor=self.context.hypervisor,
+                uuid=self.seen.uuid,
+                source=errand.source,
+                target=errand.target,
+                keep=errand.keep_definition,
+            ).stayed(autostart=errand.autostart, target_had_definition=errand.target_had_definition)
+        elif there is not None and there.persistent and errand.autostart:
+            self.context.hypervisor.set_autostart(errand.target, self.seen.uuid, on=True)
 
     def _unbury(self, home: str) -> None:
         """A failover from a node that was off has left its tombstone, and the guest is on that very node again."""

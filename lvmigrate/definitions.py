@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, MoveFailed
 from lvmigrate.protocols import Hypervisor
+
+
+def disks_to_come(running: Domain, defined: Domain) -> tuple[str, ...]:
+    """The paths of disks that a guest has from its next start on, and has not while it runs.
+
+    Nobody has looked where they lead on another node: a disk of the guest's own here may be somebody else's there.
+    """
+    known = {disk.source for disk in running.layers}
+    disks = (disk.source for disk in defined.disks if disk.device in ("disk", "lun"))
+    return tuple(source for source in disks if source and source not in known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

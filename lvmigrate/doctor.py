@@ -108,7 +108,7 @@ class Examined:
 def diagnose(context: Context) -> Diagnosis:
     """Look at every node. A silent one is part of the answer."""
     nodes = tuple(context.nodes)
-    looks = outcomes_of([partial(audit.look, context.hypervisor, context.storage, node) for node in nodes])
+    looks = audit.looks(context)
     silent = tuple(node for node, seen in zip(nodes, looks, strict=True) if isinstance(seen, NodeUnreachable))
     answering = tuple(node for node in nodes if node not in silent)
     names = {seen.node: sorted(seen.resources) for seen in looks if isinstance(seen, Seen)}

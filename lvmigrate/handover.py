@@ -11,7 +11,7 @@ from lvmigrate import checks, outcome
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
 from lvmigrate.defect import defect
-from lvmigrate.definitions import Definitions
+from lvmigrate.definitions import Definitions, disks_to_come
 from lvmigrate.disks import Disks
 from lvmigrate.dual_primary import DualPrimary
 from lvmigrate.errors import (
@@ -171,11 +171,21 @@ class Handover:
                 code=Code.DEFINITION_MISSING,
                 hint="Look with `lvmigrate status`.",
             )
+        if paths := disks_to_come(self.plan.domain, self.context.hypervisor.described(self.plan.target, text)):
+            name, source = self.plan.instance, self.plan.source
+            raise MoveFailed(
+                f"From its next start on {name} has {', '.join(paths)}, which it has not now: where that leads on"
+                f" {self.plan.target} is not known.",
+                code=Code.DISK_NOT_REPLICATED,
+                hint=f"Have {name} started anew on {source} first, so that its disks can be checked; or take it out of"
+                " the definition (`virsh detach-disk --config`).",
+            )
         if not self.plan.target_had_definition:
             self.rollback.register(
                 Undo(
                     leftover=f"a definition of {self.plan.instance} on {self.plan.target}",
-                    hint=f"Once it runs at {self.plan.source}: `virsh undefine {self.plan.instance}` there.",
+                    hint=f"Once it runs at {self.plan.source}: `virsh undefine --keep-nvram {self.plan.instance}`"
+                    " there.",
                     act=partial(self.context.hypervisor.undefine, self.plan.target, self.plan.domain.uuid),
                     only_if_clean=True,
                 )

@@ -52,13 +52,14 @@ def keep(context: Context, node: str, uuid: str, name: str) -> None:
 def last(context: Context, instance: str) -> Kept | None:
     """What was kept of the guest of that name or UUID, if it can be read; of several of one name the newest."""
     found = []
-    try:
-        for path in [] if context.definitions is None else context.definitions.glob("*.xml"):
+    for path in [] if context.definitions is None else sorted(context.definitions.glob("*.xml")):
+        try:
             kept = _read(path)
-            if path.stem == instance or f"<name>{instance}</name>" in kept.text:
-                found.append(kept)
-    except (OSError, UnicodeDecodeError) as error:
-        _log.error("definitions_not_read", why=str(error))
+        except (OSError, UnicodeDecodeError) as error:
+            _log.error("definition_not_read", path=str(path), why=str(error))
+            continue
+        if path.stem == instance or f"<name>{instance}</name>" in kept.text:
+            found.append(kept)
     return max(found, key=lambda kept: kept.written, default=None)
 
 

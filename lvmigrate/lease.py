@@ -84,11 +84,13 @@ class Lease:
 
     def guarded(self) -> None:
         """From now on a renewal counts only when the node's guard has acknowledged it."""
-        self._token = replace(self._token, guarded=True)
+        with self._lock:  # an event may have it learn something meanwhile
+            self._token = replace(self._token, guarded=True)
 
     def unguarded(self) -> None:
         """The guards are gone, or going."""
-        self._token = replace(self._token, guarded=False)
+        with self._lock:
+            self._token = replace(self._token, guarded=False)
 
     def fence(self, new_id: str) -> None:
         """Give the token another id: commands that are still on their way with the old one are refused from now on.
@@ -103,16 +105,23 @@ class Lease:
         self._still_ours()
         with self._lock:
             before, self._token = self._token, replace(self._token, id=new_id)
-        nodes = sorted(self._tried)
+        # Asked once more: where one reply was lost, everything that follows would be refused as somebody else's.
+        for node in self._not_fenced(before, self._not_fenced(before, sorted(self._tried))):
+            self._unfenced[node] = before
+
+    def _not_fenced(self, before: Token, nodes: Sequence[str]) -> list[str]:
+        """Replace ``before`` on ``nodes``; those that gave no answer. Raises `TokenLost`."""
+        silent = []
         outcomes = outcomes_of(
             [partial(self._storage.take_token, node, self._token, replaces=before.id) for node in nodes]
         )
         for node, outcome in zip(nodes, outcomes, strict=True):
             if isinstance(outcome, LvmigrateError):
-                self._unfenced[node] = before
+                silent.append(node)
                 _log.warning("not_fenced", node=node, error=str(outcome))
             elif outcome is not None:
                 raise _lost(node, outcome)
+        return silent
 
     def _still_ours(self) -> None:
         outcomes = self._asked()

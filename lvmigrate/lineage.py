@@ -14,10 +14,10 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from lvmigrate.errors import Code, Finding, LvmigrateError
+from lvmigrate.errors import Code, Finding
 from lvmigrate.protocols import Storage
 from lvmigrate.replication import Lineage
-from lvmigrate.together import outcomes_of
+from lvmigrate.together import together
 
 #: No generation, and that of a copy that was never in use.
 NONE: Final = "0" * 16
@@ -112,12 +112,9 @@ def parting(
 
 
 def parted(storage: Storage, name: str, nodes: tuple[str, str]) -> Parting | None:
-    """Ask both nodes; ``None`` also where one gives no answer: then DRBD itself will refuse, if there is a reason."""
+    """Ask both nodes. Raises what the adapter raises: no answer is no proof, and DRBD itself may be told to choose."""
     first, second = nodes
-    found = outcomes_of(
+    ours, theirs = together(
         [partial(storage.lineages, node, peer, (name,)) for node, peer in ((first, second), (second, first))]
     )
-    ours, theirs = found
-    if isinstance(ours, LvmigrateError) or isinstance(theirs, LvmigrateError):
-        return None
     return parting(name, (first, ours), (second, theirs))

@@ -40,7 +40,7 @@ from lvmigrate.follow import ABORT_S, Following, aborted
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Options, Plan, ResourcePlan, Switch
-from lvmigrate.protocols import CopyEnd, MemoryCopy
+from lvmigrate.protocols import MemoryCopy
 from lvmigrate.recovery import Recovery
 from lvmigrate.report import Report
 from lvmigrate.resync import STALL_HINTS
@@ -158,8 +158,7 @@ class Move:
         if isinstance(error, OutcomeUnknown):
             return self._with_open_state(error)
         if isinstance(error, GuestLost):
-            doubts = self.disks.doubts_now()
-            return outcome.lost(error, self._undo(), doubts, self.plan.source)
+            return self._lost(error)
         if self.phase is _Phase.MOVED:
             sights = self.settlement.look_until_known()
             if sights == (Sight.RUNS, Sight.RUNS):
@@ -178,6 +177,15 @@ class Move:
             )
         leftovers, sights = self._undo(), self.settlement.look_until_known()
         return outcome.failed(self.plan, error, leftovers, sights, self.settlement.how_to_start())
+
+    def _lost(self, error: GuestLost) -> GuestLost:
+        """Undo everything, unless that is too late, or the target's disk may have writes that the source's lacks."""
+        doubts = self.disks.doubts_now()
+        by_itself = self.options.switch is Switch.FAST or self.chronicle.happened(POST_COPY)
+        ran_there = self.chronicle.happened("target runs") or (by_itself and self.settlement.handed_over)
+        if self.phase is _Phase.MOVED or (doubts and ran_there):
+            return outcome.lost_there(error, doubts, self.plan)
+        return outcome.lost(error, self._undo(), doubts, self.plan.source)
 
     def _undo(self) -> tuple[Leftover, ...]:
         """Undo everything, under a new id: a command of ours that is late must not act after its undo.
@@ -307,7 +315,8 @@ class Move:
             self.rollback.register(
                 Undo(
                     leftover=f"a definition of {self.plan.instance} on {self.plan.target}",
-                    hint=f"Once it runs at {self.plan.source}: `virsh undefine {self.plan.instance}` there.",
+                    hint=f"Once it runs at {self.plan.source}: `virsh undefine --keep-nvram {self.plan.instance}`"
+                    " there.",
                     act=partial(self.context.hypervisor.undefine, self.plan.target, self.plan.domain.uuid),
                 )
             )
@@ -332,8 +341,9 @@ class Move:
         self._look_at_once()  # at what broke when there was no copy yet
         reason, end = self._following().to_its_end(self.copy)
         if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
-            self._recovery().mend()
-            end = CopyEnd(ok=True)
+            mended = self._recovery().mend()
+            # One that libvirt was asked to begin, and that failed before, leaves the guest at the source.
+            end = mended if mended.ok or end is None else end
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",
@@ -471,7 +481,9 @@ class Move:
         now = self.context.hypervisor.domain(self.plan.source, self.plan.domain.uuid)
         target = self.context.hypervisor.domain(self.plan.target, self.plan.domain.uuid)
         moved = now is None or now.state is not self.plan.domain.state or (target is not None and target.state.active)
-        if moved or not self.disks.single_primary(self.plan.source):
+        # A disk that was attached since then was looked at by nobody: its path may lead to another one on the target.
+        others = now is not None and checks.replicated_disks(now) != checks.replicated_disks(self.plan.domain)
+        if moved or others or not self.disks.single_primary(self.plan.source):
             raise MoveFailed(
                 f"{self.plan.instance} or its disks changed between the checks and the move.",
                 code=Code.INSTANCE_STATE,
@@ -535,7 +547,8 @@ class Move:
     def _event(self, node: str, event: str) -> None:
         """A life-cycle event of the guest; called from libvirt's event thread."""
         self.chronicle.note(f"{self.plan.instance} on {node}: {event}", said_by="libvirt")
-        if node == self.plan.source and event.startswith(("suspended", "stopped")):
+        # Not where somebody has paused it, or an error of its disk has: it may run again before it goes.
+        if node == self.plan.source and event.startswith(("suspended migrated", "suspended post-copy", "stopped")):
             self.chronicle.mark("source stopped")
         if node == self.plan.source and event == "stopped migrated":
             self._handed_over()

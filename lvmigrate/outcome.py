@@ -68,6 +68,25 @@ def lost(error: GuestLost, leftovers: Sequence[Leftover], doubts: Sequence[str],
     return GuestLost(error.sentence, hint=" ".join([error.hint, disks, *left]), detail=error.detail)
 
 
+def lost_there(error: GuestLost, doubts: Sequence[str], plan: Plan) -> GuestLost:
+    """A guest that was lost on the target after it had run there, when nothing is undone any more.
+
+    While its disks are not in step, the source would start it, by hand or as it boots, from the older one.
+    """
+    disks = (
+        f"It ran on {plan.target} last, and its disks were not in step ({'; '.join(doubts)}): start it there only, and"
+        " mend the link (`drbdsetup status` on both nodes)."
+        if doubts
+        else "Its disks are in step on both nodes."
+    )
+    return GuestLost(
+        error.sentence,
+        hint=f"{error.hint} {disks} Nothing was undone: `lvmigrate cleanup {plan.instance}` closes what is open, and"
+        " says how it is started.",
+        detail=error.detail,
+    )
+
+
 def unfinished(plan: Plan, errors: Sequence[LvmigrateError], sights: tuple[Sight, Sight]) -> LvmigrateError:
     """The error to raise when the guest was moved and ``errors`` kept the move from being finished."""
     return LeftBehind(

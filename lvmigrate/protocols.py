@@ -258,8 +258,9 @@ class Storage(Protocol):
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone; else nothing.
 
-        It takes both ends.  Nothing is discarded: DRBD refuses copies that have both changed, or to bring a Primary up
-        to date, and is StandAlone again then.  Raises also `TokenLost`.
+        It takes both ends.  DRBD refuses copies that have both changed, or to bring a Primary up to date, and is
+        StandAlone again then; but the operator's after-sb policies may have it discard one: see by `lineages` before
+        that only one has changed.  Raises also `TokenLost`.
         """
 
     def promote(self, node: str, name: str, token: Token, *, beside: str | None = None) -> None:

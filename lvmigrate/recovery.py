@@ -17,7 +17,7 @@ from lvmigrate.clock import Clock
 from lvmigrate.domain import Domain
 from lvmigrate.errors import LvmigrateError, OutcomeUnknown
 from lvmigrate.plan import Options
-from lvmigrate.protocols import Hypervisor
+from lvmigrate.protocols import CopyEnd, Hypervisor
 from lvmigrate.settle import Settlement
 
 _log = structlog.get_logger()
@@ -42,8 +42,8 @@ class Recovery:
     #: What each try to connect the ends again came to.
     tries: list[str] = field(default_factory=list)
 
-    def mend(self) -> None:
-        """Come back when the source has no job of it any more: then the guest is where both nodes say.
+    def mend(self) -> CopyEnd:
+        """Come back when the source has no job of it any more, with how it ended: the guest is where both nodes say.
 
         Raises `OutcomeUnknown` when that did not happen in time; nothing was undone.
         """
@@ -52,9 +52,9 @@ class Recovery:
         deadline = self.clock.now() + self.options.recovery_timeout_s
         wait_s = _FIRST_WAIT_S
         while self.clock.now() < deadline:
-            if job.wait(wait_s) is not None:
+            if (end := job.wait(wait_s)) is not None:
                 self.chronicle.note("the post-copy has ended")
-                return
+                return end
             self.chronicle.tell(memory=job.progress())
             if self._broken_at_target():
                 self._connect_again()

@@ -155,18 +155,17 @@ class Scene:
         if (came_back := self.came_back) is not None:
             return [f"forget the definition on {came_back[0]}, which was off when it was started on {came_back[1]}"]
         buried = [f"take the tombstone of {self.home} off the definition on {node}" for node in self.buried(self.home)]
-        return [*buried, *self._strays_of_the_errand()]
+        return buried if self.errand is None else [*buried, *self._strays_of_the_errand(self.errand)]
 
-    def _strays_of_the_errand(self) -> list[str]:
-        errand, action = self.errand, self.ruling().action
-        if errand is None:
-            return []
+    def _strays_of_the_errand(self, errand: Errand) -> list[str]:
+        action = self.ruling().action
         at_source, at_target = self.domains.get(errand.source), self.domains.get(errand.target)
         if action in _AT_TARGET and at_source is not None and at_target is not None and at_target.persistent:
             if not errand.keep_definition:
                 return [f"forget the definition on {errand.source}"]
             return [f"keep {errand.source} from starting it when it boots"] if at_source.autostart else []
-        if action in _AT_SOURCE and action is not Action.NOWHERE and at_target and not errand.target_had_definition:
+        lasting = action is not Action.NOWHERE or (at_source is not None and at_source.persistent)
+        if action in _AT_SOURCE and lasting and at_target and not errand.target_had_definition:
             return [f"forget the definition on {errand.target}"]
         return []
 

@@ -126,6 +126,8 @@ class World:
     abort_asked: bool = False
     #: What the events have told of breaks.
     broke: list[str] = field(default_factory=list)
+    #: What was attached to the guest's definition alone.
+    disks_to_come: tuple[DomainDisk, ...] = ()
     #: The events of node2 do not come.
     unwatched: bool = False
     #: libvirt does not abort its job.
@@ -390,6 +392,8 @@ class FakeHypervisor:
             return "a definition" if node in self.world.domains else None
 
     def described(self, node: str, text: str) -> Domain:
+        if text == "a definition":
+            return guest(node, state=DomainState.OFF, disks=guest(node).disks + self.world.disks_to_come)
         return xml.described(node, text)
 
     def define(self, node: str, text: str, *, left_on: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -250,6 +251,29 @@ def test_a_guest_that_runs_nowhere_is_said_to_and_what_was_open_is_closed() -> N
     assert not world.guards
 
 
+def test_a_guest_that_runs_nowhere_starts_as_before_where_it_is_defined() -> None:
+    off = {"state": DomainState.OFF, "autostart": False}
+    for nodes, home in ((NODES, "node1"), (("node2",), "node2")):
+        world = wreck(domains={n: guest(n, **off) for n in nodes}, openers=dict.fromkeys(NODES, 0))
+        assert ("forget the definition on node2" in planned(world).acts) is (home == "node1")
+        with pytest.raises(GuestLost) as caught:
+            clean(world)
+        assert f"virsh start web1` on {home}" in caught.value.hint
+        assert {node: domain.autostart for node, domain in world.domains.items()} == {home: True}
+
+
+def test_a_guest_that_runs_nowhere_is_said_to_if_its_definitions_cannot_be_put_in_order() -> None:
+    world = wreck(
+        domains={"node1": guest("node1", state=DomainState.OFF, autostart=False)},
+        openers=dict.fromkeys(NODES, 0),
+        faults={("set_autostart", "node1"): unreachable("node1")},
+    )
+    with pytest.raises(LeftBehind, match="runs neither") as caught:
+        clean(world)
+    assert "again" in caught.value.hint
+    assert world.tokens, "the record from which the next one goes on"
+
+
 def test_a_device_that_is_held_is_taken_from_nobody() -> None:
     world = wreck(openers={"node1": 1, "node2": 1})
     with pytest.raises(LeftBehind) as caught:
@@ -348,6 +372,24 @@ def test_the_audit_finds_what_a_killed_command_has_left() -> None:
         Code.TWO_PRIMARIES_ON,
         Code.LEFT_BEHIND,
     }
+
+
+def test_a_guest_that_moves_while_it_is_looked_at_is_not_said_to_be_twice() -> None:
+    world = World(openers={"node1": 1, "node2": 0})
+
+    def moved() -> None:
+        """node2 is slow to answer: node1 has by then."""
+        deadline = time.monotonic() + 30
+        while ("openers", "node1") not in world.calls and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if "node1" in world.domains:
+            world.arrive(DomainState.RUNNING)
+            del world.domains["node1"]
+            world.roles = {"node1": Role.SECONDARY, "node2": Role.PRIMARY}
+
+    world.faults["domains", "node2"] = moved
+    assert audit(world.context()).findings == ()
+    assert world.running() == ["node2"]
 
 
 def test_the_audit_leaves_a_living_move_alone() -> None:

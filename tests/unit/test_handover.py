@@ -25,7 +25,7 @@ from lvmigrate.report import Report
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, FakeHypervisor, World, guest, refusing, unreachable
-from tests.unit.test_move import with_renewing
+from tests.unit.test_move import LOCAL, with_renewing
 
 THEIRS = Token(uuid=UUID, instance="web1", id="theirs", holder="they", lease_s=30, errand=None)
 LOOKS = {"domain", "domains", "observe", "options", "generations", "traces", "renew_token", "watch", "definition"}
@@ -188,6 +188,17 @@ def test_what_is_another_by_now_is_not_shut_down(change: Callable[[World], objec
     with pytest.raises(LvmigrateError, match="changed between the checks and the failover"):
         tasklet.exec()
     assert not {"define", "shut_down"} & set(acts(world))
+
+
+def test_a_disk_that_nobody_has_checked_is_not_started_from() -> None:
+    """It was attached to the definition alone: on the target, its path may lead to somebody else's disk."""
+    world = World(disks_to_come=(LOCAL,))
+    with pytest.raises(MoveFailed) as caught:
+        fail_over(world)
+    assert caught.value.code is Code.DISK_NOT_REPLICATED
+    assert "/dev/sdb" in caught.value.sentence
+    assert "shut_down" not in acts(world)
+    assert list(world.violations()) == []
 
 
 def test_a_guest_without_a_definition_by_now_is_not_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from lvmigrate.replication import Role
 from lvmigrate.tasklet import Context
 from tests.unit.fakes import NODES, PATH, UUID, FakeHypervisor, World, guest, refusing, unreachable
 
-TEXT = "<domain><name>web1</name></domain>"
+TEXT = f"<domain><name>web1</name><uuid>{UUID}</uuid><memory>1024</memory></domain>"
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,16 @@ def test_of_two_guests_of_one_name_the_newest_is_said(tmp_path: Path) -> None:
     for number, uuid in enumerate(("a", "b", "c")):
         (tmp_path / f"{uuid}.xml").write_text(TEXT)
         os.utime(tmp_path / f"{uuid}.xml", (0, 1000 + number % 2))
+    found = kept.last(dead(tmp_path)[1], "web1")
+    assert found is not None
+    assert found.path.name == "b.xml"
+
+
+def test_one_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "b.xml").write_text(TEXT)
+    for number in range(20):
+        (tmp_path / f"a{number}.xml").write_bytes(b"\xff\xfe")
+        (tmp_path / f"c{number}.xml").mkdir()
     found = kept.last(dead(tmp_path)[1], "web1")
     assert found is not None
     assert found.path.name == "b.xml"

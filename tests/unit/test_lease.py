@@ -7,6 +7,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,26 @@ def test_with_a_guard_its_word_counts_too_unless_it_is_only_confirmed() -> None:
     made.renew()
 
 
+@pytest.mark.parametrize("change", [Lease.guarded, Lease.unguarded])
+def test_what_an_event_tells_meanwhile_is_not_forgotten(
+    change: Callable[[Lease], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = lease(World())
+    event = threading.Thread(target=made.learn, kwargs={"handed_over": True})
+
+    def between(token: Token, **changes: Any) -> Token:
+        monkeypatch.undo()
+        event.start()
+        event.join(0.2)
+        return dataclasses.replace(token, **changes)
+
+    monkeypatch.setattr("lvmigrate.lease.replace", between)
+    change(made)
+    event.join()
+    assert made.token.errand is not None
+    assert made.token.errand.handed_over
+
+
 def test_that_it_was_handed_over_is_part_of_it() -> None:
     made, _ = lease(World())
     made.learn(handed_over=True)
@@ -152,6 +173,21 @@ def test_where_it_could_not_be_fenced_it_is_removed_under_both_ids() -> None:
     assert world.tokens == {}
     dropped = [node for method, node in world.calls if method == "drop_token"]
     assert sorted(dropped) == ["node1", "node2", "node2"]
+
+
+def test_one_lost_reply_leaves_no_node_with_the_old_id() -> None:
+    world = World()
+    made, _ = taken(world)
+
+    def lost() -> None:
+        if world.calls.count(("take_token", "node2")) == 2:
+            unreachable("node2")()
+
+    world.faults["take_token", "node2"] = lost
+    made.fence("new")
+    assert {token.id for token in world.tokens.values()} == {"new"}
+    made.confirm()
+    made.renew()
 
 
 def test_somebody_else_s_is_neither_fenced_nor_removed() -> None:

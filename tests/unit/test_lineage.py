@@ -135,9 +135,33 @@ def test_a_cleanup_connects_what_has_not() -> None:
     assert world.connected
 
 
-def test_without_an_answer_the_module_is_left_to_refuse() -> None:
+@pytest.mark.parametrize("lost", [1, 1000])
+def test_without_an_answer_nothing_is_connected(lost: int) -> None:
+    """The module refuses copies that have parted only where the operator's after-sb policies do not choose one."""
     world = apart(openers={"node1": 1, "node2": 0})
-    world.faults["lineages", "node2"] = unreachable("node2")
+
+    def silent() -> None:
+        if world.calls.count(("lineages", "node2")) <= lost:
+            unreachable("node2")()
+
+    world.faults["lineages", "node2"] = silent
+    cleanup = CleanupInstance(world.context(), "web1")
+    cleanup.check_prereq()
+    with pytest.raises(LeftBehind) as caught:
+        cleanup.exec()
+    assert caught.value.leftovers[0].startswith("Split-brain") is (lost == 1)
+    assert not world.connected
+    assert "reconnect" not in {name for name, _ in world.calls}
+
+
+def test_an_answer_that_was_lost_once_is_asked_for_again() -> None:
+    world = apart(openers={"node1": 1, "node2": 0}, lineages={"node1": line("B", "A"), "node2": line("A")})
+
+    def silent() -> None:
+        if world.calls.count(("lineages", "node2")) == 1:
+            unreachable("node2")()
+
+    world.faults["lineages", "node2"] = silent
     cleanup = CleanupInstance(world.context(), "web1")
     cleanup.check_prereq()
     cleanup.exec()

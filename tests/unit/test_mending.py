@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,6 +166,18 @@ def test_a_token_that_runs_out_is_waited_for() -> None:
     assert list(world.violations()) == []
 
 
+def test_a_token_that_never_runs_out_is_not_waited_for_for_ever() -> None:
+    """Its deadline cannot be read: no guard acts on it either."""
+    world = still(tokens={"node2": DEAD}, left_s=math.inf)
+    waits_for(world, "take_token", lambda: None)
+    with pytest.raises(Refused) as caught:
+        clean(world)
+    (finding,) = caught.value.findings
+    assert finding.code is Code.LOCKED
+    assert f"/run/lvmigrate/{UUID}.token` on node2" in finding.hint
+    assert world.tokens == {"node2": DEAD}
+
+
 def test_one_that_is_renewed_is_left_alone_and_ours_is_removed() -> None:
     world = held_on_node2(lambda passed: 20.0 - passed if passed < 5 else 30.0)
     with pytest.raises(Refused) as caught:
@@ -191,6 +204,27 @@ def test_whoever_lost_the_token_closes_nothing_more_and_says_so() -> None:
     with pytest.raises(TokenLost):
         clean(world)
     assert "restore_options" not in methods(world)
+
+
+def test_whoever_lost_the_token_forgets_no_definition_of_a_lost_guest() -> None:
+    off = {node: guest(node, state=DomainState.OFF, autostart=False) for node in NODES}
+    world = opened(domains=off, openers=dict.fromkeys(NODES, 0))
+    waits_for(world, "disarm_guard", lambda: None)
+    taken = dataclasses.replace(DEAD, id="theirs", holder="somebody")
+    world.late_faults["restore_options", "node2"] = lambda: world.tokens.update(dict.fromkeys(NODES, taken))
+    with pytest.raises(TokenLost):
+        clean(world)
+    assert not {"undefine", "set_autostart"} & methods(world)
+
+
+def test_of_a_lost_guest_without_an_errand_nothing_is_put_back() -> None:
+    off = {node: guest(node, state=DomainState.OFF, autostart=False) for node in NODES}
+    without = dataclasses.replace(DEAD, errand=None)
+    world = opened(domains=off, openers=dict.fromkeys(NODES, 0), tokens=dict.fromkeys(NODES, without))
+    with pytest.raises(GuestLost):
+        clean(world)
+    assert not {"undefine", "set_autostart"} & methods(world)
+    assert world.tokens == {}
 
 
 def test_whoever_lost_the_token_forgets_no_definition() -> None:
@@ -428,6 +462,20 @@ def test_a_guest_that_waits_is_not_connected_to_a_copy_that_has_changed_as_well(
     """What DRBD does when they meet is the operator's to configure, and may be to discard."""
     apart = {node: Lineage(current=node, earlier=("A",)) for node in NODES}
     world = arrived(connected=False, standalone=True, lineages=apart)
+    with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
+        clean(world)
+    assert "reconnect" not in methods(world)
+    assert world.running() == []
+
+
+def test_a_guest_that_waits_is_not_connected_where_nobody_tells_whether_the_other_copy_has_changed() -> None:
+    world = arrived(connected=False, standalone=True)
+
+    def silent() -> None:
+        assert world.calls.count(("lineages", "node1")) < ENDLESS
+        refusing("node1")()
+
+    world.faults["lineages", "node1"] = silent
     with pytest.raises(OutcomeUnknown, match="replication was not seen whole"):
         clean(world)
     assert "reconnect" not in methods(world)

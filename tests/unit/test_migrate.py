@@ -32,8 +32,8 @@ from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, refusing, unre
 FAILED = CopyEnd(ok=False, detail="libvirt's words (libvirt error 9)")
 
 
-def somebodys(holder: str) -> Token:
-    errand = Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False)
+def somebodys(holder: str, source: str = "node1", target: str = "node2") -> Token:
+    errand = Errand(source=source, target=target, ran=True, autostart=True, target_had_definition=False)
     return Token(uuid=UUID, instance="web1", id="theirs", holder=holder, lease_s=30, errand=errand)
 
 
@@ -619,6 +619,7 @@ def broken(**changes: object) -> World:
 
 
 STOPPED = {"node1": guest("node1", state=DomainState.OFF)}
+UNSTARTED = {"node1": guest("node1", autostart=False)}
 TWICE = {node: guest(node) for node in NODES}
 SHARED = guest("node1", name="db1", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0011", state=DomainState.OFF)
 NAMESAKE = guest("node2", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0012", state=DomainState.OFF, disks=())
@@ -672,6 +673,15 @@ NAMESAKE = guest("node2", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0012", state=Dom
         (
             broken(tokens={"node1": somebodys("somebody")}),
             Code.LOCKED,
+        ),
+        # Moves to and from a third node, whose commands died: the guest's autostart is still as they left it.
+        (
+            broken(domains=UNSTARTED, tokens={"node1": somebodys("a dead one", target="node3")}, left_s=-9),
+            Code.LEFT_BEHIND,
+        ),
+        (
+            broken(domains=UNSTARTED, tokens={"node1": somebodys("a dead one", "node3", "node1")}, left_s=-9),
+            Code.LEFT_BEHIND,
         ),
     ],
     ids=lambda value: value.name if isinstance(value, Code) else "",

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from lvmigrate import convergence
-from lvmigrate.domain import DomainState, JobKind
+from lvmigrate.cleanup import CleanupInstance
+from lvmigrate.domain import DomainDisk, DomainState, JobKind
 from lvmigrate.errors import (
     Code,
     GuestLost,
@@ -31,6 +32,8 @@ from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words")
+#: What was attached, and is another node's own on another node.
+LOCAL = DomainDisk(target="vdb", source="/dev/sdb", kind="block", device="disk", read_only=False, cache="none")
 THEIRS = Token(uuid=UUID, instance="web1", id="theirs", holder="they", lease_s=30, errand=None)
 
 
@@ -424,6 +427,17 @@ def test_the_downtime_is_between_the_events_of_both_nodes() -> None:
 # Past the point of no return.
 
 
+@pytest.mark.parametrize("event", ["suspended paused", "suspended i/o error"])
+def test_a_pause_during_the_copy_is_no_downtime_of_the_move(event: str) -> None:
+    def look(left: int) -> None:
+        if left:
+            world.listener("node1", event)
+            world.listener("node1", "resumed unpaused")
+
+    world = World(looks=20, on_look=look)
+    assert checked(world).exec().downtime_s < 1.0
+
+
 def test_where_the_target_has_no_definition_the_source_keeps_its_own() -> None:
     def arrive(world: World) -> CopyEnd:
         end = world.arrive()
@@ -474,7 +488,87 @@ def test_a_guest_that_dies_on_its_arrival_leaves_nothing_open() -> None:
     assert set(world.domains) == {"node1"}
 
 
+def test_a_guest_that_ran_on_the_target_and_died_there_is_not_sent_back_to_the_older_disk() -> None:
+    world = World()
+
+    def die() -> None:
+        world.set("node2", state=DomainState.OFF)
+        world.lost_a_write()
+        world.connected = False
+
+    world.late_faults["resume", "node2"] = die
+    with pytest.raises(GuestLost) as caught:
+        checked(world).exec()
+    assert "It ran on node2 last" in caught.value.hint
+    assert "start it there only" in caught.value.hint
+    assert "on node1" not in caught.value.hint.partition("start it")[2]
+    assert not world.domains["node1"].autostart, "as it boots, the source would start it from the older disk"
+    assert "node2" in world.domains
+    assert world.tokens, "the record for a cleanup"
+
+
+@pytest.mark.parametrize(
+    ("switch", "handed_over", "where"),
+    [(Switch.FAST, True, "node2"), (Switch.FAST, False, "node1"), (Switch.STRICT, True, "node1")],
+    ids=["ran there by itself", "never went over", "never ran there"],
+)
+def test_a_lost_guest_is_to_be_started_where_it_wrote_last(switch: Switch, where: str, *, handed_over: bool) -> None:
+    def ending(world: World) -> CopyEnd:
+        end = world.arrive() if handed_over else FAILED
+        for node in world.domains:
+            world.set(node, state=DomainState.OFF)
+        world.openers = dict.fromkeys(NODES, 0)
+        world.lost_a_write()
+        world.connected = False
+        return end
+
+    world = World(ending=ending)
+    with pytest.raises(GuestLost) as caught:
+        checked(world, options=Options(switch=switch)).exec()
+    assert ("It ran on node2 last" in caught.value.hint) is (where == "node2")
+    assert ("start it on node1 only" in caught.value.hint) is (where == "node1")
+    assert world.domains["node1"].autostart is (where == "node1")
+
+
+def test_a_guest_that_dies_after_the_point_of_no_return_is_led_back_by_a_cleanup() -> None:
+    world = World()
+
+    def die() -> None:
+        if world.roles["node1"] is Role.SECONDARY:
+            world.set("node2", state=DomainState.OFF)
+            world.openers["node2"] = 0
+
+    world.late_faults["options", "node1"] = die
+    with pytest.raises(GuestLost) as caught:
+        checked(world).exec()
+    assert "`lvmigrate cleanup web1` closes what is open" in caught.value.hint
+    world.left_s = -10.0
+    cleanup = CleanupInstance(world.context(), "web1")
+    cleanup.check_prereq()
+    with pytest.raises(GuestLost, match="runs neither"):
+        cleanup.exec()
+    assert set(world.roles.values()) == {Role.SECONDARY}
+    assert (world.tokens, world.guards, world.two_primaries) == ({}, {}, False)
+    assert {node: domain.autostart for node, domain in world.domains.items()} == {"node1": True}
+
+
 # A target that starts by itself.
+
+
+def test_one_that_runs_by_itself_is_not_to_be_ended_for_the_source_s_disk() -> None:
+    """What it has written since it arrived is on the target alone."""
+
+    def arrive(world: World) -> CopyEnd:
+        world.lost_a_write()
+        world.connected = False
+        return world.arrive(DomainState.RUNNING)
+
+    with pytest.raises(OutcomeUnknown) as caught:
+        checked(World(ending=arrive), options=Options(switch=Switch.FAST)).exec()
+    assert "waits" not in caught.value.sentence + caught.value.hint
+    for command in ("virsh destroy", "--discard-my-data", "virsh start"):
+        assert command not in caught.value.hint
+    assert "on node2 only" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -540,8 +634,9 @@ def test_on_shared_storage_nothing_is_said_of_two_primaries_nor_of_replication()
         lambda world: world.domains.clear(),
         lambda world: world.domains.update(node2=guest("node2")),
         lambda world: world.roles.update(node2=Role.PRIMARY),
+        lambda world: world.set("node1", disks=(*world.domains["node1"].disks, LOCAL)),
     ],
-    ids=["gone", "on the target too", "Primary on the target too"],
+    ids=["gone", "on the target too", "Primary on the target too", "with another disk"],
 )
 def test_what_changed_since_the_checks_ends_the_move_before_it_begins(change: Callable[[World], None]) -> None:
     world = World()

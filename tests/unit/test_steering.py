@@ -111,6 +111,63 @@ def test_a_limit_that_libvirt_refuses_is_noted_and_the_move_goes_on(monkeypatch:
     assert any("the downtime limit was not set" in moment.what for moment in report.timeline)
 
 
+def test_what_a_rule_could_not_do_is_tried_again_in_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    stuck(world)
+    limits: list[float] = []
+
+    def once(_self: object, seconds: float) -> None:
+        limits.append(seconds)
+        if limits.count(UNLIMITED_S) == 1:
+            raise NodeUnreachable("node1", "no answer", hint="")
+
+    monkeypatch.setattr("tests.unit.fakes.FakeCopy.limit_downtime", once)
+    migrate(world, Options(policy=convergence.FORCE))
+    assert limits.count(UNLIMITED_S) == 2
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_post_copy_that_could_not_be_begun_is_begun_in_the_next_pass(*, asked: bool) -> None:
+    world = World()
+    stuck(world)
+    world.ending = all_arrived
+    begun(world)
+
+    def look(left: int) -> None:
+        world.unwatched = left > 36
+
+    world.on_look = look
+    wish = threading.Event()
+    if asked:
+        wish.set()
+    never = Policy(name="never", rules=(Rule(then=Then.POST_COPY, passes=1000),))
+    options = Options(policy=never) if asked else Options(mode=Mode.POST_COPY)
+    report = migrate(world, options, post_copy=wish)
+    assert report.post_copy
+    assert world.calls.count(("start_post_copy", "node1")) == 1
+    assert 1 <= sum("replication is not whole" in moment.what for moment in report.timeline) <= 3
+
+
+def test_a_post_copy_that_failed_before_it_began_says_why_and_hands_nothing_over() -> None:
+    """libvirt was told to begin it: the copy failed in the pass before that."""
+    world = World()
+    asked = threading.Event()
+    asked.set()
+    world.ending = lambda _world: FAILED
+    known: list[bool] = []
+
+    def note() -> None:
+        known.extend(token.errand.handed_over for token in world.tokens.values() if token.errand is not None)
+
+    world.faults["drop_token", "node1"] = note
+    with pytest.raises(MoveFailed) as caught:
+        migrate(world, Options(policy=convergence.POST_COPY), post_copy=asked)
+    assert ("start_post_copy", "node1") in world.calls
+    assert caught.value.detail == FAILED.detail
+    assert known == [False, False]
+    assert list(world.violations()) == []
+
+
 def begun(world: World, act: Callable[[], None] = lambda: None) -> None:
     """Once post-copy is asked for, both nodes say that it goes on."""
 
