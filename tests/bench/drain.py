@@ -23,6 +23,7 @@ import structlog
 from lvmigrate.cluster import Cluster
 from lvmigrate.manner import Manner
 from lvmigrate.node_states import State
+from lvmigrate.sqlite_journal import SqliteJournal
 from lvmigrate.traffic import Limits
 from storage import SharedStorage
 from tests.bench.figure import show
@@ -101,9 +102,10 @@ def main() -> int:
     with Pair(keepalive=(5, 4)) as pair, tempfile.TemporaryDirectory() as directory:
         described = dataclasses.replace(Description.of(pair), lease_s=60.0, call_timeout_s=60.0)
         plain, hypervisor = described.cluster()
-        configuration = dataclasses.replace(plain.config, journal=Path(directory) / "journal.sqlite")
+        journal = Path(directory) / "journal.sqlite"
+        configuration = dataclasses.replace(plain.config, journal=journal)
         storage = SharedStorage(described.nodes, [DISKS], shell=PairShell(described.inside))
-        with Cluster(configuration, hypervisor, storage) as cluster:
+        with Cluster(configuration, hypervisor, storage, SqliteJournal(journal)) as cluster:
             guests = [pair.guest(f"web{number}", on=pair.one, load=_LOAD) for number in range(asked.guests)]
             bench = Bench(pair, cluster, guests)
             drains: list[float] = []
