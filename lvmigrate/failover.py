@@ -1,7 +1,8 @@
 """`FailoverInstance`: a guest is shut down where it is and started from its disks on another node.
 
 Also from a node that does not answer, but only if it is off by its fence command's word or the operator's, and nothing
-of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD itself keeps a second copy from starting.
+of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD itself keeps a second copy from starting,
+unless its configuration allows two primaries for good.
 """
 
 from __future__ import annotations

@@ -329,15 +329,18 @@ class Handover:
         upstart.start()
 
     def _replicated(self) -> bool:
-        """Whether DRBD keeps a second copy from starting: all disks of the guest are on it."""
-        volumes = sum(len(resource.volumes) for resource in self.plan.resources)
+        """Whether DRBD keeps a second copy from starting: all disks of the guest are on it, for one Primary each."""
+        resources = self.plan.resources
+        if any(options.allow_two_primaries for resource in resources for options in resource.options):
+            return False  # for good, by the configuration: what else allows them is refused
+        volumes = sum(len(resource.volumes) for resource in resources)
         return volumes >= len(checks.replicated_disks(self.plan.domain))
 
     def _may_start_yet(self, error: MoveFailed) -> OutcomeUnknown:
         name, source, target = self.plan.instance, self.plan.source, self.plan.target
         return OutcomeUnknown(
             f"{target} did not answer when {name} was to be started; it does not run there, and may yet. Nothing was"
-            " undone: nothing would keep a second copy on the shared disks from running.",
+            " undone: nothing would keep a second copy on the same disks from running.",
             known=[f"{name} on {target}: {Sight.GONE.value}", f"{name} on {source}: {Sight.GONE.value}"],
             hint=f"`lvmigrate status {name}` in a minute: if it does not run then, `lvmigrate cleanup {name}` starts it"
             f" on {source} again.",

@@ -120,6 +120,25 @@ def test_a_start_whose_reply_is_lost_is_seen() -> None:
         whole(world, guest, "node2")
 
 
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_a_start_that_may_come_late_is_not_undone_where_nothing_keeps_two_copies_apart(settings: Settings) -> None:
+    """The configuration allows two primaries for good, so that DRBD would let the late one run beside the source's."""
+    with World(settings=settings) as world:
+        guest = world.add_guest("web1", "node1")
+        for resource in guest.resources:
+            resource.for_good = True
+            for end in resource.ends.values():
+                end.two_primaries = True
+        world.timeline.advance(1.0)
+        world.faults.add("c1.start@node2#1", Kind.LATE)
+        with pytest.raises(OutcomeUnknown) as caught:
+            fail_over(world)
+        assert "`lvmigrate status web1` in a minute" in caught.value.hint
+        world.timeline.advance(400.0)
+        assert world.running(guest) == ["node2"]
+        assert not world.violations
+
+
 def test_an_abort_while_the_guest_is_off_starts_it_again() -> None:
     with World() as world:
         guest = world.add_guest("web1", "node1")
