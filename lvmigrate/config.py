@@ -355,7 +355,7 @@ class _Reader:
                 )
         iallocator = self._value(at, table, "iallocator", (str,))
         if iallocator:
-            chosen["iallocator"] = iallocator
+            chosen["iallocator"] = str(self._file((*at, "iallocator"), iallocator)) if "/" in iallocator else iallocator
         policy = self._value(at, table, "policy", (str,))
         if policy is not None:
             chosen["policy"] = self._one_of((*at, "policy"), policy, policies)

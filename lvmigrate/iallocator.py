@@ -184,7 +184,7 @@ def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collectio
 
 
 def _found(name: str, domain: Domain) -> Path:
-    candidates = [Path(name)] if "/" in name else [directory / name for directory in _DIRECTORIES]
+    candidates = [Path(name).absolute()] if "/" in name else [directory / name for directory in _DIRECTORIES]
     for path in candidates:
         if path.is_file():
             return path

@@ -447,6 +447,16 @@ def test_whatever_a_program_says_is_shown(tmp_path: Path, text: str, words: str)
     assert words in str(caught.value)
 
 
+def test_a_program_may_be_named_from_here_or_from_the_configuration_s_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, 'echo \'{"success": true, "info": "", "result": ["node2"]}\'')
+    monkeypatch.chdir(tmp_path)
+    assert ask("./choose", views(node2=8), ["node2"]) == "node2"
+    (tmp_path / "c.toml").write_text('[nodes.a]\n[defaults]\niallocator = "./choose"\n')
+    assert config.load(tmp_path / "c.toml").defaults.iallocator == str(tmp_path / "choose")
+
+
 def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iallocator, "_WITHIN_S", 0.3)
     with pytest.raises(Refused, match="did not end in time"):
