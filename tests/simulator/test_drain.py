@@ -239,6 +239,17 @@ def test_a_guest_that_never_converges_is_shut_down_and_started_there_where_that_
         whole(world, {"node2": [busy]})
 
 
+def test_a_guest_that_is_shut_down_for_that_leaves_its_definition_where_that_is_wished() -> None:
+    with World(NODES) as world:
+        busy = world.add_guest("busy", "node1", peer="node2", copy_s=10_000.0)
+        world.timeline.advance(1.0)
+        options = Options(copy_timeout_s=60.0, allow_failover=True, keep_definition=True)
+        report = drain(world, manner=Manner(options=lambda _domain: options))
+        assert [(moved.name, moved.how) for moved in report.moved] == [("busy", "failover")]
+        assert busy.uuid in world.hosts["node1"].definitions
+        assert world.running(busy) == ["node2"]
+
+
 def test_a_target_that_fills_up_on_the_way() -> None:
     with World(NODES) as world:
         guests = web(world, 6)
