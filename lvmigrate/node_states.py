@@ -180,21 +180,23 @@ class Wish(enum.Enum):
 def under_way(directory: Path | None, nodes: tuple[str, ...]) -> Iterator[Callable[[], Wish]]:
     """One drain (or return) of these nodes on this machine; inside, what is wished of it now, by `wish`.
 
+    A node that is named twice counts once.
     Raises `Refused` (`Code.LOCKED`) when there is another one.  It ends with its process, however that ends.
     """
     if directory is None:
         yield lambda: Wish.GO_ON
         return
+    each = sorted(set(nodes))
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            files = [stack.enter_context(_lock_of(directory, node).open("a+")) for node in sorted(nodes)]
+            files = [stack.enter_context(_lock_of(directory, node).open("a+")) for node in each]
         except OSError as error:
             raise ConfigurationError(
                 f"{directory} cannot be written: {error.strerror}.",
                 hint="Make room there, or name another place: [journal] path in the configuration.",
             ) from error
-        for node, file in zip(sorted(nodes), files, strict=True):
+        for node, file in zip(each, files, strict=True):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

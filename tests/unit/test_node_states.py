@@ -107,6 +107,12 @@ def test_one_drain_of_a_node_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_node_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    with under_way(tmp_path, (NODE1, NODE1)) as wished:
+        wish(tmp_path, NODE1, Wish.PAUSE)
+        assert wished() is Wish.PAUSE
+
+
 def test_what_is_wished_of_it(tmp_path: Path) -> None:
     with under_way(tmp_path, (NODE1, NODE2)) as wished:
         assert wished() is Wish.GO_ON
