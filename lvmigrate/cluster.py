@@ -190,8 +190,9 @@ class Cluster:
 
     def check_return(self, node: str, *, manner: Manner | None = None, every: bool = False) -> Schedule:
         """What `bring_back` would do. Changes nothing."""
-        context, guests = self._returning(node, threading.Event(), every=every)
-        return ReturnGuests(context, [node], self._manner(manner), guests=guests).check_prereq()
+        context, away = self._returning(node, threading.Event(), every=every)
+        guests = None if every else away.keys()
+        return ReturnGuests(context, [node], self._manner(manner), guests=guests, away=away).check_prereq()
 
     def bring_back(
         self,
@@ -211,9 +212,10 @@ class Cluster:
 
         def work() -> DrainReport:
             with under_way(self._directory, (node,)) as wished:
-                context, guests = self._returning(node, stop, every=every)
+                context, away = self._returning(node, stop, every=every)
                 chosen = replace(self._manner(manner), wish=wished, arrived=self._came_back)
-                tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests)
+                guests = None if every else away.keys()
+                tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests, away=away)
                 tasklet.check_prereq()
                 if self._states.of(node).state is not State.ONLINE:
                     self._states.set(node, State.ONLINE)
@@ -250,8 +252,8 @@ class Cluster:
     def _came_back(self, moved: Moved) -> None:
         self._states.came_back(moved.target, moved.uuid)
 
-    def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, frozenset[str] | None]:
-        """A context in which the node is open as far as commands have closed it, and who is to come back."""
+    def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, Mapping[str, Gone]]:
+        """A context in which the node is open as far as commands have closed it, and who was sent away."""
         gone = self._states.of(node).gone
         if not every and not gone and node in self.config.nodes:
             raise UsageError(
@@ -262,7 +264,7 @@ class Cluster:
             )
         context = self._context(stop, None)
         opened = {**context.nodes, node: self.config.nodes[node]} if node in self.config.nodes else context.nodes
-        return replace(context, nodes=opened), None if every else frozenset(gone)
+        return replace(context, nodes=opened), gone
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
         """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""

@@ -18,7 +18,8 @@ from lvmigrate.config import Config, Limits
 from lvmigrate.drain_display import LiveDrain, report_lines, schedule_lines
 from lvmigrate.drain_report import DrainReport, Moved, Stayed
 from lvmigrate.errors import Code, ExitCode, Finding
-from lvmigrate.node_states import Wish, under_way
+from lvmigrate.manner import Manner
+from lvmigrate.node_states import State, Wish, under_way
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress, StepProgress
 from lvmigrate.tasklet import Context
@@ -80,6 +81,37 @@ def test_there_and_back(world: World, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["node", "--json"]) == ExitCode.OK
     assert [each["closed"] for each in said(capsys)["nodes"]] == [None, None]
     assert list(world.violations()) == []
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_who_may_be_where_nobody_answers_is_named_and_not_forgotten(
+    world: World, tmp_path: Path, *, offline: bool
+) -> None:
+    here = InMemory(world, tmp_path)
+    assert here.drain(["node1"]).exit_code is ExitCode.OK
+    if offline:
+        here.set_node("node2", State.OFFLINE, "no power")
+    else:
+        world.faults["domains", "node2"] = unreachable("node2")
+    report = here.bring_back("node1", manner=Manner(chosen={}, again_s=0.1))
+    (stayed,) = report.stayed
+    assert (stayed.name, stayed.source) == ("web1", "node2")
+    assert stayed.finding.code is (Code.NODE_OFFLINE if offline else Code.NODE_UNREACHABLE)
+    assert ("node2 is offline (no power)" if offline else "node2 gives no answer") in stayed.finding.sentence
+    assert report.exit_code is ExitCode.REFUSED
+    assert [gone.name for gone in here.node_states()["node1"].gone.values()] == ["web1"]
+    world.faults.clear()
+    here.set_node("node2", State.ONLINE)
+    assert [moved.name for moved in here.bring_back("node1").moved] == ["web1"]
+    assert "node1" not in here.node_states()
+
+
+def test_who_was_undefined_meanwhile_is_waited_for_no_more(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+    here.drain(["node1"])
+    world.domains.clear()
+    assert here.bring_back("node1").exit_code is ExitCode.OK
+    assert "node1" not in here.node_states()
 
 
 def test_the_plan_first(world: World, capsys: pytest.CaptureFixture[str]) -> None:
