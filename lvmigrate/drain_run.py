@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -43,6 +43,8 @@ from lvmigrate.together import in_turn
 from lvmigrate.traffic import Departure, Schedule, Traffic
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: In place of an end: the guest runs on the target, and its move goes on.
 _LANDED: Final = object()
@@ -278,8 +280,8 @@ class Run:
 
     def _begin(self, departure: Departure) -> None:
         self._firm = False
-        self._manner.leaving(departure)
-        self._manner.onlooker.begun(departure)
+        self._remembered(self._manner.leaving, departure, departure.name)
+        self._told(self._manner.onlooker.begun, departure)
         self._note(f"{departure.name} sets out for {departure.target}, with {departure.bandwidth_mib_s} MiB/s")
         self._start(departure, partial(self._move, departure))
 
@@ -394,8 +396,8 @@ class Run:
             downtime_s=downtime_s,
         )
         self._moved[departure.uuid] = moved
-        self._manner.arrived(moved)
-        self._manner.onlooker.moved(moved)
+        self._remembered(self._manner.arrived, moved, moved.name)
+        self._told(self._manner.onlooker.moved, moved)
         self._note(f"{moved.name} is on {moved.target} ({how})")
 
     def _failed(self, departure: Departure, error: LvmigrateError) -> None:
@@ -428,11 +430,25 @@ class Run:
         self._tell(stayed, again=again)
 
     def _tell(self, stayed: Stayed, *, again: bool) -> None:
-        self._manner.onlooker.stays(stayed, again=again)
+        self._told(partial(self._manner.onlooker.stays, again=again), stayed)
         self._note(f"{stayed.name} stays: {stayed.finding.code}: {stayed.finding.sentence}")
 
+    def _told(self, call: Callable[[T], None], what: T) -> None:
+        """As of one move: a listener's defect must not stop the others half-way."""
+        try:
+            call(what)
+        except Exception:  # noqa: BLE001 -- whatever it is
+            _log.exception("drain_listener_failed")
+
+    def _remembered(self, call: Callable[[T], None], what: T, name: str) -> None:
+        """Nor must a disk that is full: the guest goes all the same, and only a return has to be told of it."""
+        try:
+            call(what)
+        except LvmigrateError as error:
+            self._say(f"{name}: it is not written down for a return: {error.sentence}")
+
     def _say(self, sentence: str) -> None:
-        self._manner.onlooker.says(sentence)
+        self._told(self._manner.onlooker.says, sentence)
         self._note(sentence)
 
     def _note(self, sentence: str) -> None:
