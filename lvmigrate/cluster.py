@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -173,7 +174,9 @@ class Cluster:
                 tasklet = DrainNodes(
                     self._context(stop, None),
                     nodes,
-                    replace(self._manner(manner), wish=wished, leaving=self._sent_away),
+                    replace(
+                        self._manner(manner), wish=wished, leaving=self._sent_away, nodes=self._nodes_or_none_open
+                    ),
                     abort=abort,
                 )
                 tasklet.check_prereq()
@@ -213,7 +216,9 @@ class Cluster:
         def work() -> DrainReport:
             with under_way(self._directory, (node,)) as wished:
                 context, away = self._returning(node, stop, every=every)
-                chosen = replace(self._manner(manner), wish=wished, arrived=self._came_back)
+                chosen = replace(
+                    self._manner(manner), wish=wished, arrived=self._came_back, nodes=partial(self._opened, node)
+                )
                 guests = None if every else away.keys()
                 tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests, away=away)
                 tasklet.check_prereq()
@@ -262,9 +267,12 @@ class Cluster:
                 f" brings one; `lvmigrate node {node} --online` opens the node alone.",
                 code=Code.ERRAND_UNKNOWN,
             )
-        context = self._context(stop, None)
-        opened = {**context.nodes, node: self.config.nodes[node]} if node in self.config.nodes else context.nodes
-        return replace(context, nodes=opened), gone
+        return replace(self._context(stop, None), nodes=self._opened(node)), gone
+
+    def _opened(self, node: str) -> Mapping[str, Node]:
+        """The nodes, this one as far as the configuration has not closed it."""
+        nodes = self._nodes_or_none_open()
+        return {**nodes, node: self.config.nodes[node]} if node in self.config.nodes else nodes
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
         """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""

@@ -160,6 +160,11 @@ class Run:
         )
         return Stayed(uuid=uuid, name=name, source=source, finding=finding)
 
+    def _context_now(self) -> Context:
+        """With the nodes as they are by now: one that was drained or put out of use meanwhile takes nobody more."""
+        nodes = self._manner.nodes
+        return self._context if nodes is None else replace(self._context, nodes=nodes())
+
     # ---- one turn after the other
 
     def _turn(self) -> bool:
@@ -230,7 +235,7 @@ class Run:
         done = self._moved.keys() | self._stayed.keys() | self._again.keys()
         question = replace(self._question, not_to=self._not_to, leave_alone=frozenset({*done, *alive}))
         try:
-            seen = fleet.observe(self._context, question)
+            seen = fleet.observe(self._context_now(), question)
         except Refused as error:
             self._not_told(error)
             return
@@ -327,7 +332,7 @@ class Run:
     def _move(self, departure: Departure) -> Report:
         domain = self._domains[departure.uuid]
         landed = partial(self._ends.put, (departure.uuid, _LANDED))
-        return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort, arrived=landed)
+        return drain_move.move(self._context_now(), departure, self._manner, domain, abort=self._abort, arrived=landed)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
         try:

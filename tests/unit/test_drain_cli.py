@@ -16,7 +16,7 @@ from lvmigrate.assignment import Stay
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
 from lvmigrate.drain_display import LiveDrain, report_lines, schedule_lines
-from lvmigrate.drain_report import DrainReport, Moved, Stayed
+from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.errors import Code, ExitCode, Finding
 from lvmigrate.manner import Manner
 from lvmigrate.node_states import State, Wish, under_way
@@ -104,6 +104,32 @@ def test_who_may_be_where_nobody_answers_is_named_and_not_forgotten(
     here.set_node("node2", State.ONLINE)
     assert [moved.name for moved in here.bring_back("node1").moved] == ["web1"]
     assert "node1" not in here.node_states()
+
+
+def test_a_node_that_is_drained_meanwhile_takes_nobody_more(world: World, tmp_path: Path) -> None:
+    """Two drains at once: what one sends to the other's node would stay there, and nobody would say so."""
+    here = InMemory(world, tmp_path)
+
+    class Other(Nobody):
+        def planned(self, schedule: Schedule) -> None:
+            assert [leg.departure.target for leg in schedule.legs] == ["node2"]
+            here.set_node("node2", State.DRAINED, "new disks")
+
+    report = here.drain(["node1"], manner=Manner(chosen={}, onlooker=Other()))
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.NODE_DRAINED]
+    assert world.running() == ["node1"]
+
+
+def test_a_node_that_is_drained_between_two_moves_takes_nobody_more(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+
+    class Other(Nobody):
+        def begun(self, departure: Departure) -> None:
+            here.set_node(departure.target, State.DRAINED, "new disks")
+
+    report = here.drain(["node1"], manner=Manner(chosen={}, onlooker=Other()))
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.NODE_DRAINED]
+    assert world.running() == ["node1"]
 
 
 def test_who_was_undefined_meanwhile_is_waited_for_no_more(world: World, tmp_path: Path) -> None:
