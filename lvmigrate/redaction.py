@@ -40,6 +40,8 @@ _RULES: Final = tuple(
             r"((?<![\w-])[\w-]*(?:passw(?:or)?d|secret)[\w-]*[ \t]+)(?:\"(?:\\.|[^\"\\])*(?:\"|\Z)|'[^']*')",
             r"\1***",
         ),
+        # shared-secret ...;   as drbd.conf may have it, without quotes
+        (r"((?<![\w-])shared-secret[ \t]+)[^\s\"';*]+(?=[ \t]*;)", r"\1***"),
         # Authorization: Bearer ..., and the service's own tokens wherever they stand
         (r"(\bBearer[ \t]+|\bAuthorization[\"'\\: \t]+Basic[ \t]+)(?!\*)[\w.~+/=-]{8,}", r"\1***"),
         (r"\blvm_[\w-]{8,}", "***"),
@@ -84,6 +86,8 @@ def secrets_of(configuration: Mapping[str, Any], *, names: Collection[str]) -> f
     return frozenset(word for word in _secrets(configuration) if len(word) > _SHORT and word not in names)
 
 
+#: A short option and its value in one word; what is of small letters alone is a long option with one dash.
+_GLUED: Final = re.compile(r"-\w(?![a-z]*$)[^-\s]\S*")
 #: What is this short stands in any text: it is taken out by what it is called alone.
 _SHORT: Final = 3
 
@@ -114,3 +118,6 @@ def _arguments(command: str) -> Iterator[str]:
         if not option and (number > 1 or "=" in word):
             yield word
             yield word.partition("=")[2]
+            yield word.partition(":")[2]  # user:password
+        elif number > 1 and _GLUED.fullmatch(word):
+            yield word[2:]

@@ -30,6 +30,7 @@ TEXTS = {
     f"<secret usage='x'>{SECRET}==</secret>": "usage='x'>***</secret>",
     f"<auth username='a'><password>{SECRET}</password></auth>": "<password>***</password>",
     f'    shared-secret "{SECRET} with words";  cram-hmac-alg "sha1";': 'shared-secret ***;  cram-hmac-alg "sha1";',
+    f"    shared-secret {SECRET}; max-buffers 8;": "shared-secret ***; max-buffers 8;",
     f'    shared-secret "a\\"{SECRET}"; max-buffers 8;': "shared-secret ***; max-buffers 8;",
     f'    shared-secret "a\\\\"; after "b"; password "{SECRET}': 'shared-secret ***; after "b"; password ***',
     f"Authorization: Bearer {SECRET}abc-d_e.f~g+h/== and more": "Bearer *** and more",
@@ -95,6 +96,23 @@ def test_values_go_by_their_keys() -> None:
     known = secrets_of(value, names=())
     assert known == {SECRET}
     assert redacted(f"sh: {SECRET}: not found", known) == "sh: ***: not found"
+
+
+@pytest.mark.parametrize(
+    ("command", "secret"),
+    [
+        ("ipmitool -H ipmi -Uadmin -Ps3cretPW chassis power off", "s3cretPW"),
+        ("fence_x -pABC_def", "ABC_def"),
+        ("curl -u admin:hunter22 http://pdu/off", "hunter22"),
+        ("sh -c 'curl -u admin:hunter22 http://pdu/off'", "hunter22"),
+    ],
+)
+def test_a_secret_that_a_command_has_in_one_word_with_another(command: str, secret: str) -> None:
+    assert secret in secrets_of({"fence_command": command}, names=())
+
+
+def test_a_long_option_with_one_dash_is_no_secret() -> None:
+    assert secrets_of({"fence_command": "/usr/sbin/off -reboot -now -f"}, names=()) == set()
 
 
 def test_the_name_of_a_node_is_no_secret_though_a_command_has_it() -> None:
