@@ -263,6 +263,15 @@ _ROWS: Final = (
         also="A copy that was made Primary by force counts as UpToDate from then on, whatever follows.",
     ),
     _row(
+        Code.COPY_CUT_OFF,
+        _WARNED,
+        "The guest is started from a copy of its disk that lost the dead node at the moment that is told. DRBD calls it"
+        " UpToDate however long ago that was.",
+        "If the dead node was at work after that moment, what it wrote then is only there: bring it back first, if that"
+        " matters.",
+        _OFF,
+    ),
+    _row(
         Code.NO_QUORUM,
         _REFUSED,
         "A volume has no quorum, so DRBD lets nobody write to it.",

@@ -549,7 +549,7 @@ def test_a_definition_that_was_kept_is_defined_there(tmp_path: Path) -> None:
         )
         kept = dataclasses.replace(OFF, definition="kept")
         report = fail_over(world, kept, definitions=tmp_path)
-        assert [warning.code for warning in report.warnings] == [Code.DEFINITION_KEPT]
+        assert [warning.code for warning in report.warnings] == [Code.COPY_CUT_OFF, Code.DEFINITION_KEPT]
         assert world.running(guest) == ["node2"]
         world.power_on("node1")
         world.timeline.advance(60.0)
