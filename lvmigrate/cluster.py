@@ -501,9 +501,11 @@ def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str, harde
 
     thread = threading.Thread(target=run, name=name)
     thread.start()
-    while thread.is_alive():
+    while True:
         try:
-            thread.join(0.2)
+            while thread.is_alive():
+                thread.join(0.2)
+            break
         except KeyboardInterrupt:
             (harder if harder is not None and stop.is_set() else stop).set()
     if failure:

@@ -317,3 +317,17 @@ def test_the_live_table() -> None:
     assert "web3: stays: PASSTHROUGH: web2 has a device of its own." in shown.get()
     assert "web1: on node2 (live, 18.0 s, stood still for 200 ms)" in shown.get()
     assert "1 moved, 0 under way, 1 stay" in shown.get()
+
+
+def test_an_interrupt_between_two_waits_is_heard_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not leave the thread to itself, with the cluster closed under it."""
+    stop = threading.Event()
+
+    class Struck(threading.Thread):
+        def is_alive(self) -> bool:
+            if not stop.is_set():
+                raise KeyboardInterrupt
+            return super().is_alive()
+
+    monkeypatch.setattr(threading, "Thread", Struck)
+    assert cluster._in_thread(lambda: stop.wait(20), stop, name="move-web1")
