@@ -18,6 +18,7 @@ from lvmigrate.errors import (
     Code,
     CommandFailed,
     LvmigrateError,
+    MoveAborted,
     MoveFailed,
     NodeUnreachable,
     OutcomeUnknown,
@@ -218,6 +219,11 @@ class Handover:
                     hint="It may still do so, being asked: look at its console. Give it longer with --shutdown-timeout,"
                     " or have it switched off with --hard.",
                     detail=detail,
+                )
+            if self.context.cancel.is_set():
+                raise MoveAborted(
+                    f"Aborted as asked, before {self.plan.instance} was switched off.",
+                    hint="It may still shut down, being asked: look at its console.",
                 )
             self.lease.confirm()
             self.context.hypervisor.power_off(self.plan.source, self.plan.domain.uuid)

@@ -267,6 +267,23 @@ def test_the_fence_command_is_run_before_anything_is_promoted() -> None:
         assert world.running(guest) == ["node2"]
 
 
+@pytest.mark.parametrize("call", ["c1.define@node2#1", "c1.start@node2#1"])
+def test_somebody_who_asks_to_stop_is_heard_until_the_guest_is_started(call: str) -> None:
+    with World() as world:
+        guest = dead(world)
+        world.faults.add(call, Happening.ABORTED)
+        if "start" in call:
+            fail_over(world, OFF)
+            assert world.running(guest) == ["node2"]
+            return
+        with pytest.raises(MoveAborted):
+            fail_over(world, OFF)
+        assert world.running(guest) == []
+        assert world.hosts["node2"].definitions[guest.uuid].left_on is None
+        assert not world.hosts["node2"].tokens
+        assert not world.violations
+
+
 def test_a_fence_command_that_fails_keeps_everything_as_it_is() -> None:
     with World() as world:
         guest = dead(world)

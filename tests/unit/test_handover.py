@@ -226,6 +226,25 @@ def test_a_guest_is_switched_off_only_by_whoever_has_its_token() -> None:
     assert "power_off" not in acts(world)
 
 
+def test_a_guest_that_does_not_listen_is_not_switched_off_once_somebody_asked_to_stop() -> None:
+    world = World()
+    stubborn(world)
+    cancel = threading.Event()
+    tasklet = checked(world, world.context(cancel=cancel), hard=True, shutdown_timeout_s=5)
+
+    def look() -> None:
+        if "shut_down" in acts(world):
+            cancel.set()
+
+    world.faults["domain", "node1"] = look
+    with pytest.raises(MoveAborted) as caught:
+        tasklet.exec()
+    assert "before web1 was switched off; web1 goes on at node1" in caught.value.sentence
+    assert "It may still shut down" in caught.value.hint
+    assert "power_off" not in acts(world)
+    assert (world.running(), world.tokens) == (["node1"], {})
+
+
 def test_a_guest_that_cannot_be_switched_off_is_started_nowhere() -> None:
     world = World()
     stubborn(world)
