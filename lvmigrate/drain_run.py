@@ -96,6 +96,8 @@ class Run:
         self._peers: dict[str, tuple[str, ...]] = {}
         self._not_to = {uuid: set(nodes) for uuid, nodes in not_to.items()}
         self._tries: Counter[str] = Counter()
+        #: By UUID: the cleanups that did all they could.
+        self._cleanups: Counter[str] = Counter()
         self._began: dict[str, float] = {}
         #: Whether the plan is to be made anew; whether it was, by a look at which nobody was under way, and since then
         #: nobody has set out.
@@ -292,6 +294,17 @@ class Run:
 
     def _finish(self, left: Unfinished, seen: Fleet) -> None:
         """A move that was left: a cleanup watches it to its end, or undoes it."""
+        if self._cleanups[left.uuid] >= _TRIES:
+            finding = Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"What a move of {left.name} has left is still there after {_TRIES} cleanups.",
+                hint="`lvmigrate audit` says what it is, and where.",
+            )
+            stayed = Stayed(
+                uuid=left.uuid, name=left.name, source=left.source, finding=finding, exit_code=ExitCode.LEFT_BEHIND
+            )
+            self._stays(stayed, for_good=True)
+            return
         self._firm = False
         known = {room.node for room in seen.rooms}
         there = {left.source, left.target} <= known
@@ -388,6 +401,7 @@ class Run:
         if where is not None and where in self._question.targets and where not in self._question.sources:
             self._has_moved(departure, where, "cleanup", 0.0)
         else:
+            self._cleanups[departure.uuid] += 1
             self._say(f"{departure.name}: cleaned up; it is {'off' if where is None else f'on {where}'}")
 
     def _has_moved(self, departure: Departure, target: str, how: str, downtime_s: float) -> None:
