@@ -174,9 +174,7 @@ class Cluster:
                 tasklet = DrainNodes(
                     self._context(stop, None),
                     nodes,
-                    replace(
-                        self._manner(manner), wish=wished, leaving=self._sent_away, nodes=self._nodes_or_none_open
-                    ),
+                    replace(self._manner(manner), wish=wished, leaving=self._sent_away, nodes=self._nodes_or_none_open),
                     abort=abort,
                 )
                 tasklet.check_prereq()
