@@ -16,7 +16,7 @@ import structlog
 
 from lvmigrate import acts, checks, hooks, kept
 from lvmigrate.domain import Domain, DomainState
-from lvmigrate.errors import Code, Finding, Refused, UsageError
+from lvmigrate.errors import Code, Finding, NodeUnreachable, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
@@ -188,6 +188,13 @@ class FailoverInstance:
     # ---- both nodes answer
 
     def _from_the_living(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
+        # As of a migration: one that is out of use by the operator's word, and silent, keeps nobody from moving.
+        in_use = {
+            node: word
+            for node, word in sightings.by_node.items()
+            if not isinstance(word, NodeUnreachable) or self._context.nodes[node].offline is None
+        }
+        sightings = replace(sightings, by_node=in_use)
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]

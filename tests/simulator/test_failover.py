@@ -447,6 +447,30 @@ def test_a_node_that_takes_nothing_is_not_chosen(closed: str) -> None:
         assert FailoverInstance(context, "web1", options=OFF).check_prereq().target == "node2"
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_a_node_out_of_use_keeps_no_guest_from_leaving_one_that_answers(*, always: bool) -> None:
+    with World(nodes=("node1", "node2", "node3")) as world:
+        guest = world.add_guest("web1", "node1", peer="node2")
+        world.timeline.advance(2.0)
+        world.power_cut("node3")
+        world.timeline.advance(60.0)
+        nodes = {**world.nodes, "node3": dataclasses.replace(world.nodes["node3"], offline="burnt")}
+        silent = dataclasses.replace(world.controller("c1"), nodes=world.nodes)
+        with pytest.raises(Refused) as caught:
+            FailoverInstance(silent, "web1", target="node2").check_prereq()
+        assert caught.value.code is Code.NODE_UNREACHABLE
+        context = dataclasses.replace(world.controller("c1"), nodes=nodes)
+        tasklet = (
+            MigrateInstance(context, "web1", target="node2", options=Options(always_failover=True))
+            if always
+            else FailoverInstance(context, "web1", target="node2")
+        )
+        tasklet.check_prereq()
+        assert tasklet.exec().mode == "failover"
+        assert world.running(guest) == ["node2"]
+        assert not world.violations
+
+
 # ---- from an old copy, which somebody takes for good
 
 GIVEN_UP = FailoverOptions(is_off="node1", ignore_consistency=True)
