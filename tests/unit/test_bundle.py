@@ -193,6 +193,16 @@ def test_the_bundle(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {method for method, _ in world.calls} == {"vitals", "evidence", "host"}
 
 
+def test_of_a_drain_every_node_is_asked(world: World, tmp_path: Path) -> None:
+    opening = Opening(
+        tasklet="drain", instance="node2", uuid="", source="node2, node9", target="node1, node8", holder="me", plan={}
+    )
+    SqliteJournal(tmp_path / "j.sqlite").begin(opening, now=lambda: 0.0).end("OK", "", {})
+    with cluster.Cluster.open() as here:
+        files = here.bundle("last").files
+    assert {f"{node}/kernel.txt" for node in NODES} <= set(files)
+
+
 def test_nothing_is_overwritten(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "b.tar.gz"
     there.write_text("mine")
