@@ -484,15 +484,17 @@ _ROWS: Final = (
     _row(
         Code.TPM,
         _REFUSED,
-        "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm.",
-        "Use an emulated TPM, and install swtpm-tools on the target.",
+        "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm; or its state is in files"
+        " that a failover leaves behind.",
+        "Use an emulated TPM, and install swtpm-tools on the target; move the guest while it runs.",
         _CHECKED,
     ),
     _row(
         Code.NVRAM,
         _REFUSED,
-        "The guest's firmware, or the file that its variables are made from, is not there on the target.",
-        "Install the source's firmware package (ovmf) on the target.",
+        "The guest's firmware, or the file that its variables are made from, is not there on the target; or its"
+        " variables are in a file that a failover leaves behind.",
+        "Install the source's firmware package (ovmf) on the target; move the guest while it runs.",
         _CHECKED,
     ),
     _row(
