@@ -220,15 +220,24 @@ def under_way(directory: Path | None, nodes: tuple[str, ...]) -> Iterator[Callab
 
 
 def wish(directory: Path | None, node: str, wanted: Wish) -> None:
-    """Ask the drain of ``node`` that is under way on this machine. Raises `UsageError` when there is none."""
+    """Ask the drain of ``node`` that is under way on this machine.
+
+    Raises `UsageError` when there is none, and `ConfigurationError` when it cannot be asked.
+    """
     path = None if directory is None else _lock_of(directory, node)
-    if path is not None and path.exists():
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.write(f"{wanted.value}\n")
-                return
+    try:
+        if path is not None and path.exists():
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.write(f"{wanted.value}\n")
+                    return
+    except OSError as error:
+        raise ConfigurationError(
+            f"The drain of {node} cannot be asked by {path}: {error.strerror}.",
+            hint="Ask as the user who runs it, or as root.",
+        ) from error
     raise UsageError(
         f"No drain of {node} is under way on this machine.",
         hint="`lvmigrate history` lists what is; one on another machine is asked there.",

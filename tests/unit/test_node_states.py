@@ -136,6 +136,13 @@ def test_nothing_is_wished_of_none(tmp_path: Path, after: bool) -> None:  # noqa
     assert NODE1 in str(caught.value)
 
 
+def test_one_that_cannot_be_asked_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / f"drain-{NODE1}").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be asked") as caught:
+        wish(tmp_path, NODE1, Wish.PAUSE)
+    assert "root" in caught.value.hint
+
+
 def test_where_nothing_is_kept_nothing_is_locked() -> None:
     with under_way(None, (NODE1,)) as wished, under_way(None, (NODE1,)):
         assert wished() is Wish.GO_ON
