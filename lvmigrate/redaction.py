@@ -17,7 +17,8 @@ GONE: Final = "***"
 _WORD: Final = r"(?:passw(?:or)?d|passphrase|secret|credential|token|api[-_]?key|private[-_]?key|auth[-_]?key)"
 #: Of these a key that ends in ``key`` alone is one, too.
 _NAME: Final = re.compile(rf"{_WORD}|key$", re.IGNORECASE)
-_CALLED: Final = rf"[\w.-]*{_WORD}[\w.-]*"
+#: From its beginning only: else a line of dots is tried from each of them to its end.
+_CALLED: Final = rf"(?<![\w.-])[\w.-]*{_WORD}[\w.-]*"
 _RULES: Final = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), instead)
     for pattern, instead in (
@@ -30,9 +31,10 @@ _RULES: Final = tuple(
         # QEMU's own secrets: -object secret,id=...,data=...   -object {"qom-type":"secret",...,"data":"..."}
         (r"(\bdata=)[^\s,'\"]+", r"\1***"),
         (r"(\\?\"data\\?\"\s*:\s*\\?\")[^\"\\]*", r"\1***"),
-        # name="...", "name": "...", \"name\": \"...\"; the quotes within are escaped.
-        (rf"({_CALLED}\\?[\"']?\s*[:=]\s*)(\\?\")(?:(?!\2)(?:\\.|.))*(?=\2)", r"\1\2***"),
-        (rf"({_CALLED}[\"']?\s*[:=]\s*)'[^']*'", r"\1'***'"),
+        # name="...", "name": "...", \"name\": \"...\"; the quotes within are escaped. What is cut off
+        # ends with its line: the next quote is another one's.
+        (rf"({_CALLED}\\?[\"']?\s*[:=]\s*)(\\?\")(?:(?!\2)(?:\\.|[^\n]))*(?=\2|\n|\Z)", r"\1\2***"),
+        (rf"({_CALLED}[\"']?\s*[:=]\s*)'[^'\n]*(?:'|(?=\n)|\Z)", r"\1'***'"),
         # name=..., name: ... without quotes
         (rf"({_CALLED}[ \t]*[:=][ \t]*)[^\s\"'\\,;{{\[(<*&]+", r"\1***"),
         # shared-secret "...";   --password ...
