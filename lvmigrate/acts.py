@@ -28,6 +28,8 @@ HYPERVISOR: Final = frozenset(
         "set_autostart",
     }
 )
+#: Whose words are a whole definition, passwords included: nobody who reads the journal is to have those.
+_UNTOLD: Final = frozenset({"define"})
 STORAGE: Final = frozenset(
     {
         *("allow_two_primaries", "restore_options", "reconnect", "promote", "promote_by_force", "demote"),
@@ -63,7 +65,7 @@ class _Recorded:
         def act(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- as above
             first = args[0]
             node = first if isinstance(first, str) else first.node  # copy_memory is told the guest at its source
-            words = [word for word in args[1:] if isinstance(word, str)]
+            words = [] if name in _UNTOLD else [word for word in args[1:] if isinstance(word, str)]
             data = {"node": node, "about": words, **{key: str(value) for key, value in kwargs.items()}}
             self._record.add(Kind.ACT, name, data, wait=True)
             try:

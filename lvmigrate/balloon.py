@@ -6,10 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
+from lvmigrate import room
 from lvmigrate.clock import Clock
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, MoveAborted, MoveFailed
-from lvmigrate.protocols import Hypervisor
+from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.survey import Survey
 
 #: How long a guest may take to give memory back, or to take it, and how often it is looked.
@@ -66,6 +67,7 @@ class Balloon:
     """One guest's balloon, wherever the guest is. ``before_kib``: what it had before anybody changed that."""
 
     hypervisor: Hypervisor
+    storage: Storage
     instance: str
     uuid: str
     before_kib: int
@@ -100,8 +102,8 @@ class Balloon:
         if has is None:
             return
         # Also where it has all of it: it may have been told to shrink, and not have got to it.
-        room = self.hypervisor.host(node).free_memory_kib
-        self.hypervisor.set_memory(node, self.uuid, min(self.before_kib, has + room))
+        free = room.host(self.hypervisor, self.storage, node).free_memory_kib
+        self.hypervisor.set_memory(node, self.uuid, min(self.before_kib, has + free))
 
     def _has(self, node: str) -> int | None:
         domain = self.hypervisor.domain(node, self.uuid)

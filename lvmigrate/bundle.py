@@ -66,7 +66,8 @@ def collect(
     lvmigrate's own.
     """
     known = secrets_of(configuration, names=_names(context))
-    nodes = [node for node in dict.fromkeys((story.entry.source, story.entry.target)) if node in context.nodes]
+    ends = (story.entry.source, story.entry.target)  # of a drain each may be several
+    nodes = [node for node in dict.fromkeys(name for end in ends for name in end.split(", ")) if node in context.nodes]
     said = outcomes_of([partial(_of_node, context, node, story) for node in nodes])
     versions: dict[str, Any] = {"lvmigrate": version, "python": platform.python_version()}
     files = {

@@ -578,6 +578,7 @@ class _Cleanup:
             if errand.memory_kib:
                 Balloon(
                     hypervisor=self.context.hypervisor,
+                    storage=self.context.storage,
                     instance=self.seen.name,
                     uuid=self.seen.uuid,
                     before_kib=errand.memory_kib,

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -173,7 +174,7 @@ class Cluster:
                 tasklet = DrainNodes(
                     self._context(stop, None),
                     nodes,
-                    replace(self._manner(manner), wish=wished, leaving=self._sent_away),
+                    replace(self._manner(manner), wish=wished, leaving=self._sent_away, nodes=self._nodes_or_none_open),
                     abort=abort,
                 )
                 tasklet.check_prereq()
@@ -190,8 +191,9 @@ class Cluster:
 
     def check_return(self, node: str, *, manner: Manner | None = None, every: bool = False) -> Schedule:
         """What `bring_back` would do. Changes nothing."""
-        context, guests = self._returning(node, threading.Event(), every=every)
-        return ReturnGuests(context, [node], self._manner(manner), guests=guests).check_prereq()
+        context, away = self._returning(node, threading.Event(), every=every)
+        guests = None if every else away.keys()
+        return ReturnGuests(context, [node], self._manner(manner), guests=guests, away=away).check_prereq()
 
     def bring_back(
         self,
@@ -211,9 +213,12 @@ class Cluster:
 
         def work() -> DrainReport:
             with under_way(self._directory, (node,)) as wished:
-                context, guests = self._returning(node, stop, every=every)
-                chosen = replace(self._manner(manner), wish=wished, arrived=self._came_back)
-                tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests)
+                context, away = self._returning(node, stop, every=every)
+                chosen = replace(
+                    self._manner(manner), wish=wished, arrived=self._came_back, nodes=partial(self._opened, node)
+                )
+                guests = None if every else away.keys()
+                tasklet = ReturnGuests(context, [node], chosen, abort=abort, guests=guests, away=away)
                 tasklet.check_prereq()
                 if self._states.of(node).state is not State.ONLINE:
                     self._states.set(node, State.ONLINE)
@@ -250,8 +255,8 @@ class Cluster:
     def _came_back(self, moved: Moved) -> None:
         self._states.came_back(moved.target, moved.uuid)
 
-    def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, frozenset[str] | None]:
-        """A context in which the node is open as far as commands have closed it, and who is to come back."""
+    def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, Mapping[str, Gone]]:
+        """A context in which the node is open as far as commands have closed it, and who was sent away."""
         gone = self._states.of(node).gone
         if not every and not gone and node in self.config.nodes:
             raise UsageError(
@@ -260,9 +265,12 @@ class Cluster:
                 f" brings one; `lvmigrate node {node} --online` opens the node alone.",
                 code=Code.ERRAND_UNKNOWN,
             )
-        context = self._context(stop, None)
-        opened = {**context.nodes, node: self.config.nodes[node]} if node in self.config.nodes else context.nodes
-        return replace(context, nodes=opened), None if every else frozenset(gone)
+        return replace(self._context(stop, None), nodes=self._opened(node)), gone
+
+    def _opened(self, node: str) -> Mapping[str, Node]:
+        """The nodes, this one as far as the configuration has not closed it."""
+        nodes = self._nodes_or_none_open()
+        return {**nodes, node: self.config.nodes[node]} if node in self.config.nodes else nodes
 
     def check(self, instance: str, *, target: str | None = None, options: Options | None = None) -> Plan:
         """What `migrate` would do. Changes nothing; raises `Refused` with every reason not to start."""
@@ -491,9 +499,11 @@ def _in_thread(work: Callable[[], T], stop: threading.Event, *, name: str, harde
 
     thread = threading.Thread(target=run, name=name)
     thread.start()
-    while thread.is_alive():
+    while True:
         try:
-            thread.join(0.2)
+            while thread.is_alive():
+                thread.join(0.2)
+            break
         except KeyboardInterrupt:
             (harder if harder is not None and stop.is_set() else stop).set()
     if failure:

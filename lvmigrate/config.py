@@ -242,7 +242,7 @@ class _Reader:
                 libvirt_uri=text["libvirt_uri"] or ("qemu:///system" if here else f"qemu+ssh://{ssh}/system"),
                 peer_uri=text["peer_uri"] or f"qemu+ssh://{text['ssh'] or f'root@{name}'}/system",
                 migration_address=text["migration_address"] or name,
-                fence_command=text["fence_command"] or None,
+                fence_command=(text["fence_command"] or "").strip() or None,  # sh does nothing, and says 0
                 listen_address=text["listen_address"],
                 migration_ports=self._ports(at, text["migration_ports"]),
                 link_mib_s=self._link(at, entry),
@@ -357,7 +357,7 @@ class _Reader:
                 )
         iallocator = self._value(at, table, "iallocator", (str,))
         if iallocator:
-            chosen["iallocator"] = iallocator
+            chosen["iallocator"] = str(self._file((*at, "iallocator"), iallocator)) if "/" in iallocator else iallocator
         policy = self._value(at, table, "policy", (str,))
         if policy is not None:
             chosen["policy"] = self._one_of((*at, "policy"), policy, policies)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -26,6 +26,7 @@ from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
+from lvmigrate.node_states import Gone
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of
 from lvmigrate.traffic import Departure, Schedule, plan
@@ -168,7 +169,10 @@ class DrainNodes(ManyMoves):
 
 
 class ReturnGuests(ManyMoves):
-    """Guests come to ``nodes``: those with these UUIDs, or, with ``None``, every one that has its disks there."""
+    """Guests come to ``nodes``: those with these UUIDs, or, with ``None``, every one that has its disks there.
+
+    Of those in ``away``, which a drain has sent there, one that may be where nobody answers is named.
+    """
 
     what = "return"
 
@@ -180,9 +184,11 @@ class ReturnGuests(ManyMoves):
         *,
         abort: threading.Event | None = None,
         guests: Collection[str] | None = None,
+        away: Mapping[str, Gone] | None = None,
     ) -> None:
         super().__init__(context, nodes, manner, abort=abort)
         self._guests = guests
+        self._away = away or {}
 
     def check_prereq(self) -> Schedule:
         """As `ManyMoves.check_prereq`; refused also where a node takes nobody."""
@@ -208,6 +214,7 @@ class ReturnGuests(ManyMoves):
             about=coming,
             forecast_s=self.manner.forecast_s,
             if_replicated=guests is None,
+            away=self._away,
         )
 
 

@@ -47,11 +47,7 @@ def move(
         if error.code not in _TOO_BUSY or not options.allow_failover:
             raise
         manner.onlooker.says(f"{departure.name}: {error.sentence} It is shut down and started there, as allowed")
-    chosen = FailoverOptions(
-        shutdown_timeout_s=options.shutdown_timeout_s,
-        sync_timeout_s=options.sync_timeout_s,
-        ignore_ipolicy=options.ignore_ipolicy,
-    )
+    chosen = FailoverOptions.of(options)
     return _done(FailoverInstance(own, departure.uuid, target=departure.target, options=chosen), abort)
 
 

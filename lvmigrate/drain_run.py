@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -43,6 +43,8 @@ from lvmigrate.together import in_turn
 from lvmigrate.traffic import Departure, Schedule, Traffic
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: In place of an end: the guest runs on the target, and its move goes on.
 _LANDED: Final = object()
@@ -94,6 +96,8 @@ class Run:
         self._peers: dict[str, tuple[str, ...]] = {}
         self._not_to = {uuid: set(nodes) for uuid, nodes in not_to.items()}
         self._tries: Counter[str] = Counter()
+        #: By UUID: the cleanups that did all they could.
+        self._cleanups: Counter[str] = Counter()
         self._began: dict[str, float] = {}
         #: Whether the plan is to be made anew; whether it was, by a look at which nobody was under way, and since then
         #: nobody has set out.
@@ -157,6 +161,11 @@ class Run:
             hint=f"If it is to: look with `lvmigrate status {name}`, and start it where its disks are Primary.",
         )
         return Stayed(uuid=uuid, name=name, source=source, finding=finding)
+
+    def _context_now(self) -> Context:
+        """With the nodes as they are by now: one that was drained or put out of use meanwhile takes nobody more."""
+        nodes = self._manner.nodes
+        return self._context if nodes is None else replace(self._context, nodes=nodes())
 
     # ---- one turn after the other
 
@@ -228,7 +237,7 @@ class Run:
         done = self._moved.keys() | self._stayed.keys() | self._again.keys()
         question = replace(self._question, not_to=self._not_to, leave_alone=frozenset({*done, *alive}))
         try:
-            seen = fleet.observe(self._context, question)
+            seen = fleet.observe(self._context_now(), question)
         except Refused as error:
             self._not_told(error)
             return
@@ -278,13 +287,24 @@ class Run:
 
     def _begin(self, departure: Departure) -> None:
         self._firm = False
-        self._manner.leaving(departure)
-        self._manner.onlooker.begun(departure)
+        self._remembered(self._manner.leaving, departure, departure.name)
+        self._told(self._manner.onlooker.begun, departure)
         self._note(f"{departure.name} sets out for {departure.target}, with {departure.bandwidth_mib_s} MiB/s")
         self._start(departure, partial(self._move, departure))
 
     def _finish(self, left: Unfinished, seen: Fleet) -> None:
         """A move that was left: a cleanup watches it to its end, or undoes it."""
+        if self._cleanups[left.uuid] >= _TRIES:
+            finding = Finding(
+                code=Code.LEFT_BEHIND,
+                sentence=f"What a move of {left.name} has left is still there after {_TRIES} cleanups.",
+                hint="`lvmigrate audit` says what it is, and where.",
+            )
+            stayed = Stayed(
+                uuid=left.uuid, name=left.name, source=left.source, finding=finding, exit_code=ExitCode.LEFT_BEHIND
+            )
+            self._stays(stayed, for_good=True)
+            return
         self._firm = False
         known = {room.node for room in seen.rooms}
         there = {left.source, left.target} <= known
@@ -325,7 +345,7 @@ class Run:
     def _move(self, departure: Departure) -> Report:
         domain = self._domains[departure.uuid]
         landed = partial(self._ends.put, (departure.uuid, _LANDED))
-        return drain_move.move(self._context, departure, self._manner, domain, abort=self._abort, arrived=landed)
+        return drain_move.move(self._context_now(), departure, self._manner, domain, abort=self._abort, arrived=landed)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
         try:
@@ -381,6 +401,7 @@ class Run:
         if where is not None and where in self._question.targets and where not in self._question.sources:
             self._has_moved(departure, where, "cleanup", 0.0)
         else:
+            self._cleanups[departure.uuid] += 1
             self._say(f"{departure.name}: cleaned up; it is {'off' if where is None else f'on {where}'}")
 
     def _has_moved(self, departure: Departure, target: str, how: str, downtime_s: float) -> None:
@@ -394,8 +415,8 @@ class Run:
             downtime_s=downtime_s,
         )
         self._moved[departure.uuid] = moved
-        self._manner.arrived(moved)
-        self._manner.onlooker.moved(moved)
+        self._remembered(self._manner.arrived, moved, moved.name)
+        self._told(self._manner.onlooker.moved, moved)
         self._note(f"{moved.name} is on {moved.target} ({how})")
 
     def _failed(self, departure: Departure, error: LvmigrateError) -> None:
@@ -428,11 +449,25 @@ class Run:
         self._tell(stayed, again=again)
 
     def _tell(self, stayed: Stayed, *, again: bool) -> None:
-        self._manner.onlooker.stays(stayed, again=again)
+        self._told(partial(self._manner.onlooker.stays, again=again), stayed)
         self._note(f"{stayed.name} stays: {stayed.finding.code}: {stayed.finding.sentence}")
 
+    def _told(self, call: Callable[[T], None], what: T) -> None:
+        """As of one move: a listener's defect must not stop the others half-way."""
+        try:
+            call(what)
+        except Exception:  # noqa: BLE001 -- whatever it is
+            _log.exception("drain_listener_failed")
+
+    def _remembered(self, call: Callable[[T], None], what: T, name: str) -> None:
+        """Nor must a disk that is full: the guest goes all the same, and only a return has to be told of it."""
+        try:
+            call(what)
+        except LvmigrateError as error:
+            self._say(f"{name}: it is not written down for a return: {error.sentence}")
+
     def _say(self, sentence: str) -> None:
-        self._manner.onlooker.says(sentence)
+        self._told(self._manner.onlooker.says, sentence)
         self._note(sentence)
 
     def _note(self, sentence: str) -> None:

@@ -106,6 +106,8 @@ class Code(enum.StrEnum):
     NOT_UPTODATE = "NOT_UPTODATE"
     #: The guest is started from a copy that lacks writes, because somebody gave them up (a warning).
     COPY_OLD = "COPY_OLD"
+    #: The guest is started from a copy that has what had reached it when it lost the dead node (a warning).
+    COPY_CUT_OFF = "COPY_CUT_OFF"
     #: A volume has no quorum.
     NO_QUORUM = "NO_QUORUM"
     #: The disks were not in step in time.

@@ -266,6 +266,15 @@ _ROWS: Final = (
         also="A copy that was made Primary by force counts as UpToDate from then on, whatever follows.",
     ),
     _row(
+        Code.COPY_CUT_OFF,
+        _WARNED,
+        "The guest is started from a copy of its disk that lost the dead node at the moment that is told. DRBD calls it"
+        " UpToDate however long ago that was.",
+        "If the dead node was at work after that moment, what it wrote then is only there: bring it back first, if that"
+        " matters.",
+        _OFF,
+    ),
+    _row(
         Code.NO_QUORUM,
         _REFUSED,
         "A volume has no quorum, so DRBD lets nobody write to it.",
@@ -478,15 +487,17 @@ _ROWS: Final = (
     _row(
         Code.TPM,
         _REFUSED,
-        "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm.",
-        "Use an emulated TPM, and install swtpm-tools on the target.",
+        "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm; or its state is in files"
+        " that a failover leaves behind.",
+        "Use an emulated TPM, and install swtpm-tools on the target; move the guest while it runs.",
         _CHECKED,
     ),
     _row(
         Code.NVRAM,
         _REFUSED,
-        "The guest's firmware, or the file that its variables are made from, is not there on the target.",
-        "Install the source's firmware package (ovmf) on the target.",
+        "The guest's firmware, or the file that its variables are made from, is not there on the target; or its"
+        " variables are in a file that a failover leaves behind.",
+        "Install the source's firmware package (ovmf) on the target; move the guest while it runs.",
         _CHECKED,
     ),
     _row(

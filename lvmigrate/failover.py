@@ -1,12 +1,13 @@
 """`FailoverInstance`: a guest is shut down where it is and started from its disks on another node.
 
 Also from a node that does not answer, but only if it is off by its fence command's word or the operator's, and nothing
-of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD itself keeps a second copy from starting.
+of it answers (`lvmigrate.fencing`).  At no moment two nodes are Primary: DRBD itself keeps a second copy from starting,
+unless its configuration allows two primaries for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -15,13 +16,14 @@ import structlog
 
 from lvmigrate import acts, checks, hooks, kept
 from lvmigrate.domain import Domain, DomainState
-from lvmigrate.errors import Code, Finding, Refused, UsageError
+from lvmigrate.errors import Code, Finding, NodeUnreachable, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
+from lvmigrate.premises import tpm_state
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.report import Report
 from lvmigrate.survey import Sightings, Survey, find, survey
@@ -187,6 +189,13 @@ class FailoverInstance:
     # ---- both nodes answer
 
     def _from_the_living(self, sightings: Sightings) -> tuple[Plan, tuple[Finding, ...]]:
+        # As of a migration: one that is out of use by the operator's word, and silent, keeps nobody from moving.
+        in_use = {
+            node: word
+            for node, word in sightings.by_node.items()
+            if not isinstance(word, NodeUnreachable) or self._context.nodes[node].offline is None
+        }
+        sightings = replace(sightings, by_node=in_use)
         if findings := tuple(checks.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
@@ -199,7 +208,7 @@ class FailoverInstance:
         plan = _planned(seen, keep_definition=self._options.keep_definition)
         plan = replace(plan, target_because=choice.why)
         against = tuple(finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
-        findings = (*against, *self._of_the_living(domain))
+        findings = (*against, *_stays_behind(seen), *self._of_the_living(domain))
         if self._options.ignore_consistency and any(finding.code in _OF_COPIES for finding in against):
             findings = (*findings, _newer(domain))
         if self._options.ignore_ipolicy:
@@ -274,6 +283,24 @@ class FailoverInstance:
 
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self._instance, [Finding(code=code, sentence=sentence, hint=hint)])
+
+
+def _stays_behind(seen: Survey) -> Iterator[Finding]:
+    """What the guest has in files on its node: memory on its way takes it along, a guest that starts anew does not."""
+    name, needs, target = seen.domain.name, seen.needs, seen.target.node
+    kept = [
+        (Code.TPM, "the state of its TPM", tpm_state(seen.domain.uuid) if needs.tpm == "emulator" else None),
+        (Code.NVRAM, "its firmware's variables", needs.nvram),
+    ]
+    for code, what, path in kept:
+        if path is not None and path not in seen.there.paths:
+            yield Finding(
+                code=code,
+                sentence=f"{name} has {what} in {path} on {seen.source.node}, and {target} has none: it would start"
+                " with new ones.",
+                hint="Move it while it runs (`lvmigrate migrate`): then they go with it. Or shut it down, copy that to"
+                f" the same path on {target}, with its owner and rights, and define and start it there by hand.",
+            )
 
 
 def _newer(domain: Domain) -> Finding:

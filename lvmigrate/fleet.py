@@ -12,6 +12,7 @@ from lvmigrate.assignment import Room, Stay, Traveller
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
 from lvmigrate.node import Node
+from lvmigrate.node_states import Gone
 from lvmigrate.plan import Options
 from lvmigrate.replication import ReplicationState, Resource
 from lvmigrate.target import Look, against_policy, lacks, look_at
@@ -51,6 +52,8 @@ class Question:
     forecast_s: int = 0
     #: Leave out, rather than name, those that have no copy of their disks on any of the targets.
     if_replicated: bool = False
+    #: By UUID: guests that are expected, whoever has them by now: one that may be where nobody answers is named.
+    away: Mapping[str, Gone] = field(default_factory=dict)
     #: By UUID: nodes where a guest is not to go.
     not_to: Mapping[str, Collection[str]] = field(default_factory=dict)
     #: The guests that are not to be looked at: they are under way, or done with.
@@ -121,7 +124,7 @@ def observe(context: Context, question: Question) -> Fleet:
     for node in sorted(question.about & silent.keys()):
         raise _silent(node, silent[node])
     seen = {node: word for node, word in views.items() if isinstance(word, _View)}
-    travellers, stays = [], []
+    travellers, stays = [], list(_unseen(context.nodes, known, silent, question))
     for domain in leavers.values():
         able, reasons = _able(context.nodes, seen, silent, domain, question)
         if able is None and question.if_replicated and all(f.code is Code.REPLICA_MISSING for f in reasons):
@@ -210,6 +213,32 @@ def _unfinished(known: Mapping[str, _Census], question: Question) -> Iterator[Un
             target=target,
             memory_kib=max((balloon.current(domain) for _, domain in active), default=0),
         )
+
+
+def _unseen(
+    nodes: Mapping[str, Node],
+    known: Mapping[str, _Census],
+    silent: Mapping[str, LvmigrateError],
+    question: Question,
+) -> Iterator[Stay]:
+    """Guests that are expected and that may be on a node that was not asked, or gave no answer."""
+    domains = [domain for census in known.values() for domain in census.domains]
+    done = {domain.uuid for domain in domains if domain.state.active} | set(question.leave_alone)
+    defined = {domain.uuid for domain in domains}
+    away = [node for node in nodes if node not in known]
+    for uuid, gone in sorted(question.away.items(), key=lambda item: item[1].name):
+        # Where it was sent to, or, if that one answers and has nothing of it, anywhere else.
+        where = [gone.target] if gone.target in away else [] if uuid in defined else away
+        if uuid in done or not where:
+            continue
+        words = " and ".join(f"{node} {'gives no answer' if node in silent else nodes[node].closed}" for node in where)
+        unanswered = next((silent[node].code for node in where if node in silent), Code.NODE_OFFLINE)
+        finding = Finding(
+            code=unanswered,
+            sentence=f"{gone.name} was sent to {gone.target}, and is on no node that answers; {words}.",
+            hint=f"Once {' and '.join(where)} can be asked, the same again: {gone.name} is remembered until then.",
+        )
+        yield Stay(uuid=uuid, name=gone.name, source=gone.target, finding=finding)
 
 
 def _of(view: _View, domain: Domain) -> Look:

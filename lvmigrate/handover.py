@@ -18,6 +18,7 @@ from lvmigrate.errors import (
     Code,
     CommandFailed,
     LvmigrateError,
+    MoveAborted,
     MoveFailed,
     NodeUnreachable,
     OutcomeUnknown,
@@ -229,6 +230,11 @@ class Handover:
                     " or have it switched off with --hard.",
                     detail=detail,
                 )
+            if self.context.cancel.is_set():
+                raise MoveAborted(
+                    f"Aborted as asked, before {self.plan.instance} was switched off.",
+                    hint="It may still shut down, being asked: look at its console.",
+                )
             self.lease.confirm()
             self.context.hypervisor.power_off(self.plan.source, self.plan.domain.uuid)
             if not self._is_off(_SEEN_S):
@@ -339,15 +345,18 @@ class Handover:
         upstart.start()
 
     def _replicated(self) -> bool:
-        """Whether DRBD keeps a second copy from starting: all disks of the guest are on it."""
-        volumes = sum(len(resource.volumes) for resource in self.plan.resources)
+        """Whether DRBD keeps a second copy from starting: all disks of the guest are on it, for one Primary each."""
+        resources = self.plan.resources
+        if any(options.allow_two_primaries for resource in resources for options in resource.options):
+            return False  # for good, by the configuration: what else allows them is refused
+        volumes = sum(len(resource.volumes) for resource in resources)
         return volumes >= len(checks.replicated_disks(self.plan.domain))
 
     def _may_start_yet(self, error: MoveFailed) -> OutcomeUnknown:
         name, source, target = self.plan.instance, self.plan.source, self.plan.target
         return OutcomeUnknown(
             f"{target} did not answer when {name} was to be started; it does not run there, and may yet. Nothing was"
-            " undone: nothing would keep a second copy on the shared disks from running.",
+            " undone: nothing would keep a second copy on the same disks from running.",
             known=[f"{name} on {target}: {Sight.GONE.value}", f"{name} on {source}: {Sight.GONE.value}"],
             hint=f"`lvmigrate status {name}` in a minute: if it does not run then, `lvmigrate cleanup {name}` starts it"
             f" on {source} again.",

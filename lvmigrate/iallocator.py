@@ -144,18 +144,22 @@ def _node(view: NodeView, *, source: str, fitting: Collection[str]) -> dict[str,
 def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collection[str]) -> str:
     """The node that the program ``name`` chooses among ``fitting``. Raises `Refused` with what it says."""
     path = _found(name, domain)
-    with tempfile.TemporaryDirectory(prefix="lvmigrate-") as away:
-        file = Path(away) / "request.json"
-        file.write_text(json.dumps(request(domain, views, fitting)), encoding="utf-8")
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="lvmigrate-") as away:
+            file = Path(away) / "request.json"
+            file.write_text(json.dumps(request(domain, views, fitting)), encoding="utf-8")
             ended = program.run(
                 [str(path), str(file)],
                 env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
                 within_s=_WITHIN_S,
                 most_bytes=_MOST,
             )
-        except LvmigrateError as error:
-            raise _failed(domain, error.sentence, error.hint) from error
+    except LvmigrateError as error:
+        raise _failed(domain, error.sentence, error.hint) from error
+    except OSError as error:
+        raise _failed(
+            domain, f"{name} cannot be told of the nodes: {error}.", "Make room in the directory for temporary files."
+        ) from error
     said = " ".join((ended.errors or ended.output).split())[:1000]
     if not ended.ok:
         raise _failed(
@@ -164,7 +168,7 @@ def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collectio
     try:
         answer = json.loads(ended.output)
         success, info, result = answer["success"], str(answer["info"]), answer["result"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _failed(
             domain, f"{name} did not answer as an iallocator program does ({error!r}).", f"Run `{path}` by hand."
         ) from error
@@ -184,7 +188,7 @@ def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collectio
 
 
 def _found(name: str, domain: Domain) -> Path:
-    candidates = [Path(name)] if "/" in name else [directory / name for directory in _DIRECTORIES]
+    candidates = [Path(name).absolute()] if "/" in name else [directory / name for directory in _DIRECTORIES]
     for path in candidates:
         if path.is_file():
             return path

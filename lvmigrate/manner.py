@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from lvmigrate.domain import Domain
 from lvmigrate.drain_report import Moved, Nobody, Onlooker
+from lvmigrate.node import Node
 from lvmigrate.node_states import Wish
 from lvmigrate.plan import Options
 from lvmigrate.traffic import Departure, Limits
@@ -29,6 +30,8 @@ class Manner:
     #: The nodes that they may go to; empty: any.
     to: frozenset[str] = frozenset()
     forecast_s: int = 0
+    #: The nodes, with what commands have made of them meanwhile; asked again and again.  ``None``: as they were.
+    nodes: Callable[[], Mapping[str, Node]] | None = None
     #: What is wished meanwhile; asked again and again.
     wish: Callable[[], Wish] = lambda: Wish.GO_ON
     #: Told of each guest before it sets out, and of each that has arrived.

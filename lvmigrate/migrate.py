@@ -59,7 +59,7 @@ class MigrateInstance:
                 ],
             )
         # One that is out of use by the operator's word is not waited for: what runs elsewhere, its disks connected,
-        # moves without it.  (A failover and a cleanup ask every node.)
+        # moves without it.  (A failover from a dead node and a cleanup want every node's word.)
         asked = tuple(name for name, node in self._context.nodes.items() if node.offline is None)
         sightings = find(self._context.hypervisor, asked, self._instance)
         if findings := tuple(checks.where(sightings)):

@@ -116,6 +116,7 @@ class Move:
         )
         self.balloon = Balloon(
             hypervisor=context.hypervisor,
+            storage=context.storage,
             instance=plan.instance,
             uuid=plan.domain.uuid,
             before_kib=plan.errand.memory_kib,

@@ -180,21 +180,23 @@ class Wish(enum.Enum):
 def under_way(directory: Path | None, nodes: tuple[str, ...]) -> Iterator[Callable[[], Wish]]:
     """One drain (or return) of these nodes on this machine; inside, what is wished of it now, by `wish`.
 
+    A node that is named twice counts once.
     Raises `Refused` (`Code.LOCKED`) when there is another one.  It ends with its process, however that ends.
     """
     if directory is None:
         yield lambda: Wish.GO_ON
         return
+    each = sorted(set(nodes))
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            files = [stack.enter_context(_lock_of(directory, node).open("a+")) for node in sorted(nodes)]
+            files = [stack.enter_context(_lock_of(directory, node).open("a+")) for node in each]
         except OSError as error:
             raise ConfigurationError(
                 f"{directory} cannot be written: {error.strerror}.",
                 hint="Make room there, or name another place: [journal] path in the configuration.",
             ) from error
-        for node, file in zip(sorted(nodes), files, strict=True):
+        for node, file in zip(each, files, strict=True):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -218,15 +220,24 @@ def under_way(directory: Path | None, nodes: tuple[str, ...]) -> Iterator[Callab
 
 
 def wish(directory: Path | None, node: str, wanted: Wish) -> None:
-    """Ask the drain of ``node`` that is under way on this machine. Raises `UsageError` when there is none."""
+    """Ask the drain of ``node`` that is under way on this machine.
+
+    Raises `UsageError` when there is none, and `ConfigurationError` when it cannot be asked.
+    """
     path = None if directory is None else _lock_of(directory, node)
-    if path is not None and path.exists():
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.write(f"{wanted.value}\n")
-                return
+    try:
+        if path is not None and path.exists():
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.write(f"{wanted.value}\n")
+                    return
+    except OSError as error:
+        raise ConfigurationError(
+            f"The drain of {node} cannot be asked by {path}: {error.strerror}.",
+            hint="Ask as the user who runs it, or as root.",
+        ) from error
     raise UsageError(
         f"No drain of {node} is under way on this machine.",
         hint="`lvmigrate history` lists what is; one on another machine is asked there.",

@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 
 #: libvirt's own range for migrations, where neither the configuration nor the node's qemu.conf names one.
 PORTS = (49152, 49215)
+#: Where libvirt keeps the state of an emulated TPM, by the guest's UUID (virtpm storage, libvirt 4.5 and later).
+_TPM_STATES = "/var/lib/libvirt/swtpm"
+
+
+def tpm_state(uuid: str) -> str:
+    """The directory with the state of a guest's emulated TPM."""
+    return f"{_TPM_STATES}/{uuid}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,13 @@ def run(
             f"{words[0]} cannot be started: {reason}.", hint="See that it is executable, and that its #! line is right."
         ) from error
     with process, contextlib.ExitStack() as stack:
-        listening = stack.enter_context(_Listening(process, most_bytes))
+        try:
+            listening = stack.enter_context(_Listening(process, most_bytes))
+        except OSError as error:
+            _signal(process, signal.SIGKILL)  # nobody would hear of its end, and it would be waited for without one
+            raise NotStarted(
+                f"{words[0]} cannot be listened to: {error.strerror}.", hint="Let lvmigrate have more open files."
+            ) from error
         deadline = time.monotonic() + within_s
         overdue = stopped = False
         while listening.runs(_LOOK_S):

@@ -17,7 +17,8 @@ GONE: Final = "***"
 _WORD: Final = r"(?:passw(?:or)?d|passphrase|secret|credential|token|api[-_]?key|private[-_]?key|auth[-_]?key)"
 #: Of these a key that ends in ``key`` alone is one, too.
 _NAME: Final = re.compile(rf"{_WORD}|key$", re.IGNORECASE)
-_CALLED: Final = rf"[\w.-]*{_WORD}[\w.-]*"
+#: From its beginning only: else a line of dots is tried from each of them to its end.
+_CALLED: Final = rf"(?<![\w.-])[\w.-]*{_WORD}[\w.-]*"
 _RULES: Final = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), instead)
     for pattern, instead in (
@@ -30,9 +31,10 @@ _RULES: Final = tuple(
         # QEMU's own secrets: -object secret,id=...,data=...   -object {"qom-type":"secret",...,"data":"..."}
         (r"(\bdata=)[^\s,'\"]+", r"\1***"),
         (r"(\\?\"data\\?\"\s*:\s*\\?\")[^\"\\]*", r"\1***"),
-        # name="...", "name": "...", \"name\": \"...\"; the quotes within are escaped.
-        (rf"({_CALLED}\\?[\"']?\s*[:=]\s*)(\\?\")(?:(?!\2)(?:\\.|.))*(?=\2)", r"\1\2***"),
-        (rf"({_CALLED}[\"']?\s*[:=]\s*)'[^']*'", r"\1'***'"),
+        # name="...", "name": "...", \"name\": \"...\"; the quotes within are escaped. What is cut off
+        # ends with its line: the next quote is another one's.
+        (rf"({_CALLED}\\?[\"']?\s*[:=]\s*)(\\?\")(?:(?!\2)(?:\\.|[^\n]))*(?=\2|\n|\Z)", r"\1\2***"),
+        (rf"({_CALLED}[\"']?\s*[:=]\s*)'[^'\n]*(?:'|(?=\n)|\Z)", r"\1'***'"),
         # name=..., name: ... without quotes
         (rf"({_CALLED}[ \t]*[:=][ \t]*)[^\s\"'\\,;{{\[(<*&]+", r"\1***"),
         # shared-secret "...";   --password ...
@@ -40,6 +42,8 @@ _RULES: Final = tuple(
             r"((?<![\w-])[\w-]*(?:passw(?:or)?d|secret)[\w-]*[ \t]+)(?:\"(?:\\.|[^\"\\])*(?:\"|\Z)|'[^']*')",
             r"\1***",
         ),
+        # shared-secret ...;   as drbd.conf may have it, without quotes
+        (r"((?<![\w-])shared-secret[ \t]+)[^\s\"';*]+(?=[ \t]*;)", r"\1***"),
         # Authorization: Bearer ..., and the service's own tokens wherever they stand
         (r"(\bBearer[ \t]+|\bAuthorization[\"'\\: \t]+Basic[ \t]+)(?!\*)[\w.~+/=-]{8,}", r"\1***"),
         (r"\blvm_[\w-]{8,}", "***"),
@@ -84,6 +88,8 @@ def secrets_of(configuration: Mapping[str, Any], *, names: Collection[str]) -> f
     return frozenset(word for word in _secrets(configuration) if len(word) > _SHORT and word not in names)
 
 
+#: A short option and its value in one word; what is of small letters alone is a long option with one dash.
+_GLUED: Final = re.compile(r"-\w(?![a-z]*$)[^-\s]\S*")
 #: What is this short stands in any text: it is taken out by what it is called alone.
 _SHORT: Final = 3
 
@@ -114,3 +120,6 @@ def _arguments(command: str) -> Iterator[str]:
         if not option and (number > 1 or "=" in word):
             yield word
             yield word.partition("=")[2]
+            yield word.partition(":")[2]  # user:password
+        elif number > 1 and _GLUED.fullmatch(word):
+            yield word[2:]

@@ -9,8 +9,7 @@ used at all.  So the first kind is taken where the operator asks for it, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 
 from lvmigrate.errors import Code, Finding
 from lvmigrate.replication import OLD, DiskState, Lineage, Resource
@@ -62,18 +61,33 @@ def warning(instance: str, resource: Resource, away: str, lineages: Mapping[str,
     here = resource.node
     old = [volume for volume in resource.volumes if volume.disk in OLD]
     which = " and ".join(f"{resource.name}/{volume.number} is {volume.disk.value}" for volume in old)
-    told = [lineages[key].lost_at for volume in old if (key := f"{resource.name}/{volume.number}") in lineages]
     return Finding(
         code=Code.COPY_OLD,
         sentence=f"{instance} is started from old data, by force: {which} on {here}. Everything written since"
-        f" {_moment(min((at for at in told if at is not None), default=None), here, away)} is given up.",
+        f" {_moment((resource,), away, lineages)} is given up.",
         hint=f"{away} has the newer data, and a person's choice is needed when it is back. Before it is switched on:"
         f" keep it from starting {instance} (`rm /etc/libvirt/qemu/autostart/{instance}.xml` from its rescue shell)."
         f" Then `lvmigrate cleanup {instance}` says how the copy there is given up and resynchronised.",
     )
 
 
-def _moment(lost_at: datetime | None, here: str, away: str) -> str:
+def cut_off(instance: str, resources: Sequence[Resource], away: str, lineages: Mapping[str, Lineage]) -> Finding:
+    """What copies that count as UpToDate may lack: after a cut they stay so, however long ``away`` writes alone."""
+    return Finding(
+        code=Code.COPY_CUT_OFF,
+        sentence=f"{instance} is started from what had reached {resources[0].node}: nothing written since"
+        f" {_moment(resources, away, lineages)} is in it.",
+        hint=f"If {away} lived on after that moment, bring it back before anything is started: only its copy has what"
+        f" {instance} wrote then.",
+    )
+
+
+def _moment(resources: Sequence[Resource], away: str, lineages: Mapping[str, Lineage]) -> str:
+    """The first of the moments when these lost ``away``."""
+    here = resources[0].node
+    keys = [f"{resource.name}/{volume.number}" for resource in resources for volume in resource.volumes]
+    told = [lineages[key].lost_at for key in keys if key in lineages]
+    lost_at = min((at for at in told if at is not None), default=None)
     if lost_at is None:
         return f"{here} lost {away}, nobody knows when (the kernel's log of this boot does not tell),"
     return f"{lost_at.isoformat()}, when {here} lost {away} (by the kernel's log there),"

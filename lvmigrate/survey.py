@@ -12,7 +12,7 @@ from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Finding, LvmigrateError, NodeUnreachable, Refused, UsageError
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
-from lvmigrate.premises import Needs, Offer, Premises, Wanted
+from lvmigrate.premises import Needs, Offer, Premises, Wanted, tpm_state
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import (
     ConnectionOptions,
@@ -190,12 +190,13 @@ def _wanted_here(domain: Domain, target: Node) -> Wanted:
 
 def _wanted_there(domain: Domain, needs: Needs, media: frozenset[str]) -> Wanted:
     firmware = frozenset(filter(None, [*needs.firmware, needs.nvram, needs.nvram_template]))
+    state = frozenset([tpm_state(domain.uuid)] if needs.tpm == "emulator" else ())
     return Wanted(
         instance=domain.name,
         peer=domain.node,
         knock=False,
         autostart=domain.autostart,
-        paths=media | firmware,
+        paths=media | firmware | state,
         interfaces=needs.interfaces,
         programs=needs.programs,
     )

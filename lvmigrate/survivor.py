@@ -5,19 +5,21 @@ Only the survivor is asked for anything but a sign of life; nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from lvmigrate import checks, fencing, kept, stale
 from lvmigrate.domain import Domain
-from lvmigrate.errors import Code, CommandFailed, Finding, NodeUnreachable, Refused
+from lvmigrate.errors import Code, CommandFailed, Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.occasion import sizes
 from lvmigrate.plan import Mode, Plan, ResourcePlan
-from lvmigrate.replication import ConnectionOptions, Place, Resource
+from lvmigrate.replication import ConnectionOptions, Lineage, Place, Resource
 from lvmigrate.survey import Sightings, one_guest
 from lvmigrate.takeover import STEPS
 from lvmigrate.tasklet import Context, described
+from lvmigrate.together import outcomes_of
 from lvmigrate.token import Errand
 
 _NOT_SET: Final = ConnectionOptions(allow_two_primaries=False, protocol=None)
@@ -139,8 +141,9 @@ class Survivor:
         held = storage.traces(target).token(domain.uuid)
         if held is not None and held.alive:
             findings.append(checks.taken(held))
-        old = [resource for resource in resources.values() if stale.is_old(resource)]
-        lineages = storage.lineages(target, dead, [resource.name for resource in old]) if old else {}
+        (told,) = outcomes_of([partial(storage.lineages, target, dead, names)])
+        # Of what only tells when the copies lost the node nothing is worth losing the guest for.
+        lineages = {} if isinstance(told, LvmigrateError) else told
         plan = Plan(
             instance=domain.name,
             domain=domain,
@@ -158,7 +161,7 @@ class Survivor:
                 failover=True,
             ),
             steps=described(STEPS),
-            warnings=(*(stale.warning(domain.name, resource, dead, lineages) for resource in old), *warnings),
+            warnings=(*_old(domain, resources.values(), dead, lineages), *warnings),
         )
         return Found(plan=plan, findings=tuple(findings), definition=definition, sizes_mib=sizes(places, resources))
 
@@ -208,6 +211,18 @@ class Survivor:
 
     def _refused(self, code: Code, sentence: str, hint: str) -> Refused:
         return Refused(self.instance, [Finding(code=code, sentence=sentence, hint=hint)])
+
+
+def _old(
+    domain: Domain, resources: Collection[Resource], dead: str, lineages: Mapping[str, Lineage]
+) -> Iterator[Finding]:
+    """What the copies lack, each that is old by itself; what counts as UpToDate together."""
+    for resource in resources:
+        if stale.is_old(resource):
+            yield stale.warning(domain.name, resource, dead, lineages)
+    others = [resource for resource in resources if not stale.is_old(resource)]
+    if others:
+        yield stale.cut_off(domain.name, others, dead, lineages)
 
 
 def _unusable(

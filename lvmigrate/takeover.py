@@ -25,6 +25,7 @@ from lvmigrate.errors import (
     Refused,
     TokenLost,
 )
+from lvmigrate.follow import aborted
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
 from lvmigrate.plan import Plan
@@ -98,6 +99,7 @@ class Takeover:
         try:
             for step in STEPS:
                 with self.chronicle.step(step.name, step.sentence):
+                    self._stop_if_asked()
                     step.act(self)
         except Exception as caught:
             error = defect(caught)
@@ -157,6 +159,7 @@ class Takeover:
         """Wait until nothing of the node answers any more."""
         deadline = self.context.clock.now() + _DIES_S
         while (signs := self._signs()).ways:
+            self._stop_if_asked()
             if self.context.clock.now() > deadline:
                 raise self._alive(signs)
             self.context.clock.sleep(_ASK_S)
@@ -284,6 +287,10 @@ class Takeover:
         self._drop_token()
 
     # What the steps are made of.
+
+    def _stop_if_asked(self) -> None:
+        if self.context.cancel.is_set() and not self.moved:
+            raise aborted()
 
     def _signs(self) -> fencing.Signs:
         return fencing.look(

@@ -152,8 +152,8 @@ def broken(case: Case, end: Any, world: World) -> Iterator[str]:
 
 #: What the report of a failover from a dead node says, each time.
 _WARNED: Final = {
-    Dead.ALL: frozenset[Code](),
-    Dead.NO_DEFINITION: frozenset({Code.DEFINITION_KEPT}),
+    Dead.ALL: frozenset({Code.COPY_CUT_OFF}),
+    Dead.NO_DEFINITION: frozenset({Code.COPY_CUT_OFF, Code.DEFINITION_KEPT}),
     Dead.OLD_DISK: frozenset({Code.COPY_OLD}),
 }
 

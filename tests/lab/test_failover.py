@@ -242,7 +242,9 @@ def test_a_node_whose_power_is_cut_and_which_comes_back(
     unfenced = lvmigrate("failover", "web1", "--json")
     assert (unfenced.code, unfenced.json["error"]["code"]) == (ExitCode.REFUSED, "NOT_FENCED")
     report = done(lvmigrate("failover", "web1", "--json", config=fenced))
-    assert (report["source"], report["target"], report["running"], report["warnings"]) == (HOME, AWAY, True, [])
+    assert (report["source"], report["target"], report["running"]) == (HOME, AWAY, True)
+    assert codes(report) == ["COPY_CUT_OFF"]
+    assert re.search(rf"since \d{{4}}-\d\d-\d\dT.*, when {AWAY} lost {HOME}", report["warnings"][0]["sentence"])
     kept(it, last, AWAY)
     back(it, lvmigrate, parted=False)
     assert re.search(r"Autostart:\s+enable", powered.run(AWAY, "virsh dominfo web1"))

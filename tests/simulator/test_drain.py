@@ -23,7 +23,7 @@ from lvmigrate.plan import Options
 from lvmigrate.simulator import ControllerKilled, Guest, Happening, Kind, World, audit
 from lvmigrate.simulator.host import Job, TokenFile
 from lvmigrate.sqlite_journal import SqliteJournal
-from lvmigrate.token import Token
+from lvmigrate.token import Errand, Token
 from lvmigrate.traffic import Departure, Limits, Schedule
 
 NODES = ("node1", "node2", "node3")
@@ -189,6 +189,26 @@ def test_a_move_that_somebody_has_left_is_finished_first() -> None:
         whole(world, {"node2": [guests[0]], "node3": [guests[1]]})
 
 
+def test_what_no_cleanup_takes_away_is_not_cleaned_up_for_ever() -> None:
+    """Here a token on a node that has nothing to do with the guest, and that says it has."""
+    with World(NODES) as world:
+        guests = web(world, 2)
+        errand = Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False)
+        token = Token(uuid=guests[0].uuid, instance="web0", id="t", holder="somebody", lease_s=30.0, errand=errand)
+        world.hosts["node3"].tokens[token.uuid] = TokenFile(token=token, deadline_s=-100.0)
+
+        class Patient(Eye):
+            def says(self, sentence: str) -> None:
+                super().says(sentence)
+                if sum("cleaned up" in line for line in self.lines) > 5:
+                    pytest.fail("it goes on for ever")
+
+        report = drain(world, manner=Manner(onlooker=Patient()))
+        assert [(stayed.name, stayed.finding.code) for stayed in report.stayed] == [("web0", Code.LEFT_BEHIND)]
+        assert [moved.name for moved in report.moved] == ["web1"]
+        assert report.exit_code is ExitCode.LEFT_BEHIND
+
+
 @pytest.mark.parametrize(("held_s", "moved"), [(70.0, ["web1", "web0"]), (10_000.0, ["web1"])])
 def test_a_guest_that_somebody_alive_works_on_is_named_and_tried_again(held_s: float, moved: list[str]) -> None:
     with World(NODES) as world:
@@ -237,6 +257,17 @@ def test_a_guest_that_never_converges_is_shut_down_and_started_there_where_that_
         report = drain(world, manner=Manner(options=lambda _domain: options))
         assert [(moved.name, moved.how) for moved in report.moved] == [("busy", "failover")]
         whole(world, {"node2": [busy]})
+
+
+def test_a_guest_that_is_shut_down_for_that_leaves_its_definition_where_that_is_wished() -> None:
+    with World(NODES) as world:
+        busy = world.add_guest("busy", "node1", peer="node2", copy_s=10_000.0)
+        world.timeline.advance(1.0)
+        options = Options(copy_timeout_s=60.0, allow_failover=True, keep_definition=True)
+        report = drain(world, manner=Manner(options=lambda _domain: options))
+        assert [(moved.name, moved.how) for moved in report.moved] == [("busy", "failover")]
+        assert busy.uuid in world.hosts["node1"].definitions
+        assert world.running(busy) == ["node2"]
 
 
 def test_a_target_that_fills_up_on_the_way() -> None:

@@ -120,6 +120,25 @@ def test_a_start_whose_reply_is_lost_is_seen() -> None:
         whole(world, guest, "node2")
 
 
+@pytest.mark.parametrize("settings", VARIANTS, ids=["9-auto", "9", "8.4"])
+def test_a_start_that_may_come_late_is_not_undone_where_nothing_keeps_two_copies_apart(settings: Settings) -> None:
+    """The configuration allows two primaries for good, so that DRBD would let the late one run beside the source's."""
+    with World(settings=settings) as world:
+        guest = world.add_guest("web1", "node1")
+        for resource in guest.resources:
+            resource.for_good = True
+            for end in resource.ends.values():
+                end.two_primaries = True
+        world.timeline.advance(1.0)
+        world.faults.add("c1.start@node2#1", Kind.LATE)
+        with pytest.raises(OutcomeUnknown) as caught:
+            fail_over(world)
+        assert "`lvmigrate status web1` in a minute" in caught.value.hint
+        world.timeline.advance(400.0)
+        assert world.running(guest) == ["node2"]
+        assert not world.violations
+
+
 def test_an_abort_while_the_guest_is_off_starts_it_again() -> None:
     with World() as world:
         guest = world.add_guest("web1", "node1")
@@ -246,6 +265,23 @@ def test_the_fence_command_is_run_before_anything_is_promoted() -> None:
         assert [call for call in calls if "take_token" not in call] == []
         assert calls
         assert world.running(guest) == ["node2"]
+
+
+@pytest.mark.parametrize("call", ["c1.define@node2#1", "c1.start@node2#1"])
+def test_somebody_who_asks_to_stop_is_heard_until_the_guest_is_started(call: str) -> None:
+    with World() as world:
+        guest = dead(world)
+        world.faults.add(call, Happening.ABORTED)
+        if "start" in call:
+            fail_over(world, OFF)
+            assert world.running(guest) == ["node2"]
+            return
+        with pytest.raises(MoveAborted):
+            fail_over(world, OFF)
+        assert world.running(guest) == []
+        assert world.hosts["node2"].definitions[guest.uuid].left_on is None
+        assert not world.hosts["node2"].tokens
+        assert not world.violations
 
 
 def test_a_fence_command_that_fails_keeps_everything_as_it_is() -> None:
@@ -414,6 +450,30 @@ def test_a_node_that_takes_nothing_is_not_chosen(closed: str) -> None:
         assert FailoverInstance(context, "web1", options=OFF).check_prereq().target == "node2"
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_a_node_out_of_use_keeps_no_guest_from_leaving_one_that_answers(*, always: bool) -> None:
+    with World(nodes=("node1", "node2", "node3")) as world:
+        guest = world.add_guest("web1", "node1", peer="node2")
+        world.timeline.advance(2.0)
+        world.power_cut("node3")
+        world.timeline.advance(60.0)
+        nodes = {**world.nodes, "node3": dataclasses.replace(world.nodes["node3"], offline="burnt")}
+        silent = dataclasses.replace(world.controller("c1"), nodes=world.nodes)
+        with pytest.raises(Refused) as caught:
+            FailoverInstance(silent, "web1", target="node2").check_prereq()
+        assert caught.value.code is Code.NODE_UNREACHABLE
+        context = dataclasses.replace(world.controller("c1"), nodes=nodes)
+        tasklet = (
+            MigrateInstance(context, "web1", target="node2", options=Options(always_failover=True))
+            if always
+            else FailoverInstance(context, "web1", target="node2")
+        )
+        tasklet.check_prereq()
+        assert tasklet.exec().mode == "failover"
+        assert world.running(guest) == ["node2"]
+        assert not world.violations
+
+
 # ---- from an old copy, which somebody takes for good
 
 GIVEN_UP = FailoverOptions(is_off="node1", ignore_consistency=True)
@@ -533,7 +593,7 @@ def test_a_definition_that_was_kept_is_defined_there(tmp_path: Path) -> None:
         )
         kept = dataclasses.replace(OFF, definition="kept")
         report = fail_over(world, kept, definitions=tmp_path)
-        assert [warning.code for warning in report.warnings] == [Code.DEFINITION_KEPT]
+        assert [warning.code for warning in report.warnings] == [Code.COPY_CUT_OFF, Code.DEFINITION_KEPT]
         assert world.running(guest) == ["node2"]
         world.power_on("node1")
         world.timeline.advance(60.0)

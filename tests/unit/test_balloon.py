@@ -67,6 +67,19 @@ def test_it_grows_as_far_as_the_target_has_room() -> None:
     assert has_mib(world) == 450
 
 
+def test_it_grows_no_further_than_the_target_s_kernel_has_room() -> None:
+    """libvirt counts as free what tmpfs and shared memory hold."""
+    world = cramped()
+
+    def arrive(world: World) -> CopyEnd:
+        world.available_kib["node2"] = 50 * MIB
+        return world.arrive()
+
+    world.ending = arrive
+    move(world)
+    assert has_mib(world) == 450
+
+
 def test_nothing_is_done_where_it_fits_or_nobody_allowed_it() -> None:
     for world, options in ((cramped(512), ALLOWED), (cramped(2000), Options())):
         plan = planned(world, options)

@@ -6,6 +6,7 @@ import io
 import json
 import stat
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ TEXTS = {
     f"<secret usage='x'>{SECRET}==</secret>": "usage='x'>***</secret>",
     f"<auth username='a'><password>{SECRET}</password></auth>": "<password>***</password>",
     f'    shared-secret "{SECRET} with words";  cram-hmac-alg "sha1";': 'shared-secret ***;  cram-hmac-alg "sha1";',
+    f'cut off: password="{SECRET} with words': 'cut off: password="***',
+    f"cut off: passwd='{SECRET} with words": "cut off: passwd='***",
+    f"    shared-secret {SECRET}; max-buffers 8;": "shared-secret ***; max-buffers 8;",
     f'    shared-secret "a\\"{SECRET}"; max-buffers 8;': "shared-secret ***; max-buffers 8;",
     f'    shared-secret "a\\\\"; after "b"; password "{SECRET}': 'shared-secret ***; after "b"; password ***',
     f"Authorization: Bearer {SECRET}abc-d_e.f~g+h/== and more": "Bearer *** and more",
@@ -85,6 +89,15 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.parametrize("word", [".", "-", "x"])
+def test_a_long_line_without_an_end_takes_no_time(word: str) -> None:
+    """As a hook's progress in dots: as much of it as the journal keeps."""
+    text = word * (64 << 10)
+    begin = time.monotonic()
+    assert redacted(text) == text
+    assert time.monotonic() - begin < 20
+
+
 def test_values_go_by_their_keys() -> None:
     value = {"nodes": {"a": {"fence_command": f"ipmi {SECRET}", "ssh": "root@a"}}, "tls_key": SECRET, "n": [f"x={1}"]}
     assert redacted_value(value) == {
@@ -95,6 +108,23 @@ def test_values_go_by_their_keys() -> None:
     known = secrets_of(value, names=())
     assert known == {SECRET}
     assert redacted(f"sh: {SECRET}: not found", known) == "sh: ***: not found"
+
+
+@pytest.mark.parametrize(
+    ("command", "secret"),
+    [
+        ("ipmitool -H ipmi -Uadmin -Ps3cretPW chassis power off", "s3cretPW"),
+        ("fence_x -pABC_def", "ABC_def"),
+        ("curl -u admin:hunter22 http://pdu/off", "hunter22"),
+        ("sh -c 'curl -u admin:hunter22 http://pdu/off'", "hunter22"),
+    ],
+)
+def test_a_secret_that_a_command_has_in_one_word_with_another(command: str, secret: str) -> None:
+    assert secret in secrets_of({"fence_command": command}, names=())
+
+
+def test_a_long_option_with_one_dash_is_no_secret() -> None:
+    assert secrets_of({"fence_command": "/usr/sbin/off -reboot -now -f"}, names=()) == set()
 
 
 def test_the_name_of_a_node_is_no_secret_though_a_command_has_it() -> None:
@@ -173,6 +203,16 @@ def test_the_bundle(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "all else is here" in files[f"{folder}/node2/kernel.txt"]
     # Nothing was changed anywhere.
     assert {method for method, _ in world.calls} == {"vitals", "evidence", "host"}
+
+
+def test_of_a_drain_every_node_is_asked(world: World, tmp_path: Path) -> None:
+    opening = Opening(
+        tasklet="drain", instance="node2", uuid="", source="node2, node9", target="node1, node8", holder="me", plan={}
+    )
+    SqliteJournal(tmp_path / "j.sqlite").begin(opening, now=lambda: 0.0).end("OK", "", {})
+    with cluster.Cluster.open() as here:
+        files = here.bundle("last").files
+    assert {f"{node}/kernel.txt" for node in NODES} <= set(files)
 
 
 def test_nothing_is_overwritten(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

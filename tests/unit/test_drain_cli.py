@@ -16,10 +16,10 @@ from lvmigrate.assignment import Stay
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
 from lvmigrate.drain_display import LiveDrain, report_lines, schedule_lines
-from lvmigrate.drain_report import DrainReport, Moved, Stayed
+from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.errors import Code, ExitCode, Finding, UsageError
 from lvmigrate.manner import Manner
-from lvmigrate.node_states import Wish, under_way
+from lvmigrate.node_states import State, Wish, under_way
 from lvmigrate.plan import Options
 from lvmigrate.progress import MemoryProgress, StepProgress
 from lvmigrate.tasklet import Context
@@ -81,6 +81,63 @@ def test_there_and_back(world: World, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["node", "--json"]) == ExitCode.OK
     assert [each["closed"] for each in said(capsys)["nodes"]] == [None, None]
     assert list(world.violations()) == []
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_who_may_be_where_nobody_answers_is_named_and_not_forgotten(
+    world: World, tmp_path: Path, *, offline: bool
+) -> None:
+    here = InMemory(world, tmp_path)
+    assert here.drain(["node1"]).exit_code is ExitCode.OK
+    if offline:
+        here.set_node("node2", State.OFFLINE, "no power")
+    else:
+        world.faults["domains", "node2"] = unreachable("node2")
+    report = here.bring_back("node1", manner=Manner(chosen={}, again_s=0.1))
+    (stayed,) = report.stayed
+    assert (stayed.name, stayed.source) == ("web1", "node2")
+    assert stayed.finding.code is (Code.NODE_OFFLINE if offline else Code.NODE_UNREACHABLE)
+    assert ("node2 is offline (no power)" if offline else "node2 gives no answer") in stayed.finding.sentence
+    assert report.exit_code is ExitCode.REFUSED
+    assert [gone.name for gone in here.node_states()["node1"].gone.values()] == ["web1"]
+    world.faults.clear()
+    here.set_node("node2", State.ONLINE)
+    assert [moved.name for moved in here.bring_back("node1").moved] == ["web1"]
+    assert "node1" not in here.node_states()
+
+
+def test_a_node_that_is_drained_meanwhile_takes_nobody_more(world: World, tmp_path: Path) -> None:
+    """Two drains at once: what one sends to the other's node would stay there, and nobody would say so."""
+    here = InMemory(world, tmp_path)
+
+    class Other(Nobody):
+        def planned(self, schedule: Schedule) -> None:
+            assert [leg.departure.target for leg in schedule.legs] == ["node2"]
+            here.set_node("node2", State.DRAINED, "new disks")
+
+    report = here.drain(["node1"], manner=Manner(chosen={}, onlooker=Other()))
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.NODE_DRAINED]
+    assert world.running() == ["node1"]
+
+
+def test_a_node_that_is_drained_between_two_moves_takes_nobody_more(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+
+    class Other(Nobody):
+        def begun(self, departure: Departure) -> None:
+            here.set_node(departure.target, State.DRAINED, "new disks")
+
+    report = here.drain(["node1"], manner=Manner(chosen={}, onlooker=Other()))
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.NODE_DRAINED]
+    assert world.running() == ["node1"]
+
+
+def test_who_was_undefined_meanwhile_is_waited_for_no_more(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+    here.drain(["node1"])
+    world.domains.clear()
+    assert here.bring_back("node1").exit_code is ExitCode.OK
+    assert "node1" not in here.node_states()
 
 
 def test_the_plan_first(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,3 +357,17 @@ def test_the_live_table() -> None:
     assert "web3: stays: PASSTHROUGH: web2 has a device of its own." in shown.get()
     assert "web1: on node2 (live, 18.0 s, stood still for 200 ms)" in shown.get()
     assert "1 moved, 0 under way, 1 stay" in shown.get()
+
+
+def test_an_interrupt_between_two_waits_is_heard_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not leave the thread to itself, with the cluster closed under it."""
+    stop = threading.Event()
+
+    class Struck(threading.Thread):
+        def is_alive(self) -> bool:
+            if not stop.is_set():
+                raise KeyboardInterrupt
+            return super().is_alive()
+
+    monkeypatch.setattr(threading, "Thread", Struck)
+    assert cluster._in_thread(lambda: stop.wait(20), stop, name="move-web1")

@@ -17,7 +17,17 @@ from lvmigrate.domain import Domain
 from lvmigrate.drain_move import shared
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.drain_run import Run
-from lvmigrate.errors import Code, ExitCode, Finding, GuestLost, LvmigrateError, MoveAborted, MoveFailed, Refused
+from lvmigrate.errors import (
+    Code,
+    ConfigurationError,
+    ExitCode,
+    Finding,
+    GuestLost,
+    LvmigrateError,
+    MoveAborted,
+    MoveFailed,
+    Refused,
+)
 from lvmigrate.fleet import Fleet, Question
 from lvmigrate.journal import NO_RECORD
 from lvmigrate.manner import Manner
@@ -219,6 +229,24 @@ def test_a_defect_in_one_move_is_told_and_the_others_go_on(monkeypatch: pytest.M
     report = stage.run(monkeypatch)
     assert [(stayed.name, stayed.finding.code) for stayed in report.stayed] == [("g3", Code.INTERNAL)]
     assert len(report.moved) == 5
+
+
+def test_a_disk_that_is_full_or_a_terminal_that_is_gone_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_what: object) -> None:
+        raise ConfigurationError("No space left.", hint="Make room.")
+
+    class Gone(Stage):
+        def says(self, sentence: str) -> None:
+            self.told.append(sentence)
+            raise BrokenPipeError
+
+        def begun(self, departure: Departure) -> None:
+            raise BrokenPipeError(departure.name)
+
+    stage = Gone(count=3)
+    report = stage.run(monkeypatch, leaving=full, arrived=full)
+    assert (len(report.moved), report.exit_code) == (3, ExitCode.OK)
+    assert stage.told.count("g0: it is not written down for a return: No space left.") == 2
 
 
 def test_stop_begins_nothing_more_and_lets_those_under_way_arrive(monkeypatch: pytest.MonkeyPatch) -> None:

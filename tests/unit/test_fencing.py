@@ -57,6 +57,12 @@ def test_any_other_end_says_nothing_and_its_words_are_kept(tmp_path: Path) -> No
     assert "no such outlet" in caught.value.detail
 
 
+@pytest.mark.parametrize("command", ["", " ", "\t\n"])
+def test_a_command_that_is_blank_is_none_a_shell_would_say_0(tmp_path: Path, command: str) -> None:
+    (tmp_path / "c.toml").write_text(f"[nodes.node1]\nfence_command = '''{command}'''\n[nodes.node2]\n")
+    assert commands(load(tmp_path / "c.toml").nodes) == {}
+
+
 def test_one_that_hangs_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvmigrate.fencing._COMMAND_S", 0.2)
     with pytest.raises(FenceFailed) as caught:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from lvmigrate import survey
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import (
     Code,
@@ -20,11 +22,12 @@ from lvmigrate.errors import (
     TokenLost,
 )
 from lvmigrate.failover import FailoverInstance, FailoverOptions
+from lvmigrate.migrate import MigrateInstance
 from lvmigrate.replication import DiskState, ReplicationState, Role
 from lvmigrate.report import Report
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Token
-from tests.unit.fakes import NODES, UUID, FakeHypervisor, World, guest, refusing, unreachable
+from tests.unit.fakes import NEEDS, NODES, PREMISES, UUID, FakeHypervisor, World, guest, refusing, unreachable
 from tests.unit.test_move import LOCAL, with_renewing
 
 THEIRS = Token(uuid=UUID, instance="web1", id="theirs", holder="they", lease_s=30, errand=None)
@@ -66,6 +69,37 @@ def test_it_runs_on_the_other_node_and_nowhere_else() -> None:
     assert (report.target, world.running()) == ("node2", ["node2"])
     assert world.roles == {"node1": Role.SECONDARY, "node2": Role.PRIMARY}
     assert (list(world.domains), world.tokens) == (["node2"], {})
+
+
+@pytest.mark.parametrize(
+    ("needs", "code", "path"),
+    [
+        ({"tpm": "emulator"}, Code.TPM, f"/var/lib/libvirt/swtpm/{UUID}"),
+        ({"nvram": "/n/web1.fd", "nvram_template": "/n/VARS.fd"}, Code.NVRAM, "/n/web1.fd"),
+    ],
+)
+def test_what_a_guest_has_in_files_beside_its_disks_is_not_left_behind(
+    needs: dict[str, Any], code: Code, path: str
+) -> None:
+    """On its way the memory takes it along; a guest that starts anew would have an empty TPM, or no way to boot."""
+    there = dataclasses.replace(
+        PREMISES["node2"], programs=frozenset({"swtpm"}), paths=frozenset({needs.get("nvram_template", "/x")})
+    )
+    world = World(needs=dataclasses.replace(NEEDS, **needs), premises=PREMISES | {"node2": there})
+    MigrateInstance(world.context(), "web1").check_prereq()
+    with pytest.raises(Refused) as caught:
+        checked(world)
+    (found,) = caught.value.findings
+    assert (found.code, path in found.sentence) == (code, True)
+    assert "lvmigrate migrate" in found.hint
+    world.premises["node2"] = dataclasses.replace(there, paths=there.paths | {path})
+    assert checked(world).exec().target == "node2"
+
+
+def test_a_node_is_asked_for_the_state_of_a_tpm() -> None:
+    wanted = survey._wanted_there(guest("node1"), dataclasses.replace(NEEDS, tpm="emulator"), frozenset())
+    assert f"/var/lib/libvirt/swtpm/{UUID}" in wanted.paths
+    assert survey._wanted_there(guest("node1"), NEEDS, frozenset()).paths == frozenset()
 
 
 # Whom it obeys.
@@ -256,6 +290,25 @@ def test_a_guest_is_switched_off_only_by_whoever_has_its_token() -> None:
     with pytest.raises(TokenLost):
         tasklet.exec()
     assert "power_off" not in acts(world)
+
+
+def test_a_guest_that_does_not_listen_is_not_switched_off_once_somebody_asked_to_stop() -> None:
+    world = World()
+    stubborn(world)
+    cancel = threading.Event()
+    tasklet = checked(world, world.context(cancel=cancel), hard=True, shutdown_timeout_s=5)
+
+    def look() -> None:
+        if "shut_down" in acts(world):
+            cancel.set()
+
+    world.faults["domain", "node1"] = look
+    with pytest.raises(MoveAborted) as caught:
+        tasklet.exec()
+    assert "before web1 was switched off; web1 goes on at node1" in caught.value.sentence
+    assert "It may still shut down" in caught.value.hint
+    assert "power_off" not in acts(world)
+    assert (world.running(), world.tokens) == (["node1"], {})
 
 
 def test_a_guest_that_cannot_be_switched_off_is_started_nowhere() -> None:

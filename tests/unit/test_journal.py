@@ -493,6 +493,16 @@ def test_an_act_that_fails_is_told(journal: SqliteJournal) -> None:
     assert (after.kind, after.data["error"]) == (Kind.ACT_END, "What the test asked failed on node2.")
 
 
+def test_a_definition_is_not_written_down_it_may_hold_a_password(journal: SqliteJournal) -> None:
+    record = begin(journal)
+    context = acts.recorded(World().context(), record)
+    context.hypervisor.define("node2", "<domain><graphics passwd='hunter2'/></domain>", left_on="node1")
+    record.end(OK, "", {})
+    before, after = journal.story(record.id).rows
+    assert before.data == {"node": "node2", "about": [], "left_on": "node1"}
+    assert "hunter2" not in str(after.data)
+
+
 def test_the_acts_are_methods_of_the_seams() -> None:
     from lvmigrate.protocols import Hypervisor, Storage  # noqa: PLC0415
 

@@ -114,7 +114,8 @@ def test_it_is_started_from_what_was_kept(tmp_path: Path, word: str) -> None:
     failover = fail_over(context, definition="kept" if word == "kept" else str(path))
     plan = failover.check_prereq()
     assert ("define", "node2") not in world.calls
-    (warning,) = plan.warnings
+    cut_off, warning = plan.warnings
+    assert cut_off.code is Code.COPY_CUT_OFF
     assert (warning.code, str(path) in warning.sentence) == (Code.DEFINITION_KEPT, True)
     assert (plan.target_had_definition, plan.domain.uuid) == (False, UUID)
     assert failover.exec().running

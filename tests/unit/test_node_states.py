@@ -107,6 +107,12 @@ def test_one_drain_of_a_node_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_node_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    with under_way(tmp_path, (NODE1, NODE1)) as wished:
+        wish(tmp_path, NODE1, Wish.PAUSE)
+        assert wished() is Wish.PAUSE
+
+
 def test_what_is_wished_of_it(tmp_path: Path) -> None:
     with under_way(tmp_path, (NODE1, NODE2)) as wished:
         assert wished() is Wish.GO_ON
@@ -128,6 +134,13 @@ def test_nothing_is_wished_of_none(tmp_path: Path, after: bool) -> None:  # noqa
     with pytest.raises(UsageError) as caught:
         wish(tmp_path, NODE1, Wish.PAUSE)
     assert NODE1 in str(caught.value)
+
+
+def test_one_that_cannot_be_asked_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / f"drain-{NODE1}").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be asked") as caught:
+        wish(tmp_path, NODE1, Wish.PAUSE)
+    assert "root" in caught.value.hint
 
 
 def test_where_nothing_is_kept_nothing_is_locked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -46,6 +47,22 @@ def test_what_it_says_and_where_it_runs(tmp_path: Path) -> None:
     ended = run(script(tmp_path / "p", 'pwd; echo "$WORD" >&2; read line; echo "$? $HOME"; exit 3'))
     assert (ended.status, ended.output, ended.errors) == (3, "/\n1 \n", "x y\n")
     assert (ended.ok, ended.cut_off, ended.overdue, ended.how) == (False, False, False, "ended with 3")
+
+
+def test_one_that_cannot_be_listened_to_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the files are all taken, right after it was started."""
+
+    def none_left(_pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    begin = time.monotonic()
+    with pytest.raises(NotStarted, match="cannot be listened to: Too many open files") as caught:
+        run(script(tmp_path / "p", "exec sleep 30"), within_s=1.0)
+    assert time.monotonic() - begin < 20
+    assert "open files" in caught.value.hint
 
 
 @pytest.mark.parametrize("trap", ["trap '' TERM", "true"], ids=["deaf", "hears"])

@@ -81,6 +81,24 @@ def test_the_plan_says_it_before_anything_is_done_and_where_nothing_tells_since_
     assert ("promote_by_force", "node2") not in world.calls
 
 
+def test_a_copy_that_counts_as_good_may_be_as_old_and_since_when_is_said() -> None:
+    """After a cut it stays UpToDate, however long the other node goes on alone before it dies."""
+    world = dead(DiskState.UP_TO_DATE)
+    (warning,) = tasklet(world, ignore_consistency=False).check_prereq().warnings
+    assert warning.code is Code.COPY_CUT_OFF
+    assert "nothing written since 2026-11-20T10:30:00+00:00, when node2 lost node1 (by the" in warning.sentence
+    assert "If node1 lived on after that moment, bring it back" in warning.hint
+
+
+def test_what_nobody_can_tell_keeps_no_guest_from_being_started() -> None:
+    world = dead(DiskState.UP_TO_DATE)
+    world.faults["lineages", "node2"] = refusing("node2")
+    report = fail_over(world)
+    assert [warning.code for warning in report.warnings] == [Code.COPY_CUT_OFF]
+    assert "nobody knows when" in report.warnings[0].sentence
+    assert world.running() == ["node2"]
+
+
 @pytest.mark.parametrize("disk", BROKEN)
 def test_what_is_not_whole_is_never_taken(disk: DiskState) -> None:
     for asked in (True, False):
@@ -144,7 +162,7 @@ def test_another_guests_local_disk_is_nobodys_concern() -> None:
 def test_nobody_is_asked_to_give_up_what_is_there() -> None:
     world = dead(DiskState.UP_TO_DATE)
     report = fail_over(world)
-    assert report.warnings == ()
+    assert [warning.code for warning in report.warnings] == [Code.COPY_CUT_OFF]
     assert [name for name, _ in world.calls if "promote" in name] == ["promote"]
 
 

@@ -434,6 +434,7 @@ def ask(name: str, found: list[NodeView], fitting: list[str], memory_kib: int = 
         ("echo out; exit 1", "ended with 1: out"),
         ("echo '{'", "did not answer as an iallocator program does"),
         ("echo '[]'", "did not answer as an iallocator program does"),
+        ("head -c 200000 /dev/zero | tr '\\0' '['", "did not answer as an iallocator program does"),
         ('echo \'{"success": true, "info": ""}\'', "did not answer as"),
         ('echo \'{"success": false, "info": "too full", "result": []}\'', "found no target for web1: too full"),
         ('echo \'{"success": true, "info": "", "result": ["node9"]}\'', 'chose ["node9"]; web1 can go to node2'),
@@ -445,6 +446,23 @@ def test_whatever_a_program_says_is_shown(tmp_path: Path, text: str, words: str)
         ask(program(tmp_path, text), views(node2=8), ["node2"])
     assert caught.value.code is Code.ALLOCATOR_FAILED
     assert words in str(caught.value)
+
+
+def test_a_program_may_be_named_from_here_or_from_the_configuration_s_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, 'echo \'{"success": true, "info": "", "result": ["node2"]}\'')
+    monkeypatch.chdir(tmp_path)
+    assert ask("./choose", views(node2=8), ["node2"]) == "node2"
+    (tmp_path / "c.toml").write_text('[nodes.a]\n[defaults]\niallocator = "./choose"\n')
+    assert config.load(tmp_path / "c.toml").defaults.iallocator == str(tmp_path / "choose")
+
+
+def test_where_there_is_no_room_for_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(Refused, match="cannot be told of the nodes") as caught:
+        ask(program(tmp_path, "true"), views(node2=8), ["node2"])
+    assert caught.value.code is Code.ALLOCATOR_FAILED
 
 
 def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
