@@ -133,7 +133,8 @@ def test_a_guest_that_is_nowhere_is_not_buried_by_definitions_without_a_tombston
         (errand(), (guest("node1"), guest("node2", state=OFF)), ["forget the definition on node2"]),
         (errand(target_had_definition=True), (guest("node1"), guest("node2", state=OFF)), []),
         (errand(), (guest("node1"),), []),
-        (errand(), (guest("node1", state=OFF), guest("node2", state=OFF)), []),
+        (errand(), (guest("node1", state=OFF), guest("node2", state=OFF)), ["forget the definition on node2"]),
+        (errand(), (guest("node2", state=OFF),), []),
     ],
 )
 def test_which_definitions_are_too_many(of: Errand | None, domains: tuple[Domain, ...], strays: list[str]) -> None:
