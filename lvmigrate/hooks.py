@@ -102,8 +102,6 @@ def around(context: Context, record: Record, occasion: Occasion, act: Callable[[
     Raises `Refused` when a pre hook refuses, `MoveAborted` when somebody asks to stop meanwhile: ``act`` was not begun
     then.  Whatever the post hooks do, what ``act`` returned is returned, with a warning for each that failed.
     """
-    if context.hooks is None:
-        return act()
     before = [*_objections(context, occasion, Phase.PRE), *_run(context, record, occasion, Phase.PRE, None)]
     if before:
         raise Refused(occasion.instance, before)

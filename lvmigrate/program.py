@@ -85,7 +85,7 @@ def run(
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or repr(error)
+        reason = getattr(error, "strerror", None) or error
         raise NotStarted(
             f"{words[0]} cannot be started: {reason}.", hint="See that it is executable, and that its #! line is right."
         ) from error

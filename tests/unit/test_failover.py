@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from lvmigrate import failover
+from lvmigrate import failover, hooks
+from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance
 from lvmigrate.journal import Journal, NoJournal
+from lvmigrate.occasion import Occasion
 from lvmigrate.target import Choice
-from tests.unit.fakes import World, unreachable
+from lvmigrate.tasklet import Context
+from tests.unit.fakes import NODES, PATH, World, guest, unreachable
 
 
 def codes(world: World, *, to: str | None = None, journal: Journal | None = None) -> list[Code]:
@@ -57,3 +62,23 @@ def test_what_was_not_checked_is_not_begun() -> None:
     with pytest.raises(UsageError):
         FailoverInstance(world.context(), "web1").exec()
     assert world.calls == []
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_hooks_are_told_how_large_the_disks_are(monkeypatch: pytest.MonkeyPatch, *, dead: bool) -> None:
+    told: list[dict[str, int]] = []
+
+    def note(_context: Context, occasion: Occasion) -> tuple[Finding, ...]:
+        told.append(dict(occasion.sizes_mib))
+        return ()
+
+    monkeypatch.setattr(hooks, "objections", note)
+    world = World(domains={"node1": guest("node1"), "node2": guest("node2", state=DomainState.OFF)})
+    world.sizes = dict.fromkeys(NODES, 2048)
+    if dead:
+        world.faults = {
+            (method, "node1"): unreachable("node1") for method in ("domain", "domains", "traces", "observe")
+        }
+    with contextlib.suppress(Refused):
+        FailoverInstance(world.context(), "web1").check_prereq()
+    assert told == [{PATH: 2}]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from lvmigrate import cli, config, hooks
 from lvmigrate.cleanup import CleanupInstance
@@ -139,7 +140,7 @@ def test_names_as_run_parts_takes_them_and_their_order(tmp_path: Path) -> None:
     for name in ("20-b", "10-a", "Z_z", "a.sh", "b~", ".c", "d e", "x.dpkg-old"):
         hook(tmp_path, "instance-migrate-pre", name, f'echo "{name}" >>{tmp_path}/order')
     (tmp_path / "instance-migrate-pre.d" / "directory").mkdir()
-    migrate(World(), tmp_path)
+    assert migrate(World(), tmp_path).warnings == ()
     assert (tmp_path / "order").read_text().split() == ["10-a", "20-b", "Z_z"]
 
 
@@ -182,12 +183,14 @@ def test_a_post_hook_that_fails_is_a_warning(tmp_path: Path) -> None:
     hook(tmp_path, "instance-migrate-post", "10-bad", "echo no >&2; exit 1")
     hook(tmp_path, "instance-migrate-post", "15-none", "").write_text("#!/no/such/program\n")
     hook(tmp_path, "instance-migrate-post", "20-good", f"touch {tmp_path}/later")
-    world = World()
-    report = migrate(world, tmp_path)
-    assert [(found.code, found.sentence.rpartition("/")[2]) for found in report.warnings] == [
-        (Code.HOOK_FAILED, "10-bad ended with 1; it said: no."),
-        (Code.HOOK_FAILED, "15-none cannot be started: No such file or directory."),
-    ]
+    world, journal = World(), SqliteJournal(tmp_path / "journal.sqlite")
+    with capture_logs() as logs:
+        report = migrate(world, tmp_path, journal=journal)
+    failures = ["10-bad ended with 1; it said: no.", "15-none cannot be started: No such file or directory."]
+    assert [found.code for found in report.warnings] == [Code.HOOK_FAILED] * 2
+    assert [found.sentence.rpartition("/")[2] for found in report.warnings] == failures
+    assert [log["what"].rpartition("/")[2] for log in logs if log["event"] == "post_hook_failed"] == failures
+    assert any(row.name.endswith(failures[1]) for row in journal.story("last").rows)
     assert (tmp_path / "later").exists()
     assert list(world.violations()) == []
 
@@ -195,8 +198,9 @@ def test_a_post_hook_that_fails_is_a_warning(tmp_path: Path) -> None:
 def test_one_that_is_not_executable_is_not_run_and_that_is_said(tmp_path: Path) -> None:
     hook(tmp_path, "instance-migrate-pre", "10-plain", f"touch {tmp_path}/ran", mode=0o644)
     (tmp_path / "instance-migrate-pre.d" / "20-dangling").symlink_to("/no/such/file")
+    os.mkfifo(tmp_path / "instance-migrate-pre.d" / "30-pipe", mode=0o755)
     plan = MigrateInstance(World().context(hooks=tmp_path), "web1").check_prereq()
-    assert [found.code for found in plan.warnings] == [Code.HOOK_SKIPPED, Code.HOOK_SKIPPED]
+    assert [found.code for found in plan.warnings] == [Code.HOOK_SKIPPED] * 3
     assert "10-plain is not executable" in plan.warnings[0].sentence
     migrate(World(), tmp_path)
     assert not (tmp_path / "ran").exists()

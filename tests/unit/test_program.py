@@ -77,6 +77,16 @@ def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path, trap: str) ->
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["overdue", "stopped"])
+def test_one_that_was_ended_has_not_done_its_work_whatever_it_says(tmp_path: Path, *, asked: bool) -> None:
+    cancel = threading.Event()
+    if asked:
+        cancel.set()
+    polite = script(tmp_path / "p", "trap 'exit 0' TERM\nwhile :; do sleep 0.1; done")
+    ended = run(polite, within_s=LONG_S if asked else 1.0, cancel=cancel)
+    assert (ended.stopped, ended.overdue, ended.ok) == (asked, not asked, False)
+
+
 def test_a_child_that_outlives_it_is_not_waited_for(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     ended = run(script(tmp_path / "p", f"sleep 1000 &\necho $! >{pid}\necho done"))
@@ -122,10 +132,10 @@ def test_what_cannot_be_started(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         path.write_text(text)
         path.chmod(0o755)
-    with pytest.raises(NotStarted, match="cannot be started"):
+    with pytest.raises(NotStarted, match=r"p cannot be started: (No such file or directory|Exec format error)\."):
         run(path)
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(NotStarted):
+    with pytest.raises(NotStarted, match=r"cannot be started: embedded null byte\."):
         program.run(["/a\x00b"], env=ENV, within_s=1, most_bytes=1)
