@@ -235,7 +235,7 @@ class Closing(enum.Enum):
     CLOSED = "nothing is left to do"
     DEMOTE_AWAY = "make the node Secondary on which the guest does not run"
     DEMOTE_HOME = "make the node Secondary where nothing uses the device any more"
-    RECONNECT = "restore the connection's options and connect again: DRBD refuses if both copies have changed"
+    RECONNECT = "restore the connection's options, and connect again unless both copies have changed"
     FORBID = "restore the connection's options: forbid two primaries"
     WAIT = "wait for the connection, or for the copies to be in step"
     HOLD = "undo nothing, force nothing; a person must decide"

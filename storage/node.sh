@@ -775,8 +775,9 @@ need_connected() {
 }
 
 # reconnect RESOURCE PEER_NODE_ID WORD...: connect again what is StandAlone, with the options WORD... where the module keeps
-# them (9).  8.4 forgets a connection that is StandAlone, so there the configuration's are taken.  Nothing is discarded:
-# the kernel refuses copies that have both changed.
+# them (9).  8.4 forgets a connection that is StandAlone, so there the configuration's are taken.  Whoever calls knows that
+# one copy alone has changed: of two the kernel refuses to connect them, or discards one where the configuration says so
+# (its after-sb policies).
 reconnect() {
     look "$1"
     name=$1 peer=$2
