@@ -341,10 +341,10 @@ class Move:
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
         self._look_at_once()  # at what broke when there was no copy yet
         reason, end = self._following().to_its_end(self.copy)
-        if self.chronicle.happened(POST_COPY) and (end is None or not end.ok):
+        if self.chronicle.happened(POST_COPY) and end is not None and not end.ok:
             mended = self._recovery().mend()
             # One that libvirt was asked to begin, and that failed before, leaves the guest at the source.
-            end = mended if mended.ok or end is None else end
+            end = mended if mended.ok else end
         if end is None:
             raise OutcomeUnknown(
                 f"libvirt does not end the copy of {self.plan.instance}'s memory; nothing was undone.",

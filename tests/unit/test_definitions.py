@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lvmigrate.definitions import Definitions
-from lvmigrate.domain import DomainState
+from lvmigrate.definitions import Definitions, disks_to_come
+from lvmigrate.domain import DomainDisk, DomainState
 from lvmigrate.errors import Code, MoveFailed
 from tests.unit.fakes import NODES, UUID, World, guest
 
@@ -48,3 +48,14 @@ def test_a_guest_that_is_not_defined_where_it_is_keeps_the_other() -> None:
     with pytest.raises(MoveFailed, match="not defined on node2"):
         moved(world)
     assert "node1" in world.domains
+
+
+def test_disks_that_a_guest_has_from_its_next_start_on() -> None:
+    def disk(source: str | None, device: str = "disk") -> DomainDisk:
+        return DomainDisk(target="vdb", source=source, kind="block", device=device, read_only=False)
+
+    running = guest("node1")
+    more = (disk("/dev/sdb"), disk("/dev/sr0", "cdrom"), disk(None))
+    defined = guest("node1", disks=(*running.disks, *more))
+    assert disks_to_come(running, defined) == ("/dev/sdb",)
+    assert disks_to_come(running, running) == ()

@@ -508,11 +508,16 @@ def test_a_guest_that_ran_on_the_target_and_died_there_is_not_sent_back_to_the_o
 
 
 @pytest.mark.parametrize(
-    ("switch", "handed_over", "where"),
-    [(Switch.FAST, True, "node2"), (Switch.FAST, False, "node1"), (Switch.STRICT, True, "node1")],
-    ids=["ran there by itself", "never went over", "never ran there"],
+    ("options", "handed_over", "where"),
+    [
+        (Options(switch=Switch.FAST), True, "node2"),
+        (Options(switch=Switch.FAST), False, "node1"),
+        (Options(switch=Switch.STRICT), True, "node1"),
+        (Options(switch=Switch.STRICT, policy=convergence.POST_COPY), True, "node2"),
+    ],
+    ids=["ran there by itself", "never went over", "never ran there", "post-copied"],
 )
-def test_a_lost_guest_is_to_be_started_where_it_wrote_last(switch: Switch, where: str, *, handed_over: bool) -> None:
+def test_a_lost_guest_is_to_be_started_where_it_wrote_last(options: Options, where: str, *, handed_over: bool) -> None:
     def ending(world: World) -> CopyEnd:
         end = world.arrive() if handed_over else FAILED
         for node in world.domains:
@@ -522,9 +527,12 @@ def test_a_lost_guest_is_to_be_started_where_it_wrote_last(switch: Switch, where
         world.connected = False
         return end
 
-    world = World(ending=ending)
+    world, asked = World(ending=ending), threading.Event()
+    if options.policy is convergence.POST_COPY:
+        asked.set()
+        world.late_faults["start_post_copy", "node1"] = lambda: world.listener("node1", "suspended post-copy")
     with pytest.raises(GuestLost) as caught:
-        checked(world, options=Options(switch=switch)).exec()
+        checked(world, world.context(post_copy=asked), options).exec()
     assert ("It ran on node2 last" in caught.value.hint) is (where == "node2")
     assert ("start it on node1 only" in caught.value.hint) is (where == "node1")
     assert world.domains["node1"].autostart is (where == "node1")

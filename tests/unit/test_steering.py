@@ -260,6 +260,30 @@ def test_a_broken_post_copy_whose_stream_goes_on_is_waited_for() -> None:
     assert list(world.violations()) == []
 
 
+def test_a_post_copy_that_was_mended_is_word_enough_that_the_guest_was_handed_over() -> None:
+    world = World()
+    asked = threading.Event()
+    asked.set()
+    begun(world)
+    world.ending = broken(world, target="post-copy")
+
+    def arrived(world: World) -> CopyEnd:
+        end = all_arrived(world)
+        world.set("node1", reason="unknown")  # its daemon was restarted
+        return end
+
+    world.late_faults["adopt", "node1"] = lambda: setattr(world, "ending", arrived)
+    noted: list[bool] = []
+
+    def note() -> None:
+        errand = world.tokens["node1"].errand
+        noted.append(errand is not None and errand.handed_over)
+
+    world.faults["demote", "node1"] = note
+    assert migrate(world, Options(policy=convergence.POST_COPY), post_copy=asked).running
+    assert noted == [True]
+
+
 def test_a_broken_post_copy_that_cannot_be_mended_is_held_and_nothing_is_undone() -> None:
     world = World()
     asked = threading.Event()
