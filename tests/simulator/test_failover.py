@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lvmigrate.errors import (
     Refused,
 )
 from lvmigrate.failover import FailoverInstance, FailoverOptions
-from lvmigrate.fencing import FenceFailed
+from lvmigrate.fencing import FenceFailed, Signs
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
 from lvmigrate.replication import DiskState
@@ -39,6 +40,7 @@ from lvmigrate.simulator import (
     Wrong,
     audit,
 )
+from lvmigrate.takeover import Takeover
 
 OFF = FailoverOptions(is_off="node1")
 VARIANTS = [
@@ -282,6 +284,27 @@ def test_somebody_who_asks_to_stop_is_heard_until_the_guest_is_started(call: str
         assert world.hosts["node2"].definitions[guest.uuid].left_on is None
         assert not world.hosts["node2"].tokens
         assert not world.violations
+
+
+def test_somebody_who_asks_to_stop_is_heard_while_a_fenced_node_goes_on_answering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with World() as world:
+        guest = dead(world)
+        cancel = threading.Event()
+        look, looks = Takeover._signs, []
+
+        def signs(takeover: Takeover) -> Signs:
+            looks.append(takeover)
+            if len(looks) == 2:
+                cancel.set()
+            return dataclasses.replace(look(takeover), drbd=True)
+
+        monkeypatch.setattr(Takeover, "_signs", signs)
+        with pytest.raises(MoveAborted):
+            fail_over(world, fences={"node1": lambda: None}, cancel=cancel)
+        assert len(looks) == 2
+        assert world.running(guest) == []
 
 
 def test_a_fence_command_that_fails_keeps_everything_as_it_is() -> None:

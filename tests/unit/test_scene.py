@@ -131,6 +131,7 @@ def test_a_guest_that_is_nowhere_is_not_buried_by_definitions_without_a_tombston
         ),
         (errand(keep_definition=True), (guest("node1", state=OFF, autostart=False), guest("node2")), []),
         (errand(), (guest("node1"), guest("node2", state=OFF)), ["forget the definition on node2"]),
+        (errand(), (guest("node1", persistent=False), guest("node2", state=OFF)), ["forget the definition on node2"]),
         (errand(target_had_definition=True), (guest("node1"), guest("node2", state=OFF)), []),
         (errand(), (guest("node1"),), []),
         (errand(), (guest("node1", state=OFF), guest("node2", state=OFF)), ["forget the definition on node2"]),
