@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 
@@ -82,3 +83,16 @@ def test_hooks_are_told_how_large_the_disks_are(monkeypatch: pytest.MonkeyPatch,
     with contextlib.suppress(Refused):
         FailoverInstance(world.context(), "web1").check_prereq()
     assert told == [{PATH: 2}]
+
+
+def test_a_node_out_of_use_that_answers_is_asked_like_any_other() -> None:
+    world = World()
+    context = world.context()
+    out = dataclasses.replace(context.nodes["node1"], offline="until Friday")
+    context = dataclasses.replace(context, nodes={**context.nodes, "node1": out})
+    plan = FailoverInstance(context, "web1").check_prereq()
+    assert (plan.source, plan.target) == ("node1", "node2")
+    world.domains["node2"] = guest("node2")
+    with pytest.raises(Refused) as caught:
+        FailoverInstance(context, "web1").check_prereq()
+    assert caught.value.code is Code.INSTANCE_TWICE
