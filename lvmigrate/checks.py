@@ -9,52 +9,15 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from lvmigrate import capabilities, certificates, environment, fitness
+from lvmigrate import capabilities, certificates, environment, fitness, whereabouts
 from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
 from lvmigrate.lineage import parting
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Place, Role
-from lvmigrate.survey import Sightings, Survey, one_guest
+from lvmigrate.survey import Survey
 from lvmigrate.token import Errand, Held
-
-
-def where(sightings: Sightings) -> Iterator[Finding]:
-    """Why the guest cannot be moved from where it is, as far as only finding it tells.
-
-    Raises `UsageError` where several guests of that name are there.  One that is off does not make it doubtful which
-    one is to move.
-    """
-    name = sightings.instance
-    one_guest(name, sightings.active or sightings.domains)
-    for silent in sightings.silent:
-        # It may run there too: that node's word is needed to know that there is one copy.
-        yield Finding(code=silent.code, sentence=silent.sentence, hint=silent.hint)
-    active = sightings.active
-    moving = [d for d in active if d.job in (JobKind.INCOMING, JobKind.OUTGOING)]
-    if moving:
-        yield from (_busy(domain) for domain in moving)
-    elif len(active) > 1:
-        nodes = " and ".join(d.node for d in active)
-        yield Finding(
-            code=Code.INSTANCE_TWICE,
-            sentence=f"{name} has a live copy on {nodes} at once.",
-            hint=f"`lvmigrate cleanup --dry-run {name}` says what follows from it.",
-        )
-    elif not sightings.domains and not sightings.silent:
-        yield Finding(
-            code=Code.INSTANCE_UNKNOWN,
-            sentence=f"No node knows a guest called {name}.",
-            hint="`lvmigrate status` lists the guests of all nodes.",
-        )
-    elif not active and not sightings.silent:
-        nodes = " and ".join(d.node for d in sightings.domains)
-        yield Finding(
-            code=Code.INSTANCE_STOPPED,
-            sentence=f"{name} is not running (it is defined on {nodes}).",
-            hint=f"Start it first: `virsh start {name}`. A guest that is off needs no live migration.",
-        )
 
 
 def _state(survey: Survey) -> Iterator[Finding]:
@@ -77,16 +40,7 @@ def _state(survey: Survey) -> Iterator[Finding]:
 def _job(survey: Survey) -> Iterator[Finding]:
     for domain in (survey.domain, survey.target.domain):
         if domain is not None and domain.job is not JobKind.NONE:
-            yield _busy(domain)
-
-
-def _busy(domain: Domain) -> Finding:
-    return Finding(
-        code=Code.JOB_ACTIVE,
-        sentence=f"libvirt has a job for {domain.name} on {domain.node} ({domain.job.value}).",
-        hint=f"Wait for it, or look with `virsh domjobinfo {domain.name}` on {domain.node}. `lvmigrate cleanup"
-        f" {domain.name}` adopts the job of a controller that died.",
-    )
+            yield whereabouts.busy(domain)
 
 
 def _unfinished(survey: Survey) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import structlog
 
-from lvmigrate import acts, checks, hooks, kept
+from lvmigrate import acts, checks, hooks, kept, whereabouts
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, NodeUnreachable, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
@@ -196,7 +196,7 @@ class FailoverInstance:
             if not isinstance(word, NodeUnreachable) or self._context.nodes[node].offline is None
         }
         sightings = replace(sightings, by_node=in_use)
-        if findings := tuple(checks.where(sightings)):
+        if findings := (*whereabouts.where(sightings), *whereabouts.waits_alone(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
         choice = chosen(self._context, domain, self._target, self._options)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, balloon, checks, hooks, kept, opening
+from lvmigrate import acts, balloon, checks, hooks, kept, opening, whereabouts
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -62,7 +62,7 @@ class MigrateInstance:
         # moves without it.  (A failover from a dead node and a cleanup want every node's word.)
         asked = tuple(name for name, node in self._context.nodes.items() if node.offline is None)
         sightings = find(self._context.hypervisor, asked, self._instance)
-        if findings := tuple(checks.where(sightings)):
+        if findings := tuple(whereabouts.where(sightings)):
             raise Refused(self._instance, findings)
         domain = sightings.active[0]
         choice = chosen(self._context, domain, self._target, self._options)

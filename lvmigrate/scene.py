@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from lvmigrate import checks
+from lvmigrate import checks, whereabouts
 from lvmigrate.decision import (
     Action,
     Disk,
@@ -200,9 +200,8 @@ def observe(context: Context, instance: str) -> Scene:
         *(error for error in traces if isinstance(error, LvmigrateError) and not _named(error, sightings)),
     ]
     if silent:
-        raise Refused(
-            instance, [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in silent]
-        )
+        words = [Finding(code=error.code, sentence=error.sentence, hint=error.hint) for error in silent]
+        raise Refused(instance, [*words, *whereabouts.waits_alone(sightings)])
     by_node = {seen.node: seen for seen in traces if isinstance(seen, Traces)}
     one_guest(instance, sightings.domains)
     uuid, name = _identity(sightings, by_node)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from docs.codes import page
-from lvmigrate import audit, checks, cli, doctor, environment, explanation
+from lvmigrate import audit, checks, cli, doctor, environment, explanation, whereabouts
 from lvmigrate.errors import Code, ExitCode, UsageError
 from lvmigrate.explanation import EXITS, EXPLANATIONS, Explanation, Told, explained
 
@@ -50,7 +50,7 @@ def test_each_says_everything(one: Explanation) -> None:
     [
         (checks.REFUSALS, Told.REFUSED),
         (checks.WARNINGS, Told.WARNED),
-        ((checks.where, environment.reach), Told.REFUSED),
+        ((whereabouts.where, environment.reach), Told.REFUSED),
         ((audit, doctor), Told.FOUND),
     ],
     ids=["refusals", "warnings", "where", "audit"],

@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 
 from lvmigrate import failover, hooks
+from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance
@@ -40,6 +41,21 @@ def test_so_is_one_where_the_source_does_not_answer() -> None:
 def test_a_target_that_is_silent_is_not_taken_for_a_source_that_is_dead() -> None:
     """The guest was seen running: nobody is asked whether a node is off."""
     world = World(faults={("domain", "node2"): unreachable("node2")})
+    assert codes(world) == [Code.NODE_UNREACHABLE]
+
+
+def test_a_copy_that_waits_while_its_source_is_silent_is_told_of_with_the_way_out() -> None:
+    world = World(
+        domains={"node2": guest("node2", state=DomainState.PAUSED, reason="user")},
+        faults={("domain", "node1"): unreachable("node1")},
+    )
+    assert codes(world) == [Code.NODE_UNREACHABLE, Code.INSTANCE_STATE]
+    with pytest.raises(Refused) as caught:
+        CleanupInstance(world.context(), "web1").check_prereq()
+    told = caught.value.findings[-1]
+    assert "waits paused on node2; only node1 could tell" in told.sentence
+    assert "`virsh destroy web1` on node2, then `lvmigrate failover web1 --to node2 --is-off" in told.hint
+    world.set("node2", state=DomainState.RUNNING)
     assert codes(world) == [Code.NODE_UNREACHABLE]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lvmigrate.checks import where
 from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, ExitCode, NodeUnreachable, Refused, UsageError
@@ -16,6 +15,7 @@ from lvmigrate.migrate import MigrateInstance
 from lvmigrate.survey import Sightings
 from lvmigrate.survivor import Survivor
 from lvmigrate.tasklet import Context
+from lvmigrate.whereabouts import where
 from tests.unit.fakes import UUID, World, guest, unreachable
 
 OTHER = "99999999-0000-4000-8000-000000000009"
