@@ -108,6 +108,8 @@ def around(context: Context, record: Record, occasion: Occasion, act: Callable[[
     result = act()
     now_on = result.target if isinstance(result, Report) else result.node
     after = [*_objections(context, occasion, Phase.POST), *_run(context, record, occasion, Phase.POST, now_on)]
+    for failed in after:
+        _log.error("post_hook_failed", instance=occasion.instance, what=failed.sentence)
     return dataclasses.replace(result, warnings=(*result.warnings, *after))
 
 
@@ -143,7 +145,7 @@ def _one(
         )
     except NotStarted as error:
         record.add(Kind.MOMENT, f"{what}: {error.sentence}", {"said_by": "hooks"})
-        return _failed(occasion, phase, error.sentence, error.hint)
+        return _failed(error.sentence, error.hint)
     said = _said(ended)
     record.add(
         Kind.MOMENT,
@@ -158,16 +160,12 @@ def _one(
     how = f"did not end within {context.hook_timeout_s:g} s, and was ended" if ended.overdue else ended.how
     told = f"; it said: {said}" if said else ""
     return _failed(
-        occasion,
-        phase,
         f"The {phase.value} hook {hook} {how}{told}.",
         "Its whole output is in `lvmigrate report last`." if record.id else "Run it by hand to see all that it says.",
     )
 
 
-def _failed(occasion: Occasion, phase: Phase, sentence: str, hint: str) -> Finding:
-    if phase is Phase.POST:
-        _log.error("post_hook_failed", instance=occasion.instance, what=sentence)
+def _failed(sentence: str, hint: str) -> Finding:
     return Finding(code=Code.HOOK_FAILED, sentence=sentence, hint=hint)
 
 

@@ -164,8 +164,7 @@ class Scene:
             if not errand.keep_definition:
                 return [f"forget the definition on {errand.source}"]
             return [f"keep {errand.source} from starting it when it boots"] if at_source.autostart else []
-        lasting = action is not Action.NOWHERE or at_source is not None
-        if action in _AT_SOURCE and lasting and at_target and not errand.target_had_definition:
+        if action in _AT_SOURCE and at_source and at_target and not errand.target_had_definition:
             return [f"forget the definition on {errand.target}"]
         return []
 

@@ -190,7 +190,8 @@ def test_a_post_hook_that_fails_is_a_warning(tmp_path: Path) -> None:
     assert [found.code for found in report.warnings] == [Code.HOOK_FAILED] * 2
     assert [found.sentence.rpartition("/")[2] for found in report.warnings] == failures
     assert [log["what"].rpartition("/")[2] for log in logs if log["event"] == "post_hook_failed"] == failures
-    assert any(row.name.endswith(failures[1]) for row in journal.story("last").rows)
+    said = [row.name for row in journal.story("last").rows if row.data.get("said_by") == "hooks"]
+    assert any(name.startswith("post hook 15-none: ") and name.endswith(failures[1]) for name in said)
     assert (tmp_path / "later").exists()
     assert list(world.violations()) == []
 
