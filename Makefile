@@ -39,7 +39,7 @@ test: ready ## every layer of the tests; of the pair's and the lab's what is not
 	$(BIN)/pytest tests/page $(AT_ONCE)
 	$(BIN)/pytest tests/package
 	$(BIN)/pytest tests/pair -m "not long" $(PAIRS)
-	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long"
+	$(IN_LAB) env TIMES=$${TIMES:-1} $(BIN)/pytest tests/lab -m "not long" --durations 12
 
 .PHONY: test-all
 test-all: ready ## every test there is: an hour and more
