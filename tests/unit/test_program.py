@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import selectors
 import threading
 import time
 from pathlib import Path
@@ -82,9 +84,64 @@ def test_one_that_was_ended_has_not_done_its_work_whatever_it_says(tmp_path: Pat
     cancel = threading.Event()
     if asked:
         cancel.set()
-    polite = script(tmp_path / "p", "trap 'exit 0' TERM\nwhile :; do sleep 0.1; done")
-    ended = run(polite, within_s=LONG_S if asked else 1.0, cancel=cancel)
+    begun = tmp_path / "begun"
+    polite = script(tmp_path / "p", f"trap 'echo bye; exit 0' TERM\necho x >{begun}\nwhile :; do sleep 0.1; done")
+
+    def ask() -> None:
+        wait_for(begun)
+        if asked:
+            cancel.set()
+
+    asks = threading.Thread(target=ask)
+    asks.start()
+    ended = run(polite, within_s=LONG_S if asked else 3.0, cancel=cancel)
+    asks.join()
     assert (ended.stopped, ended.overdue, ended.ok) == (asked, not asked, False)
+    # It was asked to end, and heard until it did.
+    assert (ended.status, ended.output) == (0, "bye\n")
+
+
+def test_who_asks_to_stop_as_the_time_is_up_is_told_that_it_was_stopped(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    ended = run(script(tmp_path / "p", "sleep 1000"), within_s=0.0, cancel=cancel)
+    assert (ended.stopped, ended.overdue, ended.how) == (True, False, "was stopped, as asked")
+
+
+def test_a_child_that_goes_on_shouting_is_not_listened_to(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    ended = run(script(tmp_path / "p", f"yes &\necho $! >{pid}"))
+    os.kill(int(pid.read_text()), 9)
+    assert (ended.ok, ended.cut_off or len(ended.output) <= 1000) == (True, True)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Noted(selectors.DefaultSelector):
+    looks = closed = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        Noted.looks += 1
+        return super().select(timeout)
+
+    def close(self) -> None:
+        Noted.closed += 1
+        super().close()
+
+
+def test_one_that_says_nothing_more_takes_no_time_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Noted, "looks", 0)
+    monkeypatch.setattr(Noted, "closed", 0)
+    monkeypatch.setattr(selectors, "DefaultSelector", Noted)
+    gc.collect()
+    before = open_files()
+    assert run(script(tmp_path / "p", "exec >&- 2>&-\nsleep 1")).ok
+    assert Noted.looks < 100
+    assert (Noted.closed, open_files()) == (1, before)
 
 
 def test_a_child_that_outlives_it_is_not_waited_for(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lvmigrate import cli, config, iallocator, target
 from lvmigrate.config import Config
 from lvmigrate.domain import DomainState, Host, Nic
-from lvmigrate.errors import Code, ConfigurationError, ExitCode, Refused
+from lvmigrate.errors import Code, ConfigurationError, ExitCode, NodeUnreachable, Refused
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.iallocator import NodeView
 from lvmigrate.ipolicy import Bounds, InstancePolicy
@@ -145,6 +145,31 @@ def test_the_best_of_those_that_have_the_disks(monkeypatch: pytest.MonkeyPatch) 
     assert choice.node == "node2"
     assert "node3 has no copy of vda" in choice.why
     assert "node4 has no copy of vda" in choice.why
+
+
+def test_a_node_that_is_named_is_taken_whatever_others_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = world_of(monkeypatch, {"b": look(4), "c": look(32)})()
+    assert chosen(context, "b") == target.Choice(node="b", why="")
+
+
+def test_the_only_node_of_all_has_nowhere_to_send_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refused, match="web1 can go nowhere: the configuration names no other node"):
+        chosen(world_of(monkeypatch, {})())
+
+
+def test_one_that_gives_no_answer_is_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = NodeUnreachable("c", "no route to host", hint="none")
+    context = world_of(monkeypatch, {"b": look(4), "c": silent})()
+
+    def look_at(_context: Context, node: str, _paths: frozenset[str]) -> Any:
+        if node == "c":
+            raise silent
+        return look(4, node=node)
+
+    monkeypatch.setattr(target, "look_at", look_at)
+    choice = chosen(context)
+    assert choice.node == "b"
+    assert "c gives no answer (" in choice.why
 
 
 def test_what_the_guest_has_now_is_what_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
