@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lvmigrate import cli, config, iallocator, target
 from lvmigrate.config import Config
-from lvmigrate.domain import DomainState, Host, Nic
+from lvmigrate.domain import DomainDisk, DomainState, Host, Nic
 from lvmigrate.errors import Code, ConfigurationError, ExitCode, NodeUnreachable, Refused
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.iallocator import NodeView
@@ -170,6 +170,36 @@ def test_one_that_gives_no_answer_is_out_and_said(monkeypatch: pytest.MonkeyPatc
     choice = chosen(context)
     assert choice.node == "b"
     assert "c gives no answer (" in choice.why
+
+
+def network_disk() -> DomainDisk:
+    return DomainDisk(target="vdb", source=None, kind="network", device="disk", read_only=False, network=True)
+
+
+LOCAL = look(8, disk=None)
+SHARED = dataclasses.replace(look(8, disk=None), shared=frozenset({PATH}))
+ELSEWHERE = dataclasses.replace(look(8), places={PATH: Place(resource="r0", volume=1)})
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "more", "missing"),
+    [
+        (look(8), look(8), (), []),
+        (LOCAL, look(8), (), ["has no copy of vda"]),
+        (look(8, disk=DiskState.DISKLESS), look(8), (), ["has no copy of vda"]),
+        (ELSEWHERE, look(8), (), ["has no copy of vda"]),
+        (SHARED, LOCAL, (), []),
+        (LOCAL, LOCAL, (), ["has no copy of vda"]),
+        (SHARED, look(8), (), ["has no copy of vda"]),
+        (look(8), look(8), (network_disk(),), []),
+        (LOCAL, LOCAL, (network_disk(),), ["has no copy of vda"]),
+    ],
+)
+def test_which_disks_a_node_lacks(
+    there: target.Look, here: target.Look, more: tuple[DomainDisk, ...], missing: list[str]
+) -> None:
+    domain = guest("node1")
+    assert target.lacks(there, here, dataclasses.replace(domain, disks=(*domain.disks, *more))) == missing
 
 
 def test_what_the_guest_has_now_is_what_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
