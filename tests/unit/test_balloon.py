@@ -7,13 +7,14 @@ import threading
 
 import pytest
 
+from lvmigrate.balloon import Fit
 from lvmigrate.domain import DomainState, Host
 from lvmigrate.errors import Code, LeftBehind, MoveAborted, MoveFailed, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.report import Report
-from tests.unit.fakes import NEEDS, World, guest, refusing
+from tests.unit.fakes import NEEDS, OFFER, World, guest, refusing
 
 MIB = 1024
 ALLOWED = Options(allow_runtime_changes=True)
@@ -87,6 +88,24 @@ def test_nothing_is_done_where_it_fits_or_nobody_allowed_it() -> None:
     with pytest.raises(Refused) as caught:
         planned(cramped(), Options())
     assert "--allow-runtime-changes" in caught.value.hint
+
+
+def test_what_is_in_huge_pages_is_reserved_as_a_whole_and_gives_nothing_back() -> None:
+    world = cramped(
+        300,
+        needs=dataclasses.replace(NEEDS, hugepages_kib=frozenset({2048})),
+        offer=dataclasses.replace(OFFER, hugepages_kib={2048: 1024 * MIB}),
+    )
+    assert planned(world).shrunk_kib is None
+
+
+@pytest.mark.parametrize(
+    ("free_kib", "may_shrink", "shrunk_kib"),
+    [(100, True, None), (80, True, 80), (50, True, 50), (49, True, None), (80, False, None)],
+)
+def test_how_small_it_has_to_be(free_kib: int, shrunk_kib: int | None, *, may_shrink: bool) -> None:
+    fit = Fit(current_kib=100, free_kib=free_kib, least_kib=50, may_shrink=may_shrink)
+    assert fit.shrunk_kib == shrunk_kib
 
 
 @pytest.mark.parametrize(
