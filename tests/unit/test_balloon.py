@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from lvmigrate.balloon import Fit
+from lvmigrate.balloon import Balloon, Fit
 from lvmigrate.domain import DomainState, Host
 from lvmigrate.errors import Code, LeftBehind, MoveAborted, MoveFailed, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.report import Report
-from tests.unit.fakes import NEEDS, OFFER, World, guest, refusing
+from tests.unit.fakes import NEEDS, OFFER, UUID, World, guest, refusing
 
 MIB = 1024
 ALLOWED = Options(allow_runtime_changes=True)
@@ -186,3 +186,17 @@ def test_a_target_that_does_not_give_it_back_fails_no_move() -> None:
     assert has_mib(world) == 400
     assert any("not given its memory back" in moment.what for moment in report.timeline)
     assert list(world.violations()) == []
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["off", "not known"])
+def test_a_guest_that_is_not_there_is_given_nothing_back(*, gone: bool) -> None:
+    world = cramped()
+    world.set("node1", state=DomainState.OFF)
+    if gone:
+        world.domains.clear()
+    context = world.context()
+    balloon = Balloon(
+        hypervisor=context.hypervisor, storage=context.storage, instance="web1", uuid=UUID, before_kib=512 * MIB
+    )
+    balloon.back("node1")
+    assert not {"set_memory", "host"} & {name for name, _ in world.calls}

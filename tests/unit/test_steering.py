@@ -18,7 +18,7 @@ from lvmigrate.plan import Mode, Options
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.report import Report
-from tests.unit.fakes import World, guest
+from tests.unit.fakes import FakeCopy, World, guest
 
 FAILED = CopyEnd(ok=False, detail="internal error: client socket is closed")
 
@@ -308,6 +308,44 @@ def test_a_broken_post_copy_that_cannot_be_mended_is_held_and_nothing_is_undone(
         "node1": DomainState.PAUSED,
         "node2": DomainState.RUNNING,
     }
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(CopyEnd(ok=True), "connecting the ends again: the ends were connected again"), (None, "no answer")],
+    ids=["for a while", "no answer"],
+)
+def test_what_each_try_to_connect_the_ends_came_to_is_told(
+    monkeypatch: pytest.MonkeyPatch, answer: CopyEnd | None, words: str
+) -> None:
+    world = World()
+    asked = threading.Event()
+    asked.set()
+    begun(world)
+    world.ending = broken(world, target="post-copy failed")
+    world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
+
+    def resume(*_: object) -> FakeCopy:
+        if answer is None:
+            raise NodeUnreachable("node1", "no answer", hint="")
+        return FakeCopy(world, lambda: answer, 0)
+
+    monkeypatch.setattr("tests.unit.fakes.FakeHypervisor.resume_post_copy", resume)
+    with pytest.raises(OutcomeUnknown) as caught:
+        migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
+    assert any(words in word for word in caught.value.known)
+
+
+def test_nothing_is_connected_again_while_the_target_does_not_say_that_it_is_broken() -> None:
+    world = World()
+    asked = threading.Event()
+    asked.set()
+    begun(world)
+    world.ending = broken(world, target="post-copy")
+    world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
+    with pytest.raises(OutcomeUnknown):
+        migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
+    assert ("resume_post_copy", "node1") not in world.calls
 
 
 # ---- the forecast ----
