@@ -9,6 +9,7 @@ import selectors
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,18 @@ def test_a_child_that_goes_on_shouting_is_not_listened_to(tmp_path: Path) -> Non
     ended = run(script(tmp_path / "p", f"yes &\necho $! >{pid}"))
     os.kill(int(pid.read_text()), 9)
     assert (ended.ok, ended.cut_off or len(ended.output) <= 1000) == (True, True)
+
+
+def test_no_more_of_it_is_read_than_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast somebody fills the pipe that it has left."""
+
+    def full(listening: Any, stream: int) -> bool:
+        listening._said[stream] += b"y"
+        return True
+
+    monkeypatch.setattr(program._Listening, "_read", full)
+    ended = run(script(tmp_path / "p", "exit 0"))
+    assert (ended.status, ended.output[:1000]) == (0, "y" * 1000)
 
 
 def open_files() -> int:
