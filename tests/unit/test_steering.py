@@ -245,12 +245,17 @@ def broken(world: World, *, target: str) -> Callable[[World], CopyEnd]:
     return ending
 
 
-def test_a_broken_post_copy_whose_stream_goes_on_is_waited_for() -> None:
-    world = World()
-    asked = threading.Event()
+def breaking(target: str) -> tuple[World, threading.Event]:
+    """A world in which that becomes of a post-copy, and the wish for one."""
+    world, asked = World(), threading.Event()
     asked.set()
     begun(world)
-    world.ending = broken(world, target="post-copy")
+    world.ending = broken(world, target=target)
+    return world, asked
+
+
+def test_a_broken_post_copy_whose_stream_goes_on_is_waited_for() -> None:
+    world, asked = breaking("post-copy")
     # The job that is then followed comes to its end.
     world.late_faults["adopt", "node1"] = lambda: setattr(world, "ending", all_arrived)
     report = migrate(world, Options(policy=convergence.POST_COPY), post_copy=asked)
@@ -261,11 +266,7 @@ def test_a_broken_post_copy_whose_stream_goes_on_is_waited_for() -> None:
 
 
 def test_a_post_copy_that_was_mended_is_word_enough_that_the_guest_was_handed_over() -> None:
-    world = World()
-    asked = threading.Event()
-    asked.set()
-    begun(world)
-    world.ending = broken(world, target="post-copy")
+    world, asked = breaking("post-copy")
 
     def arrived(world: World) -> CopyEnd:
         end = all_arrived(world)
@@ -285,11 +286,7 @@ def test_a_post_copy_that_was_mended_is_word_enough_that_the_guest_was_handed_ov
 
 
 def test_a_broken_post_copy_that_cannot_be_mended_is_held_and_nothing_is_undone() -> None:
-    world = World()
-    asked = threading.Event()
-    asked.set()
-    begun(world)
-    world.ending = broken(world, target="post-copy failed")
+    world, asked = breaking("post-copy failed")
 
     def endless() -> None:
         world.looks = 10_000
@@ -318,11 +315,7 @@ def test_a_broken_post_copy_that_cannot_be_mended_is_held_and_nothing_is_undone(
 def test_what_each_try_to_connect_the_ends_came_to_is_told(
     monkeypatch: pytest.MonkeyPatch, answer: CopyEnd | None, words: str
 ) -> None:
-    world = World()
-    asked = threading.Event()
-    asked.set()
-    begun(world)
-    world.ending = broken(world, target="post-copy failed")
+    world, asked = breaking("post-copy failed")
     world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
 
     def resume(*_: object) -> FakeCopy:
@@ -337,11 +330,7 @@ def test_what_each_try_to_connect_the_ends_came_to_is_told(
 
 
 def test_nothing_is_connected_again_while_the_target_does_not_say_that_it_is_broken() -> None:
-    world = World()
-    asked = threading.Event()
-    asked.set()
-    begun(world)
-    world.ending = broken(world, target="post-copy")
+    world, asked = breaking("post-copy")
     world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
     with pytest.raises(OutcomeUnknown):
         migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
