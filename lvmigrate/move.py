@@ -380,7 +380,6 @@ class Move:
         arrival.alone()
         _log.info("point_of_no_return", target=self.plan.target)
         self.phase = _Phase.MOVED
-        self.rollback.forget()
 
     def close(self) -> None:
         """Demote the source, and forbid two primaries once it is seen Secondary."""

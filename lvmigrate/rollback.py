@@ -48,10 +48,6 @@ class Rollback:
         """Have ``undo`` done, before all that are registered already, if the move fails."""
         self._undos.append(undo)
 
-    def forget(self) -> None:
-        """The point of no return: from here on nothing is undone."""
-        self._undos.clear()
-
     def run(self) -> tuple[Leftover, ...]:
         """Do every undo, newest first; one that fails is noted and never keeps the others from being done."""
         leftovers: list[Leftover] = []

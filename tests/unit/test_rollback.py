@@ -45,11 +45,3 @@ def test_what_may_mend_what_is_left_is_not_taken_away() -> None:
         rollback.register(undo("last", last))
         rollback.run()
         assert done == ([] if last.__name__ == "fault" else ["last", "record"])
-
-
-def test_past_the_point_of_no_return_nothing_is_undone() -> None:
-    rollback = Rollback()
-    rollback.register(undo("first", refusing("node1")))
-    rollback.forget()
-    assert not rollback
-    assert rollback.run() == ()
