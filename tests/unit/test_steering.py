@@ -88,6 +88,26 @@ def test_a_copy_that_a_rule_gave_up_is_not_waited_for_as_long_as_one_may_take() 
     assert ABORT_S < world.time - asked[0] < 2 * ABORT_S
 
 
+def test_an_abort_that_came_before_libvirt_had_a_job_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    stuck(world, looks=1000)
+    aborts: list[float] = []
+    abort = FakeCopy.abort
+
+    def late(copy: FakeCopy) -> None:
+        aborts.append(world.time)
+        if len(aborts) > 1:
+            abort(copy)
+
+    monkeypatch.setattr(FakeCopy, "abort", late)
+    with pytest.raises(MoveFailed) as caught:
+        migrate(world, Options(policy=convergence.GENTLE, copy_timeout_s=1e6))
+    assert caught.value.code is Code.NOT_CONVERGING
+    assert len(aborts) == 2
+    assert world.running() == ["node1"]
+    assert list(world.violations()) == []
+
+
 def test_the_report_says_which_rule_fired_when() -> None:
     world = World()
     stuck(world)
