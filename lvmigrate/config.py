@@ -53,6 +53,8 @@ _PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
 _LAST_PORT: Final = 65535
 #: No sensible time or rate is larger; infinity is excluded with it.
 _ABSURD: Final = 1e9
+#: Of the numbers that are above 0 otherwise.
+_FROM_ZERO: Final = frozenset({"compression_level"})
 _DEFAULTS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
         "bandwidth_mib_s": (int,),
@@ -411,9 +413,9 @@ class _Reader:
             value = self._value((name,), table, key, kind)
             if value is None:
                 continue
-            may_be_none = key == "compression_level"
-            if not 0 <= value < _ABSURD or (value == 0 and not may_be_none):
-                bound = "of 0 or more" if may_be_none else "above 0"
+            from_zero = key in _FROM_ZERO
+            if not 0 <= value < _ABSURD or (value == 0 and not from_zero):
+                bound = "of 0 or more" if from_zero else "above 0"
                 self._fail(f"{key} must be a number {bound}", line=self._line((name, key)))
             numbers[key] = value
         return numbers

@@ -288,11 +288,11 @@ class FailoverInstance:
 def _stays_behind(seen: Survey) -> Iterator[Finding]:
     """What the guest has in files on its node: memory on its way takes it along, a guest that starts anew does not."""
     name, needs, target = seen.domain.name, seen.needs, seen.target.node
-    kept = [
+    beside = [
         (Code.TPM, "the state of its TPM", tpm_state(seen.domain.uuid) if needs.tpm == "emulator" else None),
         (Code.NVRAM, "its firmware's variables", needs.nvram),
     ]
-    for code, what, path in kept:
+    for code, what, path in beside:
         if path is not None and path not in seen.there.paths:
             yield Finding(
                 code=code,

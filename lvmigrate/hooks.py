@@ -73,10 +73,8 @@ def _objections(context: Context, occasion: Occasion, phase: Phase) -> Iterator[
         try:
             listed(context.hooks, occasion.directory(phase))
         except Unreadable as error:
-            yield Finding(
-                code=Code.HOOK_FAILED,
-                sentence=f"The hooks cannot be run: {error}.",
-                hint="Mend that, or change [hooks] directory in the configuration.",
+            yield _failed(
+                f"The hooks cannot be run: {error}.", "Mend that, or change [hooks] directory in the configuration."
             )
 
 

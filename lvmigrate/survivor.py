@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from lvmigrate import checks, fencing, kept, stale
@@ -19,7 +18,6 @@ from lvmigrate.replication import ConnectionOptions, Lineage, Place, Resource
 from lvmigrate.survey import Sightings, one_guest
 from lvmigrate.takeover import STEPS
 from lvmigrate.tasklet import Context, described
-from lvmigrate.together import outcomes_of
 from lvmigrate.token import Errand
 
 _NOT_SET: Final = ConnectionOptions(allow_two_primaries=False, protocol=None)
@@ -130,8 +128,9 @@ class Survivor:
         mine = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
         theirs = {disk.source for other in others for disk in other.layers if disk.source}
         everything = storage.locate(target, mine | theirs)
-        resources = storage.observe(target, sorted({everything[path].resource for path in mine & everything.keys()}))
-        places = {path: everything[path] for path in mine & everything.keys() if everything[path].resource in resources}
+        ours = {path: everything[path] for path in mine & everything.keys()}
+        resources = storage.observe(target, sorted({place.resource for place in ours.values()}))
+        places = {path: place for path, place in ours.items() if place.resource in resources}
         names = tuple(sorted(resources))
         signs = fencing.look(hypervisor, storage, dead, target, names)
         findings = [*fencing.objections(signs, has_command=dead in self.context.fences, typed=self.is_off)]
@@ -141,9 +140,10 @@ class Survivor:
         held = storage.traces(target).token(domain.uuid)
         if held is not None and held.alive:
             findings.append(checks.taken(held))
-        (told,) = outcomes_of([partial(storage.lineages, target, dead, names)])
-        # Of what only tells when the copies lost the node nothing is worth losing the guest for.
-        lineages = {} if isinstance(told, LvmigrateError) else told
+        try:
+            lineages = storage.lineages(target, dead, names)
+        except LvmigrateError:
+            lineages = {}  # it only tells when the copies lost the node: nothing to lose the guest for
         plan = Plan(
             instance=domain.name,
             domain=domain,

@@ -98,8 +98,7 @@ class Bench:
 def _guest(pair: Pair, number: int, mib: int) -> Guest:
     """One whose whole memory was written: a page that never was is sent in no time."""
     load = Load(mib=mib, rate=64, record_ms=200)
-    memory = f"'MiB'>{mib + _MORE_MIB}<"
-    return pair.guest(f"web{number}", on=pair.one, load=load, change=lambda xml: xml.replace("'MiB'>32<", memory))
+    return pair.guest(f"web{number}", on=pair.one, load=load, memory_mib=mib + _MORE_MIB)
 
 
 def main() -> int:

@@ -156,9 +156,7 @@ def benched() -> Iterator[Bench]:
         for host in pair.hosts:
             watcher.host(host.name)  # connected: its events come
         with cluster:
-            guest = pair.guest(
-                "web1", on=pair.one, load=_LOAD, change=lambda xml: xml.replace("'MiB'>32<", f"'MiB'>{_MEMORY_MIB}<")
-            )
+            guest = pair.guest("web1", on=pair.one, load=_LOAD, memory_mib=_MEMORY_MIB)
             guest.memory_verified()  # a page that was never written is sent in no time
             yield Bench(pair, cluster, watcher, guest)
         watcher.close()

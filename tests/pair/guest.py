@@ -19,7 +19,7 @@ _XML = """\
 <domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
-  <memory unit='MiB'>32</memory>
+  <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
@@ -142,7 +142,7 @@ class Guest:
         self.disk.close()
 
 
-def make(name: str, ear: Listener, folder: Path, load: Load, hosts: Iterable[Host]) -> Guest:
+def make(name: str, ear: Listener, folder: Path, load: Load, hosts: Iterable[Host], memory_mib: int) -> Guest:
     """A guest that can run on these hosts, and that none knows yet. Takes the ear over."""
     with contextlib.ExitStack() as undo:
         undo.callback(ear.close)
@@ -153,6 +153,7 @@ def make(name: str, ear: Listener, folder: Path, load: Load, hosts: Iterable[Hos
             uuid=identity,
             elf=folder / "guest.elf",
             load=load,
+            memory_mib=memory_mib,
             disk=disk.path,
             address=ear.address,
             port=ear.port,

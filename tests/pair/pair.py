@@ -121,12 +121,13 @@ class Pair:
         *,
         on: Host,
         load: Load = guests.BUSY,
+        memory_mib: int = 32,
         persistent: bool = True,
         change: Callable[[str], str] = lambda xml: xml,
     ) -> Guest:
         """A guest that runs on this host and was heard there; ``change`` makes its XML from the usual one."""
         ear = self.network.inside(lambda: Listener(WITNESS))
-        made = guests.make(name, ear, self.folder, load, self.hosts)
+        made = guests.make(name, ear, self.folder, load, self.hosts, memory_mib)
         guest = dataclasses.replace(made, xml=change(made.xml))
         self._guests.append(guest)
         file = self.folder / f"{name}.xml"

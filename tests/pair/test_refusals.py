@@ -194,7 +194,7 @@ def test_a_snapshot_a_checkpoint_and_a_block_job(pair: Pair, cluster: Cluster, t
 def test_memory_that_is_not_there(pair: Pair, cluster: Cluster) -> None:
     (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     most = int(line.split()[1]) // 1024 - 64  # never all of it is free
-    pair.guest("web1", on=pair.one, load=CALM, change=lambda xml: xml.replace("'MiB'>32<", f"'MiB'>{most}<"))
+    pair.guest("web1", on=pair.one, load=CALM, memory_mib=most)
     assert refused(cluster) == [Code.MEMORY_SHORT]
 
 
