@@ -381,6 +381,7 @@ def test_what_is_not_in_order_after_the_start_is_said_and_no_definition_is_forgo
     assert words in str(caught.value) + caught.value.detail + "".join(map(str, caught.value.leftovers))
     assert world.running() == ["node2"]
     assert "node1" in world.domains
+    assert not world.domains["node1"].autostart, "nothing is undone once it runs there"
     assert world.tokens
 
 
