@@ -33,7 +33,7 @@ _UNTOLD: Final = frozenset({"define"})
 STORAGE: Final = frozenset(
     {
         *("allow_two_primaries", "restore_options", "reconnect", "promote", "promote_by_force", "demote"),
-        *("take_token", "drop_token", "arm_guard", "disarm_guard"),
+        *("take_token", "drop_token", "arm_guard", "disarm_guard", "begin_verify"),
     }
 )
 

@@ -62,6 +62,7 @@ _THEN: Final[Mapping[str, str]] = {
     " let it run on {t}. If {s} still has it, running or paused, do not.",
     "close": "{s} Secondary before two primaries are forbidden, and both while Connected.",
     "verify": "It runs on {t}, Primary there only; then forget it on {s}.",
+    "compare": "`drbdsetup status --statistics` shows how far it is, and afterwards what is out of sync.",
     # A failover's.
     "define": "Copy the file from {s} to {t} in between: it may hold passwords.",
     "shutdown": "Wait until {s} says `shut off`.",
@@ -90,6 +91,7 @@ class _Steps:
             "switch": self._switch,
             "close": self._close,
             "verify": self._verify,
+            "compare": self._compare,
             "define": self._define,
             "shutdown": self._shutdown,
             "demote": self._demoted,
@@ -247,6 +249,10 @@ class _Steps:
         ):
             if value is not None:
                 yield from (option, str(value))
+
+    def _compare(self) -> Iterator[Command]:
+        for resource in self._plan.resources:
+            yield self._on(self._plan.target, "drbdadm", "verify", resource.name)
 
     def _verify(self) -> Iterator[Command]:
         source, target, domain = self._plan.source, self._plan.target, self._plan.domain

@@ -16,7 +16,7 @@ from lvmigrate.clock import Clock
 from lvmigrate.journal import NO_RECORD, Kind, Record
 from lvmigrate.jsonable import jsonable
 from lvmigrate.plan import Plan
-from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress, VerifyProgress
 from lvmigrate.replication import Resource
 from lvmigrate.report import Moment, StepRecord
 
@@ -35,12 +35,14 @@ class Chronicle:
         clock: Clock,
         on_progress: Callable[[StepProgress], None],
         record: Record = NO_RECORD,
+        since: float | None = None,
     ) -> None:
+        """``since``: when the move began, by ``clock``; ``None``: now."""
         self._plan = plan
         self._record = record
         self._clock = clock
         self._on_progress = on_progress
-        self._begin = clock.now()
+        self._begin = clock.now() if since is None else since
         self._lock = threading.Lock()
         self._moments: list[Moment] = []
         self._steps: list[StepRecord] = []
@@ -120,7 +122,13 @@ class Chronicle:
             self._record.add(Kind.STEP_END, name, {"error": error})
             _log.info("step_ended", step=name, seconds=round(seconds, 3))
 
-    def tell(self, *, memory: MemoryProgress | None = None, sync: SyncProgress | None = None) -> None:
+    def tell(
+        self,
+        *,
+        memory: MemoryProgress | None = None,
+        sync: SyncProgress | None = None,
+        verify: VerifyProgress | None = None,
+    ) -> None:
         """Pass on how far the present step is."""
         if memory is not None:
             self._record.add(Kind.MEMORY, "", jsonable(memory))
@@ -139,6 +147,7 @@ class Chronicle:
             elapsed_s=self.elapsed_s,
             memory=memory,
             sync=sync,
+            verify=verify,
         )
         try:
             self._on_progress(progress)

@@ -1,4 +1,7 @@
-"""A move on the terminal: live where there is one, plain lines elsewhere. Values come in, text goes out."""
+"""A move on the terminal: live where there is one, plain lines elsewhere. Values come in, text goes out.
+
+Long, because each kind of thing that people are told of has its lines here, and all of them their words from here.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from lvmigrate.forecast import Forecast
 from lvmigrate.journal import OK, Entry, Story
 from lvmigrate.page import outcome, when
 from lvmigrate.plan import Plan
-from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress
+from lvmigrate.progress import MemoryProgress, StepProgress, SyncProgress, VerifyProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.status import GuestOnNode, NodeStatus
 from lvmigrate.timeline import timeline
@@ -76,6 +79,12 @@ def sync_words(sync: SyncProgress) -> str:
     stall = "" if sync.stall is None else f"; stands still for {seconds(sync.stalled_s)}: {sync.stall.value}"
     waiting = "; ".join(sync.waiting_for) or "events"
     return f"{percent}{size(sync.out_of_sync_kib * 1024)} to go{rate}{eta}{stall}; waiting for: {waiting}"
+
+
+def verify_words(verify: VerifyProgress) -> str:
+    """One line about the online verify of the disks."""
+    percent = "" if verify.percent is None else f"{verify.percent:.0f} % of "
+    return f"{percent}{', '.join(verify.volumes)}: {size(verify.out_of_sync_kib * 1024)} differ so far"
 
 
 def _title(plan: Plan) -> str:
@@ -151,6 +160,18 @@ class LiveDisplay:
             if now.sync.percent is not None:
                 yield ProgressBar(total=100, completed=now.sync.percent, width=40)
             yield Text(sync_words(now.sync))
+        if now.verify is not None:
+            if now.verify.percent is not None:
+                yield ProgressBar(total=100, completed=now.verify.percent, width=40)
+            yield Text(verify_words(now.verify))
+
+
+def _how_far(progress: StepProgress) -> str:
+    if progress.memory is not None:
+        return memory_words(progress.memory)
+    if progress.sync is not None:
+        return sync_words(progress.sync)
+    return "" if progress.verify is None else verify_words(progress.verify)
 
 
 class PlainDisplay:
@@ -179,10 +200,9 @@ class PlainDisplay:
         if progress.step != self._step:
             self._step, self._spoke = progress.step, progress.elapsed_s
             self._say(f"{head}: {progress.sentence}")
-        elif progress.elapsed_s - self._spoke >= _FEEDBACK_S and (progress.memory or progress.sync):
+        elif progress.elapsed_s - self._spoke >= _FEEDBACK_S and (words := _how_far(progress)):
             self._spoke = progress.elapsed_s
-            words = memory_words(progress.memory) if progress.memory else ""
-            self._say(f"{head}: {words or (sync_words(progress.sync) if progress.sync else '')}")
+            self._say(f"{head}: {words}")
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # as above
@@ -236,6 +256,8 @@ def report_lines(report: Report) -> Iterator[str]:
         told = "no end without help" if report.forecast.seconds is None else seconds(report.forecast.seconds)
         off = "" if error is None else f", {error:.0f} % off"
         yield f"  {'forecast':<13} {told}; it took {seconds(report.copy_s)}{off}"
+    for one in report.verified:
+        yield f"  {'compared':<13} {one}; {seconds(one.seconds)}"
     if report.throttle_percent:
         yield f"  {'throttle':<13} the guest was slowed down by up to {report.throttle_percent} %"
     for warning in report.warnings:

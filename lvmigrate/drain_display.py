@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lvmigrate.display import finding_lines, memory_words, seconds, sync_words
+from lvmigrate.display import finding_lines, memory_words, seconds, sync_words, verify_words
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.node_states import NodeState, State
 from lvmigrate.progress import StepProgress
@@ -51,6 +51,11 @@ def report_lines(report: DrainReport) -> Iterator[str]:
         f"{verb} {done}: {len(report.moved)} moved, {left} not ({seconds(report.seconds)}; told before:"
         f" {seconds(report.forecast_s)})"
     )
+    for moved in report.moved:
+        if moved.warnings:
+            yield f"{moved.name}, on {moved.target} now:"
+        for warning in moved.warnings:
+            yield from finding_lines(warning, mark="warning ")
     for stayed in report.stayed:
         yield f"{stayed.name}, on {stayed.source} before:"
         yield from finding_lines(stayed.finding)
@@ -209,6 +214,8 @@ class LiveDrain:
                 bar, words = ProgressBar(total=100, completed=now.memory.percent, width=20), memory_words(now.memory)
             elif now is not None and now.sync is not None:
                 words = sync_words(now.sync)
+            elif now is not None and now.verify is not None:
+                words = verify_words(now.verify)
             step = "looking" if now is None else f"{now.number}/{now.steps} {now.step}"
             table.add_row(Text(departure.name, style="cyan"), way, step, bar, words)
         left = max(0.0, self._schedule.seconds - (time.monotonic() - self._began))

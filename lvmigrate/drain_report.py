@@ -26,6 +26,10 @@ FOR_GOOD: Final = frozenset(
 )
 
 
+#: What is said of a guest that has moved, and was not before.
+AFTERWARDS: Final = frozenset({Code.DISKS_DIFFER, Code.VERIFY_UNFINISHED, Code.HOOK_FAILED})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
     """A guest that is where it was to go.
@@ -41,6 +45,8 @@ class Moved:
     how: str
     seconds: float
     downtime_s: float = 0.0
+    #: What came up once it had moved (`AFTERWARDS`).
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from lvmigrate import drain_move, fleet
 from lvmigrate.assignment import assign, short
 from lvmigrate.defect import defect
 from lvmigrate.domain import Domain
-from lvmigrate.drain_report import FOR_GOOD, DrainReport, Moved, Stayed
+from lvmigrate.drain_report import AFTERWARDS, FOR_GOOD, DrainReport, Moved, Stayed
 from lvmigrate.errors import (
     Code,
     ExitCode,
@@ -381,7 +381,8 @@ class Run:
         match ended:
             case Report():
                 self._free(uuid, arrived=True)
-                self._has_moved(departure, ended.target, ended.mode, ended.downtime_s)
+                after = tuple(finding for finding in ended.warnings if finding.code in AFTERWARDS)
+                self._has_moved(departure, ended.target, ended.mode, ended.downtime_s, after)
             case CleanupReport():
                 self._cleaned(departure, ended)
             case LvmigrateError():
@@ -404,7 +405,9 @@ class Run:
             self._cleanups[departure.uuid] += 1
             self._say(f"{departure.name}: cleaned up; it is {'off' if where is None else f'on {where}'}")
 
-    def _has_moved(self, departure: Departure, target: str, how: str, downtime_s: float) -> None:
+    def _has_moved(
+        self, departure: Departure, target: str, how: str, downtime_s: float, warnings: tuple[Finding, ...] = ()
+    ) -> None:
         moved = Moved(
             uuid=departure.uuid,
             name=departure.name,
@@ -413,6 +416,7 @@ class Run:
             how=how,
             seconds=self._context.clock.now() - self._began[departure.uuid],
             downtime_s=downtime_s,
+            warnings=warnings,
         )
         self._moved[departure.uuid] = moved
         self._remembered(self._manner.arrived, moved, moved.name)

@@ -232,13 +232,17 @@ class Code(enum.StrEnum):
     REPLICATION_BROKE = "REPLICATION_BROKE"
     #: libvirt did not move the guest.
     COPY_FAILED = "COPY_FAILED"
+    #: DRBD's online verify after the move found what differs between the two copies (a warning).
+    DISKS_DIFFER = "DISKS_DIFFER"
+    #: The online verify after the move could not be begun, or did not come to its end (a warning).
+    VERIFY_UNFINISHED = "VERIFY_UNFINISHED"
     #: How long the copy will take could not be told (a warning).
     NO_FORECAST = "NO_FORECAST"
     #: The copy of memory makes no progress, and its policy gave it up.
     NOT_CONVERGING = "NOT_CONVERGING"
     #: The options asked for exclude each other.
     OPTIONS_CONFLICT = "OPTIONS_CONFLICT"
-    #: A node's libvirt or QEMU does not have what was asked for.
+    #: A node's libvirt or QEMU, or DRBD's configuration there, does not have what was asked for.
     OPTION_UNSUPPORTED = "OPTION_UNSUPPORTED"
     #: A node has no certificate for encrypted migrations, or it cannot be read.
     TLS_MISSING = "TLS_MISSING"

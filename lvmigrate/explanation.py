@@ -723,6 +723,21 @@ _ROWS: Final = (
         _MOVE,
     ),
     _row(
+        Code.DISKS_DIFFER,
+        _WARNED,
+        "DRBD's online verify after the move (--verify-disks) counts blocks that differ between the two copies.",
+        "The guest runs on the target's copy. Verify once more: what differs in the same places again is to be brought"
+        " in step, as the hint says, and the disk of the other node to be looked at.",
+        _MOVE,
+    ),
+    _row(
+        Code.VERIFY_UNFINISHED,
+        _WARNED,
+        "The guest has moved; the online verify afterwards (--verify-disks) was not begun, or did not come to its end.",
+        "`drbdadm verify RESOURCE` on the node that the guest runs on, once both copies are in step.",
+        _MOVE,
+    ),
+    _row(
         Code.NO_FORECAST,
         _WARNED,
         "How long the copy will take could not be told.",
@@ -746,8 +761,8 @@ _ROWS: Final = (
     _row(
         Code.OPTION_UNSUPPORTED,
         _BEFORE_OR_AMID,
-        "A node's libvirt or QEMU does not have what was asked for.",
-        "Leave it out, or update that node.",
+        "A node's libvirt or QEMU, or DRBD's configuration there, does not have what was asked for.",
+        "Leave it out, or do as the sentence after it says.",
         _MEMORY,
     ),
     _row(

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import structlog
 
-from lvmigrate import acts, checks, hooks, kept, whereabouts
+from lvmigrate import acts, checks, comparison, hooks, kept, whereabouts
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, NodeUnreachable, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
@@ -48,6 +48,8 @@ class FailoverOptions:
     is_off: str | None = None
     #: Leave its definition, without autostart, on the node that it leaves, if that one answers.
     keep_definition: bool = False
+    #: Afterwards have DRBD compare both copies of its disks, if both nodes answer, and wait for what that comes to.
+    verify_disks: bool = False
     #: Start it on a node whose policy does not take it.
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named, and both nodes answer.
@@ -64,6 +66,7 @@ class FailoverOptions:
             shutdown_timeout_s=options.shutdown_timeout_s,
             sync_timeout_s=options.sync_timeout_s,
             keep_definition=options.keep_definition,
+            verify_disks=options.verify_disks,
             ignore_ipolicy=options.ignore_ipolicy,
             iallocator=options.iallocator,
         )
@@ -170,8 +173,11 @@ class FailoverInstance:
                 ).run()
 
         def hooked(record: Record) -> Report:
+            since = self._context.clock.now()
             report = hooks.around(self._context, record, occasion, lambda: act(record))
             kept.keep(self._context, plan.target, plan.domain.uuid, plan.instance)
+            if options.verify_disks:
+                report = comparison.compared(self._context, plan, report, record, since=since)
             return replace(report, target_because=plan.target_because)
 
         opening = Opening(
@@ -209,6 +215,8 @@ class FailoverInstance:
         plan = replace(plan, target_because=choice.why)
         against = tuple(finding for finding in checks.refusals(seen) if finding.code not in _ON_ITS_WAY)
         findings = (*against, *_stays_behind(seen), *self._of_the_living(domain))
+        if self._options.verify_disks:
+            plan, findings = comparison.planned(plan), (*findings, *comparison.objections(seen))
         if self._options.ignore_consistency and any(finding.code in _OF_COPIES for finding in against):
             findings = (*findings, _newer(domain))
         if self._options.ignore_ipolicy:
@@ -264,7 +272,8 @@ class FailoverInstance:
             definition=self._options.definition,
         ).found(sightings)
         self._sizes = self._survivor.sizes_mib
-        return self._survivor.plan, self._survivor.findings
+        plan, findings = self._survivor.plan, self._survivor.findings
+        return plan, (*findings, comparison.beside_a_dead_node(plan)) if self._options.verify_disks else findings
 
     # ---- both
 

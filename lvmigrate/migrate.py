@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from lvmigrate import acts, balloon, checks, hooks, kept, opening, whereabouts
+from lvmigrate import acts, balloon, checks, comparison, hooks, kept, opening, whereabouts
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, Refused, UsageError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
@@ -74,6 +74,7 @@ class MigrateInstance:
         bounds = policy(seen, target, ignored=self._options.ignore_ipolicy)
         findings = (
             *checks.refusals(seen),
+            *(comparison.objections(seen) if self._options.verify_disks else ()),
             *(() if self._options.ignore_ipolicy else bounds),
             *hooks.objections(self._context, self._occasion),
         )
@@ -83,6 +84,8 @@ class MigrateInstance:
             return self._otherwise(domain, choice, findings)
         also = (*(bounds if self._options.ignore_ipolicy else ()), *hooks.notes(self._context, self._occasion))
         self._plan = replace(_planned(seen, self._options.mode, also=also), target_because=choice.why)
+        if self._options.verify_disks:
+            self._plan = comparison.planned(self._plan)
         if self._options.forecast_s:
             told = foretell(self._context, self._plan, self._options)
             if isinstance(told, Finding):
@@ -111,8 +114,11 @@ class MigrateInstance:
                 return replace(report, target_because=plan.target_because)
 
         def hooked(record: Record) -> Report:
+            since = self._context.clock.now()
             report = hooks.around(self._context, record, occasion, lambda: move(record))
             kept.keep(self._context, plan.target, plan.domain.uuid, plan.instance)
+            if options.verify_disks:
+                report = comparison.compared(self._context, plan, report, record, since=since)
             return report
 
         opening = Opening(

@@ -100,6 +100,8 @@ class Options:
     shutdown_timeout_s: float = 120.0
     #: Leave its definition, without autostart, on the node that it leaves: for a failover when the other one is dead.
     keep_definition: bool = False
+    #: Afterwards have DRBD compare both copies of its disks, and wait for what that comes to.
+    verify_disks: bool = False
     #: Move it to a node whose policy does not take it.
     ignore_ipolicy: bool = False
     #: The program that chooses the target where none is named: a path, or its name among Ganeti's.

@@ -84,6 +84,18 @@ class SyncProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyProgress:
+    """How far the online verify of a guest's volumes is."""
+
+    #: Of the volume that is least far, where the module says so (DRBD 9).
+    percent: float | None
+    #: KiB that were found to differ, over all volumes, as far as the module says so.
+    out_of_sync_kib: int
+    #: The volumes that are not at their end, as ``RESOURCE/NUMBER``.
+    volumes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepProgress:
     """What a move is doing: sent at each change and at each look at the statistics."""
 
@@ -100,3 +112,4 @@ class StepProgress:
     elapsed_s: float
     memory: MemoryProgress | None = None
     sync: SyncProgress | None = None
+    verify: VerifyProgress | None = None

@@ -20,7 +20,16 @@ from lvmigrate.errors import Code
 from lvmigrate.plan import Options
 from lvmigrate.premises import Needs, Offer, Premises, Wanted
 from lvmigrate.progress import MemoryProgress
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
+from lvmigrate.replication import (
+    ConnectionOptions,
+    Lineage,
+    Opener,
+    Place,
+    Reach,
+    Resource,
+    Surroundings,
+    VerifyEnd,
+)
 from lvmigrate.token import Guarded, Held, Token, Traces
 from lvmigrate.vitals import Vitals
 
@@ -282,6 +291,21 @@ class Storage(Protocol):
         """Make the node Secondary. Idempotent; never by force.
 
         Refuses with `DeviceHeld` while anything has one of the resource's devices open in any mode.
+        """
+
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:
+        """Have DRBD compare every block of the volume on ``node`` with the copy on ``peer``: an online verify.
+
+        Guaranteed afterwards: it has begun, from the first block, and goes on by itself beside all reads and writes; it
+        changes no data, and counts what differs as out of sync.  Refuses (`CommandFailed`) with `Code.LOCKED` while
+        there is a token of ``guest`` (its UUID) on ``node``, since it would disturb the move that has begun; and with
+        `Code.NOT_CONNECTED` unless replication of the volume to that peer is Established.
+        """
+
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:
+        """By volume: the last online verify with ``peer`` that came to its end since ``node`` booted.
+
+        One that is not there has not, or the node's kernel log does not tell.
         """
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:

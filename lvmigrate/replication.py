@@ -160,6 +160,10 @@ SENDING: Final = frozenset(
 )
 
 
+#: Both copies are compared, block by block; reads and writes go on, to both.
+VERIFYING: Final = frozenset({ReplicationState.VERIFY_SOURCE, ReplicationState.VERIFY_TARGET})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
     """A DRBD resource as one node's kernel describes it."""
@@ -297,6 +301,18 @@ class ConnectionOptions:
     auto_promote: bool = False
     #: What the node's tool calls the connection: two words of its command line; empty: not known.
     called: tuple[str, ...] = field(default=(), compare=False)
+    #: What an online verify compares by (``verify-alg``); ``None``: nothing is set, and there can be none.
+    verify_alg: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyEnd:
+    """An online verify of a volume that came to its end, by the kernel's log."""
+
+    #: When, in the log's words.
+    at: str
+    #: KiB that were not compared, because the guest wrote there just then (a module that does so says it).
+    skipped_kib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,29 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What DRBD's online verify of one volume came to, after a move. ``str()`` is a clause."""
+
+    resource: str
+    volume: int
+    #: From its beginning until its end was seen.
+    seconds: float = 0.0
+    #: KiB that the two copies differ by, as DRBD counts them; ``None``: it did not come to its end.
+    out_of_sync_kib: int | None = None
+    #: KiB that were not compared, because the guest wrote there just then.
+    skipped_kib: int = 0
+    #: Why it did not come to its end, or was not begun, as a clause; empty: it did.
+    because: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.resource}/{self.volume}"
+        if self.because:
+            return f"{name} was not compared to the end: {self.because}"
+        found = f"differs in {self.out_of_sync_kib} KiB" if self.out_of_sync_kib else "is the same on both nodes"
+        return f"{name} {found}" + (f", {self.skipped_kib} KiB were left out" if self.skipped_kib else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CleanupReport:
     """A cleanup that succeeded."""
 
@@ -78,6 +101,8 @@ class Report:
     fired: tuple[Firing, ...] = ()
     #: Why this target, where it was not named.
     target_because: str = ""
+    #: By volume, what an online verify after the move came to, if that was asked for; ``seconds`` are without it.
+    verified: tuple[Verified, ...] = ()
     running: bool
     steps: tuple[StepRecord, ...]
     timeline: tuple[Moment, ...]

@@ -240,7 +240,7 @@ def _add_deadlines(copying: argparse._ArgumentGroup) -> None:
 
 
 def _add_willing(copying: argparse._ArgumentGroup) -> None:
-    _add_keep(copying)
+    _add_afterwards(copying)
     copying.add_argument(
         "--allow-failover",
         action="store_true",
@@ -266,16 +266,21 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ignore-ipolicy", action="store_true", help="whatever the target's policy says")
 
 
-def _add_keep(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def _add_afterwards(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     command.add_argument(
         "--keep-definition",
         action="store_true",
         help="the node that it leaves keeps its definition, for a failover when the other one is dead",
     )
+    command.add_argument(
+        "--verify-disks",
+        action="store_true",
+        help="afterwards have DRBD compare both copies of its disks (drbdadm verify), and wait for the result",
+    )
 
 
 def _add_failover(command: argparse.ArgumentParser) -> None:
-    _add_keep(command)
+    _add_afterwards(command)
     command.add_argument("instance", metavar="INSTANCE", help="the guest's name or UUID")
     command.add_argument("--to", metavar="NODE", help="the target; default: the best that has the disks")
     _add_choice(command)

@@ -24,6 +24,7 @@ from lvmigrate.replication import (
     Reach,
     Resource,
     Surroundings,
+    VerifyEnd,
 )
 from lvmigrate.token import Guarded, Token, Traces
 from storage import reach
@@ -134,6 +135,10 @@ class DrbdStorage(Marks):
         ones = self._names.owns(node, names)
         return _volumes(self._kernels.lineages(node, peer, ones), ones) if ones else {}
 
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:
+        """By volume: the last online verify with ``peer`` that came to its end, by the kernel log of ``node``."""
+        return self._kernels.verify_ends(node, self._names.own(node, name), peer)
+
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
         ones = self._names.owns(node, names)
@@ -196,6 +201,13 @@ class DrbdStorage(Marks):
         Refuses with `DeviceHeld` while anything has one of the resource's devices open in any mode.
         """
         self._kernels.demote(node, self._names.own(node, name), token)
+
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:
+        """Have DRBD compare every block of the volume on ``node`` with the copy on ``peer``, beside all I/O.
+
+        Refuses while there is a token of ``guest`` on ``node``, and unless the volume is replicated to ``peer`` now.
+        """
+        self._kernels.begin_verify(node, self._names.own(node, name), volume, peer, guest)
 
     # ---- guards
 

@@ -16,12 +16,21 @@ from typing import Final
 import structlog
 
 from lvmigrate.errors import Code, CommandFailed, UsageError
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, OtherHand, Place, Resource, Surroundings
+from lvmigrate.replication import (
+    ConnectionOptions,
+    Lineage,
+    Opener,
+    OtherHand,
+    Place,
+    Resource,
+    Surroundings,
+    VerifyEnd,
+)
 from lvmigrate.token import Guarded, Token
 from storage import events2, lineage, openers, show
 from storage.events2 import NAME, BadLine
 from storage.marks import no_guard, orders
-from storage.remote import Remote
+from storage.remote import Remote, uuid
 from storage.shared import nothing_to_watch
 from storage.shell import Answer, Stream
 from storage.show import Shown, ShownConnection
@@ -32,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 #: DRBD's device number, registered with the kernel.
 MAJOR: Final = 147
+#: What the kernel says of blocks that an online verify did not compare.
+_LEFT_OUT: Final = re.compile(r" but (\d+) (\d+)k blocks skipped")
 #: How many lines that were not understood an error shows.
 _BAD_LINES: Final = 3
 
@@ -125,6 +136,20 @@ class Kernels:
         what = f"Reading the generations of {_enough(names)}"
         answer = self._remote.ask(node, what, "lineages", peer, *map(_name, names))
         return lineage.parse(answer.out)
+
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:
+        """By volume: the last online verify with ``peer`` that came to its end, by the kernel log of ``node``.
+
+        drbd_resync_finished() says so there: "Online verify done", and of how many blocks it left out (DRBD 9).
+        """
+        what = f"Looking how the verification of {name} ended"
+        ends = {}
+        for line in self._remote.ask(node, what, "verify_ends", _name(name), peer).out.splitlines():
+            volume, at, words = line.split(" ", 2)
+            left_out = _LEFT_OUT.search(words)
+            skipped = 0 if left_out is None else int(left_out[1]) * int(left_out[2])
+            ends[int(volume)] = VerifyEnd(at=at, skipped_kib=skipped)
+        return ends
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode: processes, mounts, other devices."""
@@ -223,6 +248,16 @@ class Kernels:
         """
         self._remote.act(node, f"Demoting {name}", token, "demote", _name(name))
 
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:
+        """Have DRBD compare every block of the volume on ``node`` with the copy on ``peer``: ``drbdsetup verify``.
+
+        From the first block: without ``--start`` DRBD would go on where another one was broken off.
+        """
+        number, _ = self._end(node, name, peer)
+        what = f"Beginning to verify {name}/{volume} with {peer}"
+        words = (_name(name), f"{number}", f"{volume}")
+        self._remote.ask(node, what, "locked", uuid(guest), "begin_verify", *words)
+
     # ---- guards
 
     def arm_guard(self, node: str, token: Token, guarded: Sequence[Guarded], *, resume: bool) -> None:
@@ -320,6 +355,7 @@ def _options(shown: Shown, connection: ShownConnection, called: tuple[str, str])
         protocol=connection.protocol,
         auto_promote=shown.auto_promote,
         called=called,
+        verify_alg=connection.verify_alg or None,
     )
 
 

@@ -631,10 +631,11 @@ promote() {
     each primary "$1"
 }
 
-# need_peer RESOURCE: fails while the peer does not acknowledge what DRBD has sent it.  8.4 asks a Connected peer before a
+# need_peer RESOURCE: fails unless the peer acknowledges what DRBD has sent it.  8.4 asks a Connected peer before a
 # promotion; if the link has died, and was not missed yet, it waits until it is, then promotes all the same and begins a
 # generation, with which the copies have parted (drbd_set_role; so it went in the lab).  Options that were just set have
-# been sent to the peer (drbd_adm_net_opts): the link is not idle, and a first retransmission comes within a second.
+# been sent to the peer (drbd_adm_net_opts): the link is not idle.  Each of its sockets must be seen with less to be
+# acknowledged than a moment ago, or nothing; how soon a busy node sends something again tells too late.
 need_peer() {
     shown_of "$1"
     own='' theirs='' section=''
@@ -656,23 +657,32 @@ END
         *[!0-9.]*) from='[0-9A-F]*' ;;
         *) from=$(IFS=. && set -- $from && printf '%02X%02X%02X%02X' "$4" "$3" "$2" "$1") ;;
     esac
-    silent=0
-    for _try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-        waits=no again=0
-        while read -r _slot _local _remote _state queues _timer tries _rest; do
-            case $queues in '' | 00000000:*) continue ;; esac
-            waits=yes
+    before=' ' alive=' ' silent=0 tries_left=40
+    while [ "$tries_left" -gt 0 ]; do
+        tries_left=$((tries_left - 1))
+        now=' ' again=0
+        while read -r _slot end other _state queues _timer tries _rest; do
+            [ -n "$queues" ] || continue
+            socket=$end-$other queue=$((0x${queues%%:*}))
+            was=${before#*" $socket="}
+            if [ "$queue" = 0 ] || { [ "$was" != "$before" ] && [ "$queue" -lt "${was%% *}" ]; }; then
+                alive="$alive$socket "
+            fi
+            case $alive in *" $socket "*) continue ;; esac
+            now="$now$socket=$queue "
             again=$((again + 0x$tries))
         done <<END
 $(grep -h -e " [0-9A-F]*:$own $from:[0-9A-F]* 01 " -e " [0-9A-F]*:[0-9A-F]* $from:$theirs 01 " \
             "$root/proc/net/tcp" "$root/proc/net/tcp6" 2>/dev/null)
 END
-        [ "$waits" = yes ] || return 0
+        [ "$now" != ' ' ] || return 0
+        before=$now
         # One packet is lost now and then: only what is sent again in vain for some time tells.
         if [ "$again" = 0 ]; then silent=0; else silent=$((silent + 1)); fi
-        [ "$silent" -lt 3 ] || fail 96 "the peer does not acknowledge what DRBD sends: its link is silent"
+        [ "$silent" -lt 3 ] || break
         sleep 0.1
     done
+    fail 96 "the peer does not acknowledge what DRBD sends: its link is silent"
 }
 
 # promote_by_force RESOURCE: copies that are old, and whole.  drbdsetup's --force takes more: an Inconsistent one, which is
@@ -790,6 +800,43 @@ reconnect() {
     esac
 }
 
+# begin_verify RESOURCE PEER_NODE_ID VOLUME: compare its blocks with that peer's, from the first one.  Under the guest's lock,
+# and refused while the guest has a token: what has begun then is a move, which watches that replication is Established.
+begin_verify() {
+    ! read_token || fail 92 "a move of the guest has begun"
+    if begin_verify_unheld "$@"; then status=0; else status=$?; fi
+    rm -f "$lock"
+    return "$status"
+}
+
+begin_verify_unheld() (
+    look "$1"
+    need_connected "$2"
+    replicated=$(say "$dump" | grep " peer-device name:$(quoted "$1") peer-node-id:$2 .* volume:$3 ")
+    case "$replicated " in
+        *' replication:Established '*) ;;
+        *) fail 96 "volume $3 is not replicated to the peer, or it is being brought in step or verified" ;;
+    esac
+    for device in $devices; do
+        case $version/${device%%:*} in
+            8.*/"$3") drbdsetup verify "${device#*:}" --start=0 ;;
+            */"$3") drbdsetup verify "$1" "$2" "$3" --start=0 ;;
+        esac || exit
+    done
+)
+
+# verify_ends RESOURCE PEER: of each volume the last line of the kernel's log that an online verify came to its end:
+#   VOLUME TIME REST
+verify_ends() {
+    look "$1"
+    log=$(kernel_log | grep -e ': Online verify  *done')
+    for device in $devices; do
+        line=$(say "$log" | grep -e "drbd $(quoted "$1")/${device%%:*} drbd${device#*:}\( $(quoted "$2")\)\{0,1\}: " \
+            -e "block drbd${device#*:}: " | tail -n 1)
+        [ -z "$line" ] || say "${device%%:*} $line"
+    done
+}
+
 # generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
 # node is Primary, and is no part of it.
 generation_now() {
@@ -855,7 +902,7 @@ END
 }
 
 kernel_log() {
-    journalctl -q -k -b -o short-iso --no-pager 2>/dev/null || dmesg --time-format iso 2>/dev/null
+    journalctl -q -k -b -o short-iso-precise --no-pager 2>/dev/null || dmesg --time-format iso 2>/dev/null
 }
 
 # differs RESOURCE PEER_NODE_ID VOLUME:MINOR: into $kib what $full says.  8.4 forgets it with the connection, but for /proc/drbd.

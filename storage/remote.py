@@ -58,6 +58,7 @@ _KERNEL_HINTS: Final[Mapping[str, str]] = {
     "-2": "This node has no UpToDate data in reach: wait for the resynchronisation, or connect it to a node that has.",
     "-10": "The peer refused: look at drbdadm status on both nodes.",
     "-12": "End what has the device open, then run the same command again.",
+    "-14": "Set a verify-alg on both nodes (net section of the resource), then drbdadm adjust.",
     "-25": "Too few nodes are connected for quorum: bring one back.",
     "127": "Bring the resource up on the node: drbdadm up.",
     "139": "Two primaries need protocol C: set both in one step.",

@@ -13,7 +13,16 @@ from typing import Never
 
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
-from lvmigrate.replication import ConnectionOptions, Lineage, Opener, Place, Reach, Resource, Surroundings
+from lvmigrate.replication import (
+    ConnectionOptions,
+    Lineage,
+    Opener,
+    Place,
+    Reach,
+    Resource,
+    Surroundings,
+    VerifyEnd,
+)
 from lvmigrate.token import Guarded, Token
 from storage import reach
 from storage.marks import Marks, no_guard
@@ -119,6 +128,14 @@ class SharedStorage(Marks):
     def demote(self, node: str, name: str, token: Token) -> None:  # noqa: ARG002
         """There are no resources: `CommandFailed`."""
         self._refuse(node, f"Demoting {name}")
+
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:  # noqa: ARG002
+        """There are no resources: `CommandFailed`."""
+        self._refuse(node, f"Beginning to verify {name}/{volume}")
+
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:  # noqa: ARG002
+        """There are no resources: `CommandFailed`."""
+        self._refuse(node, f"Looking how the verification of {name} ended")
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """Nobody, as there are no resources: `CommandFailed` if one is named."""

@@ -28,6 +28,8 @@ class ShownConnection:
     allow_two_primaries: bool
     #: ``None``: at its default, which is C.
     protocol: str | None
+    #: ``None``: not set.
+    verify_alg: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,8 @@ def _connection_9(connection: _Statement) -> ShownConnection:
             for there in _sections(path, "_remote_host")
         ),
         allow_two_primaries=_value(_sections(connection, "net"), "allow-two-primaries") == ("yes",),
-        protocol=_protocol(connection),
+        protocol=_net(connection, "protocol"),
+        verify_alg=_net(connection, "verify-alg"),
     )
 
 
@@ -165,12 +168,13 @@ def _connection_84(resource: _Statement) -> ShownConnection:
         peer_node_id=None,
         paths=((_address(here), _address(there)),) if here and there else (),
         allow_two_primaries=_value(_sections(resource, "net"), "allow-two-primaries") == ("yes",),
-        protocol=_protocol(resource),
+        protocol=_net(resource, "protocol"),
+        verify_alg=_net(resource, "verify-alg"),
     )
 
 
-def _protocol(holder: _Statement) -> str | None:
-    words = _value(_sections(holder, "net"), "protocol")
+def _net(holder: _Statement, key: str) -> str | None:
+    words = _value(_sections(holder, "net"), key)
     return words[0] if words else None
 
 

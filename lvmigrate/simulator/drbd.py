@@ -104,6 +104,7 @@ class Pace:
     #: From the link's return to the handshake (``connect-int``).
     connect_s: float = 1.0
     resync_s: float = 4.0
+    verify_s: float = 6.0
 
 
 class Replicated:
@@ -146,6 +147,12 @@ class Replicated:
             end.heads = dict.fromkeys(range(len(minors[end.node])), EMPTY)
         #: Which node is being brought in step by the other, if any.
         self.syncing: str | None = None
+        #: Volumes whose copies are being compared, and the node that was told to.
+        self.verifying: dict[int, str] = {}
+        #: By node and volume: when a comparison that was begun there came to its end last.
+        self.verified: dict[tuple[str, int], float] = {}
+        #: Of the volumes that were compared: KiB that differ.
+        self.differing: dict[int, int] = {}
         #: Words for people: why it is StandAlone.
         self.apart = ""
         self._timeline = timeline
@@ -214,9 +221,9 @@ class Replicated:
             volumes=tuple(
                 PeerVolume(
                     number=number,
-                    replication=self._replication(end) if connected else ReplicationState.OFF,
+                    replication=self._replication(end, number) if connected else ReplicationState.OFF,
                     disk=peer.disks[number] if connected else DiskState.UNKNOWN,
-                    out_of_sync_kib=0 if connected and self.syncing is None else 4096,
+                    out_of_sync_kib=self.differing.get(number, 0) if connected and self.syncing is None else 4096,
                 )
                 for number in end.disks
             ),
@@ -241,9 +248,15 @@ class Replicated:
             connections=() if absent else (connection,),
         )
 
-    def _replication(self, end: End) -> ReplicationState:
+    def _replication(self, end: End, volume: int) -> ReplicationState:
         if self.syncing is None:
-            return ReplicationState.ESTABLISHED
+            match self.verifying.get(volume):
+                case None:
+                    return ReplicationState.ESTABLISHED
+                case end.node:
+                    return ReplicationState.VERIFY_SOURCE
+                case _:
+                    return ReplicationState.VERIFY_TARGET
         return ReplicationState.SYNC_TARGET if self.syncing == end.node else ReplicationState.SYNC_SOURCE
 
     def settled(self) -> Iterator[str]:
@@ -353,6 +366,31 @@ class Replicated:
         for other in (end, peer) if self.connected and self._linked() else (end,):
             other.two_primaries, other.protocol = two_primaries, protocol
         self._tell()
+
+    # ---- comparing
+
+    def verify(self, node: str, volume: int) -> None:
+        """``drbdsetup verify``: both copies are compared while they are read and written. Raises `KernelRefused`."""
+        if not self.connected or self.syncing is not None:
+            raise KernelRefused(11, "(-15) Need a connection to start verify or resync")
+        self.verifying[volume] = node
+        self._tell()
+        number = self._syncs
+
+        def done() -> None:
+            if number != self._syncs or not self.connected:
+                return
+            if not self._linked():
+                # As of a resynchronisation: it ends, unless the kernels notice the cut.
+                self._timeline.after(self._pace.notice_s, done)
+                return
+            one, other = (self.ends[name].heads[volume] for name in self.nodes)
+            self.differing[volume] = 0 if one == other else 4
+            self.verified[node, volume] = self._timeline.now
+            del self.verifying[volume]
+            self._tell()
+
+        self._timeline.after(self._pace.verify_s, done)
 
     # ---- writing
 
@@ -479,6 +517,7 @@ class Replicated:
 
     def _interrupt(self) -> None:
         self.syncing = None
+        self.verifying.clear()
         self._syncs += 1
 
     def _handshake(self) -> None:
@@ -532,6 +571,7 @@ class Replicated:
             self._parted(self, f"the resynchronisation of {target.node} overwrites what is only there")
         target.disks = dict.fromkeys(target.disks, DiskState.INCONSISTENT)
         self.syncing = target.node
+        self.differing.clear()
         self._syncs += 1
         number = self._syncs
 

@@ -26,6 +26,7 @@ from lvmigrate.replication import (
     Resource,
     Role,
     Surroundings,
+    VerifyEnd,
 )
 from lvmigrate.simulator.called import Called
 from lvmigrate.simulator.controller import Controller
@@ -132,6 +133,7 @@ class SimulatedStorage:
                 allow_two_primaries=end.two_primaries,
                 protocol=None if end.protocol == "C" else end.protocol,
                 auto_promote=resource.auto_promote,
+                verify_alg="crc32c",
             )
 
         return self._ask("options", node, look)
@@ -159,6 +161,16 @@ class SimulatedStorage:
             )
 
         return self._ask("surroundings", node, look) if names else Surroundings()
+
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:
+        """By volume: the last online verify with ``peer`` that came to its end."""
+
+        def look() -> Mapping[int, VerifyEnd]:
+            resource = self._resource(node, name)
+            found = resource.verified.items() if peer in resource.nodes else ()
+            return {volume: VerifyEnd(at=f"{at:.3f}") for (where, volume), at in found if where == node}
+
+        return self._ask("verify_ends", node, look)
 
     def openers(self, node: str, names: Collection[str]) -> tuple[Opener, ...]:
         """What has a device of these resources open on ``node`` now, in any mode."""
@@ -266,6 +278,22 @@ class SimulatedStorage:
             self._kernel(node, what, lambda r: self._world.demote(node, r.name), name)
 
         self._act("demote", node, act, what)
+
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:
+        """Have DRBD compare both copies; refused while the guest has a token, and unless replication is Established."""
+        what = f"Beginning to verify {name}/{volume} with {peer}"
+
+        def act() -> None:
+            if guest in self._host(node).tokens:
+                raise CommandFailed(node, what, status=92, hint="Wait for its end.", code=Code.LOCKED, detail="(92)")
+            resource = self._connection(node, name, peer)
+            if not resource.connected or resource.syncing is not None or volume in resource.verifying:
+                raise CommandFailed(
+                    node, what, status=96, hint="Wait for the connection.", code=Code.NOT_CONNECTED, detail="(96)"
+                )
+            self._kernel(node, what, lambda r: r.verify(node, volume), name)
+
+        self._act("begin_verify", node, act, what)
 
     # ---- marks
 

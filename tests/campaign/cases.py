@@ -133,6 +133,8 @@ class Scenario:
     cramped: bool = False
     #: The node that the guest leaves keeps its definition.
     keeps_definition: bool = False
+    #: DRBD compares the disks afterwards.
+    verifies: bool = False
     #: It cannot move while it runs, and a failover in its place is allowed.
     fallback: bool = False
     #: A third node, to which the guest's disks are not replicated (in the simulator a resource has two nodes).
@@ -200,6 +202,8 @@ SCENARIOS: Final = (
         keeps_definition=True,
     ),
     Scenario(name="failover-keeping-definition", failover=True, keeps_definition=True),
+    Scenario(name="migrate-verifying", verifies=True),
+    Scenario(name="failover-verifying", failover=True, verifies=True),
     Scenario(name="migrate-falling-back", fallback=True),
     Scenario(name="migrate-with-three-nodes", third_node=True),
     Scenario(name="migrate-hook-refuses", hooks=Hooks.REFUSE),

@@ -97,6 +97,7 @@ def tasklet_of(case: Case, context: Context) -> MigrateInstance | FailoverInstan
         case.variant.options,
         allow_runtime_changes=scenario.cramped,
         keep_definition=scenario.keeps_definition,
+        verify_disks=scenario.verifies,
     )
     if scenario.failover:
         return FailoverInstance(context, NAME, options=FailoverOptions.of(options))

@@ -16,12 +16,14 @@ import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import DiskState, Role
+from lvmigrate.replication import DiskState, PeerVolume, ReplicationState, Role
 from lvmigrate.token import Errand, Guarded, Token
 
 BOTH = ("node1", "node2")
 PEER = {"node1": "node2", "node2": "node1"}
 PATIENCE_S = 60.0
+#: DRBD begins with a megabyte a second.
+VERIFIED_S = 400.0
 
 
 class Stage(Protocol):
@@ -81,8 +83,8 @@ def allowed(stage: Stage) -> list[bool]:
     return [stage.storage.options(node, stage.name, PEER[node]).allow_two_primaries for node in BOTH]
 
 
-def until(stage: Stage, holds: Callable[[], bool], what: Callable[[], object]) -> None:
-    deadline = stage.now() + PATIENCE_S
+def until(stage: Stage, holds: Callable[[], bool], what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    deadline = stage.now() + patience_s
     while not holds():
         assert stage.now() < deadline, what()
         stage.sleep(0.3)
@@ -291,3 +293,28 @@ class StorageContract:
             assert (watch.breaks(), watch.gaps(), watch.dual_primary_s()) == ((), (), 0.0)
             assert said
         stage.storage.demote("node2", stage.name, ours)
+
+    def test_both_copies_are_compared(self, stage: Stage, token: Token) -> None:
+        storage, name = stage.storage, stage.name
+        assert storage.options("node1", name, "node2").verify_alg
+        assert storage.take_token("node1", token) is None
+        with pytest.raises(CommandFailed) as caught:
+            storage.begin_verify("node1", name, 0, "node2", token.uuid)
+        assert caught.value.code is Code.LOCKED
+        storage.drop_token("node1", token)
+        before = storage.verify_ends("node1", name, "node2")
+        storage.begin_verify("node1", name, 0, "node2", token.uuid)
+
+        def seen() -> PeerVolume:
+            connection = storage.observe("node1", [name])[name].towards("node2")
+            assert connection is not None
+            return next(volume for volume in connection.volumes if volume.number == 0)
+
+        def over() -> bool:
+            return seen().replication is ReplicationState.ESTABLISHED and (
+                storage.verify_ends("node1", name, "node2").get(0) != before.get(0)
+            )
+
+        until(stage, over, lambda: (seen(), storage.verify_ends("node1", name, "node2")), VERIFIED_S)
+        assert seen().out_of_sync_kib == 0
+        assert storage.traces("node1").token(token.uuid) is None

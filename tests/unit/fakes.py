@@ -35,6 +35,7 @@ from lvmigrate.replication import (
     Resource,
     Role,
     Surroundings,
+    VerifyEnd,
     Volume,
 )
 from lvmigrate.tasklet import Context
@@ -490,6 +491,12 @@ class FakeStorage:
             return {}
         with self.world.call("lineages", node):
             return {f"{name}/0": self.world.lineages[node] for name in names}
+
+    def begin_verify(self, node: str, name: str, volume: int, peer: str, guest: str) -> None:
+        raise AssertionError("the simulator does that")
+
+    def verify_ends(self, node: str, name: str, peer: str) -> Mapping[int, VerifyEnd]:
+        raise AssertionError("the simulator does that")
 
     def two_primaries(self, node: str) -> frozenset[str]:
         with self.world.call("two_primaries", node):

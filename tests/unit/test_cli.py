@@ -186,6 +186,7 @@ SAID: dict[str, dict[str, Any]] = {
     "--sync-stall 30": {"sync_stall_s": 30.0},
     "--copy-timeout 90": {"copy_timeout_s": 90.0},
     "--keep-definition": {"keep_definition": True},
+    "--verify-disks": {"verify_disks": True},
     "--allow-failover": {"allow_failover": True},
     "--shutdown-timeout 45": {"shutdown_timeout_s": 45.0},
     "--allow-runtime-changes": {"allow_runtime_changes": True},

@@ -7,6 +7,7 @@ import { bytes, kib, percent, rate, seconds } from "./words.js";
 export function share(progress) {
   if (progress.step === "memory") return progress.memory?.percent ?? null;
   if (progress.step === "sync") return progress.sync?.percent ?? null;
+  if (progress.step === "compare") return progress.verify?.percent ?? null;
   return null;
 }
 
@@ -30,8 +31,8 @@ export function setBar(made, progress) {
   return made;
 }
 
-/** What the newest look at a copy of memory, or at disks that are brought in step, has told. */
-export function figures({ memory, sync }) {
+/** What the newest look at a copy of memory, or at disks that are brought in step or compared, has told. */
+export function figures({ memory, sync, verify }) {
   const told = [];
   if (memory) {
     const gain = memory.rate - memory.dirty_rate;
@@ -55,6 +56,9 @@ export function figures({ memory, sync }) {
       ["Waits for", sync.waiting_for.join("; ")],
       ["Stands still", sync.stall ? `for ${seconds(sync.stalled_s)}: ${sync.stall}` : null],
     );
+  }
+  if (verify) {
+    told.push(["Compared", percent(verify.percent)], ["Differs so far", kib(verify.out_of_sync_kib)], ["Volumes", verify.volumes.join(", ")]);
   }
   return told;
 }

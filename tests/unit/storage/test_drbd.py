@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost, UsageError
 from lvmigrate.protocols import Storage, Watch
-from lvmigrate.replication import ConnectionOptions, Lineage, OtherHand, Role, Surroundings
+from lvmigrate.replication import ConnectionOptions, Lineage, OtherHand, Role, Surroundings, VerifyEnd
 from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
@@ -45,9 +47,9 @@ def test_observe_tells_what_was_asked_for(fake: Make, storage: DrbdStorage) -> N
 
 def test_options_of_9_and_84(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
-    assert storage.options("node1", "r1", "node2") == ConnectionOptions(
-        allow_two_primaries=False, protocol=None, auto_promote=False
-    )
+    found = storage.options("node1", "r1", "node2")
+    assert found == ConnectionOptions(allow_two_primaries=False, protocol=None, auto_promote=False)
+    assert found.verify_alg == "crc32c"
     node.put(
         "show", (node.root / "show").read_text().replace("net {", "net {\n protocol A;").replace("auto-promote", "x")
     )
@@ -131,6 +133,7 @@ def test_promote_and_demote(fake: Make, storage: DrbdStorage, version: str, name
 #: As /proc/net/tcp writes a connection, such as 10.77.0.1:7788 to 10.77.0.2: bytes not acknowledged, retransmissions.
 _SOCKET = "   1: {own} {peer} 01 {waits:08X}:00000000 01:00000014 {again:08X}     0        0 4711 2 0 20 4 0 10 -1\n"
 _OURS = {"own": "01004D0A:1E6C", "peer": "02004D0A:A1B2"}
+_META = {"own": "01004D0A:A1B3", "peer": "02004D0A:1E6C"}
 
 
 @pytest.mark.parametrize(
@@ -138,9 +141,9 @@ _OURS = {"own": "01004D0A:1E6C", "peer": "02004D0A:A1B2"}
     [
         ([], False),
         ([{**_OURS, "waits": 0, "again": 0}], False),
-        # Much is under way, and is acknowledged.
-        ([{**_OURS, "waits": 900, "again": 0}], False),
-        ([{**_OURS, "waits": 0, "again": 0}, {**_OURS, "waits": 72, "again": 1}], True),
+        # Nothing of it is acknowledged, though nothing was sent again yet: a busy node takes its time.
+        ([{**_OURS, "waits": 900, "again": 0}], True),
+        ([{**_OURS, "waits": 0, "again": 0}, {**_META, "waits": 72, "again": 1}], True),
         ([{"own": "01004D0A:A1B2", "peer": "02004D0A:1E6C", "waits": 72, "again": 10}], True),
         # Somebody else's.
         ([{**_OURS, "own": "01004D0A:1E6D", "waits": 72, "again": 1}], False),
@@ -168,6 +171,35 @@ def test_nothing_is_promoted_beside_a_silent_peer(
     assert node.told == ["primary 0"]
 
 
+def test_a_busy_link_is_not_a_silent_one(fake: Make, storage: DrbdStorage) -> None:
+    """There is always something to be acknowledged; now and then it is less, on each of the two sockets."""
+    node = fake("drbd84")
+    (node.root / "proc/net").mkdir(parents=True)
+    waits = itertools.chain([(300, 72), (900, 72), (800, 72), (900, 80)], itertools.repeat((950, 40)))
+    looks = []
+
+    def look() -> None:
+        for data, ping in waits:
+            looks.append((data, ping))
+            sockets = [{**_OURS, "waits": data, "again": 0}, {**_META, "waits": ping, "again": 0}]
+            (node.root / "tcp").write_text("".join(_SOCKET.format(**it) for it in sockets))
+            (node.root / "tcp").rename(node.root / "proc/net/tcp")
+            if ended.wait(0.3):
+                return
+
+    assert storage.take_token("node1", TOKEN) is None
+    ended = threading.Event()
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        storage.promote("node1", "r0", TOKEN, beside="node2")
+    finally:
+        ended.set()
+        thread.join()
+    assert node.told == ["primary 0"]
+    assert looks[-1] == (950, 40)
+
+
 @pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
 def test_nothing_is_promoted_beside_a_peer_that_is_not_connected(
     fake: Make, storage: DrbdStorage, version: str, name: str
@@ -193,7 +225,7 @@ def test_nothing_is_promoted_beside_a_silent_peer_of_ipv6(fake: Make, storage: D
     assert storage.take_token("node1", TOKEN) is None
     with pytest.raises(CommandFailed):
         storage.promote("node1", "r0", TOKEN, beside="node2")
-    node.put("proc/net/tcp6", text.replace("01:00000014 00000001", "01:00000014 00000000"))
+    node.put("proc/net/tcp6", text.replace(" 01 00000001:", " 01 00000000:"))
     storage.promote("node1", "r0", TOKEN, beside="node2")
     assert node.told == ["primary 0"]
 
@@ -558,6 +590,113 @@ def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
     # A name is no pattern, and r1 is not r10.
     assert storage.surroundings("node1", ["r10", "r."]).other_hands == ()
     assert storage.surroundings("node1", []) == Surroundings()
+
+
+# ---- online verify
+
+VERIFIES = {
+    "drbd84": ("r0", 0, "verify 0 --start=0"),
+    "drbd93": ("r1", 1, "verify r1 1 1 --start=0"),
+}
+VERIFY = pytest.mark.parametrize(("version", "name", "volume", "line"), [(v, *words) for v, words in VERIFIES.items()])
+
+
+@VERIFY
+def test_a_verify_begins_at_the_first_block_and_leaves_nothing(
+    fake: Make, storage: DrbdStorage, version: str, name: str, volume: int, line: str
+) -> None:
+    node = fake(version)
+    storage.begin_verify("node1", name, volume, "node2", TOKEN.uuid)
+    assert node.told == [line]
+    assert list(node.tokens.iterdir()) == []
+    node.status = 11
+    node.put("said", "State change failed: (-14) Need a verify algorithm to start online verify")
+    with pytest.raises(CommandFailed) as caught:
+        storage.begin_verify("node1", name, volume, "node2", TOKEN.uuid)
+    assert (caught.value.status, caught.value.code) == (11, Code.STORAGE_FAILED)
+    assert "verify-alg" in caught.value.hint
+    assert list(node.tokens.iterdir()) == []
+
+
+@VERIFY
+def test_a_verify_does_not_begin_in_a_move(
+    fake: Make, storage: DrbdStorage, version: str, name: str, volume: int, line: str
+) -> None:
+    node = fake(version)
+    assert storage.take_token("node1", TOKEN) is None
+    with pytest.raises(CommandFailed) as caught:
+        storage.begin_verify("node1", name, volume, "node2", TOKEN.uuid)
+    assert caught.value.code is Code.LOCKED
+    assert node.told == []
+    assert storage.traces("node1").token(TOKEN.uuid) is not None
+    storage.drop_token("node1", TOKEN)
+    storage.begin_verify("node1", name, volume, "node2", TOKEN.uuid)
+    assert node.told == [line]
+
+
+@VERIFY
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("replication:Established", "replication:VerifyS"),
+        ("replication:Established", "replication:Off"),
+        ("connection:Connected", "connection:Connecting"),
+    ],
+    ids=str,
+)
+def test_a_verify_needs_replication(  # noqa: PLR0917 -- pytest's
+    fake: Make, storage: DrbdStorage, version: str, name: str, volume: int, line: str, change: tuple[str, str]
+) -> None:
+    node = fake(version)
+    storage.options("node1", name, "node2")
+    node.put("dump", (node.root / "dump").read_text().replace(*change))
+    with pytest.raises(CommandFailed) as caught:
+        storage.begin_verify("node1", name, volume, "node2", TOKEN.uuid)
+    assert caught.value.code is Code.NOT_CONNECTED
+    assert line not in node.told
+    with pytest.raises(CommandFailed):  # there is no such volume
+        storage.begin_verify("node1", name, 7, "node2", TOKEN.uuid)
+    assert node.told == []
+
+
+#: As drbd_resync_finished() of both modules writes it; other resources, peers and volumes, and ends of other things.
+_RATE = "(total 7 sec; paused 0 sec; 936 K/sec)"
+VERIFY_LOG = "".join(
+    f"2026-11-24T17:17:{second}.000001+0000 node1 kernel: {said}\n"
+    for second, said in enumerate(
+        (
+            f"drbd r1/0 drbd10 node2: Online verify done {_RATE}",
+            f"drbd r1/0 drbd10 node2: Online verify done but 3 4k blocks skipped {_RATE}",
+            f"drbd r1/1 drbd11 node3: Online verify done {_RATE}",
+            "drbd r1/0 drbd10 node2: Online verify found 4 4k blocks out of sync!",
+            f"drbd r1/0 drbd10 node2: Resync done {_RATE}",
+            f"drbd r11/0 drbd10 node2: Online verify done {_RATE}",
+            f"drbd r0/0 drbd0: Online verify done {_RATE}",
+            f"block drbd3: Online verify  done {_RATE}",
+        ),
+        10,
+    )
+)
+
+
+def test_the_end_of_a_verify_is_in_the_kernels_log(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd93")
+    program(node, "journalctl", f"cat <<'END'\n{VERIFY_LOG}END")
+    assert storage.verify_ends("node1", "r1", "node2") == {
+        0: VerifyEnd(at="2026-11-24T17:17:11.000001+0000", skipped_kib=12)
+    }
+    assert storage.verify_ends("node1", "r1", "node3") == {1: VerifyEnd(at="2026-11-24T17:17:12.000001+0000")}
+    program(node, "journalctl", "exit 1")
+    program(node, "dmesg", "exit 1")
+    assert storage.verify_ends("node1", "r1", "node2") == {}
+
+
+def test_the_end_of_a_verify_in_the_log_of_84(fake: Make, storage: DrbdStorage) -> None:
+    node = fake("drbd84")
+    program(node, "journalctl", f"cat <<'END'\n{VERIFY_LOG}END")
+    assert storage.verify_ends("node1", "r0", "node2") == {0: VerifyEnd(at="2026-11-24T17:17:16.000001+0000")}
+    program(node, "journalctl", f"cat <<'END'\n{VERIFY_LOG.replace('drbd3', 'drbd0')}END")
+    assert storage.verify_ends("node1", "r0", "node2") == {0: VerifyEnd(at="2026-11-24T17:17:17.000001+0000")}
 
 
 # ---- where the data come from

@@ -42,6 +42,7 @@ def shown(name: str, *links: Link) -> Shown:
                 paths=((f"ipv4:10.0.0.1:{here}", f"ipv4:10.0.0.1:{there}"),),
                 allow_two_primaries=False,
                 protocol=None,
+                verify_alg=None,
             )
             for peer, here, there in links
         ),

@@ -47,6 +47,7 @@ def test_84() -> None:
                     paths=(("ipv4:10.77.0.1:7788", "ipv4:10.77.0.2:7788"),),
                     allow_two_primaries=False,
                     protocol=None,
+                    verify_alg=None,
                 ),
             ),
         ),
