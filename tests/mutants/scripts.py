@@ -82,7 +82,16 @@ _NODE: Final = {
     "serve: its status is lost": ("            status=$?\n        } 3>&1\n", "            status=0\n        } 3>&1\n"),
     "serve: what it complains of is lost": ('$(eval "$call" 2>&1 >&3', '$(eval "$call" 2>/dev/null >&3'),
     "until_eof: the child goes on": ('        kill "$child"\n', "        :\n"),
-    "until_eof: its status is lost": ('    return "$status"\n}\n', "    return 0\n}\n"),
+    "until_eof: its status is lost": ('    kill "$watcher" 2>/dev/null\n    return "$status"\n', '    kill "$watcher" 2>/dev/null\n    return 0\n'),
+    "need_peer: a silent one is as good": ('    fail 96 "the peer does not acknowledge', '    : 96 "the peer does not acknowledge'),
+    "need_peer: whoever is busy is silent": ('[ "$queue" -lt "${was%% *}" ]; }', "false; }"),
+    "need_peer: what does not get less lives": ('[ "$queue" -lt "${was%% *}" ]; }', "true; }"),
+    "need_peer: one socket that lives is enough": ('            case $alive in *" $socket "*) continue ;; esac\n', '            case $alive in *" $socket "*) return 0 ;; esac\n'),
+    "begin_verify: in a move": ('    ! read_token || fail 92 "a move of the guest has begun"\n', ""),
+    "begin_verify: its lock stays": ('    ! read_token || fail 92 "a move of the guest has begun"\n    if begin_verify_unheld "$@"; then status=0; else status=$?; fi\n    rm -f "$lock"\n', '    ! read_token || fail 92 "a move of the guest has begun"\n    if begin_verify_unheld "$@"; then status=0; else status=$?; fi\n'),
+    "begin_verify: whatever replication is": ('        *) fail 96 "volume $3 is not replicated', '        *) : 96 "volume $3 is not replicated'),
+    "begin_verify: where the last one was broken off": ('drbdsetup verify "$1" "$2" "$3" --start=0 ;;', 'drbdsetup verify "$1" "$2" "$3" ;;'),
+    "verify_ends: another peer's": ('\\( $(quoted "$2")\\)\\{0,1\\}: "', '\\( [^ ]*\\)\\{0,1\\}: "'),
 }  # fmt: skip
 
 _GUARD: Final = {

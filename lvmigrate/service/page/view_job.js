@@ -163,9 +163,15 @@ function result(job) {
       ["Memory sent", it.iterations === undefined ? null : `${bytes(it.memory_bytes)} in ${it.iterations} ${it.iterations === 1 ? "pass" : "passes"}`],
       ["Slowed down by", it.throttle_percent ? percent(it.throttle_percent) : null],
       ["Post-copy", it.post_copy ? "yes" : null],
+      ["Disks compared", it.verified?.length ? it.verified.map(compared).join("; ") : null],
     ]),
     it.warnings?.length ? [el("p", {}, "Warnings:"), findings(it.warnings)] : null,
   ];
+}
+
+function compared(one) {
+  const came = one.because ? "not to the end" : one.out_of_sync_kib ? `differs in ${kib(one.out_of_sync_kib)}` : "is the same on both nodes";
+  return `${one.resource}/${one.volume} ${came}${one.skipped_kib ? `, ${kib(one.skipped_kib)} were left out` : ""}`;
 }
 
 function forecast(it, came) {
