@@ -348,7 +348,8 @@ class Truth:
             words = f"{copy.guest.name} runs on {copy.node} and on {', '.join(others)}"
             self.breach(Breach.TWO_RUNNING, copy.guest.name, words)
         for other in self.copies(copy.guest):
-            if other is not copy and not other.runs:
+            # Of one that is incoming, the memory is yet to come.
+            if other is not copy and not other.runs and not other.incoming:
                 other.older = True
         for disk in copy.guest.disks:
             self._check_disk(copy, disk)

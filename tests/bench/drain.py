@@ -41,6 +41,9 @@ _BUDGET_MIB_S: Final = 54
 #: What is stamped of each guest's memory, and so sent, in MiB; and what it has more.
 _STAMPED_MIB: Final = 100
 _MORE_MIB: Final = 30
+#: Pages of each that are verified, and stamped anew, in a second; and how long that may take for all of them, twice.
+_RATE: Final = 128
+_PATIENCE_S: Final = 900.0
 
 
 class Bench:
@@ -92,12 +95,12 @@ class Bench:
     def verify(self) -> None:
         """Every guest runs once, with whole memory and records, after all of it."""
         for guest in self._guests:
-            self._pair.whole(guest, on=self._here)
+            self._pair.whole(guest, on=self._here, patience_s=_PATIENCE_S)
 
 
 def _guest(pair: Pair, number: int, mib: int) -> Guest:
     """One whose whole memory was written: a page that never was is sent in no time."""
-    load = Load(mib=mib, rate=64, record_ms=200)
+    load = Load(mib=mib, rate=_RATE, record_ms=200)
     return pair.guest(f"web{number}", on=pair.one, load=load, memory_mib=mib + _MORE_MIB)
 
 

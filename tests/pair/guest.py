@@ -120,9 +120,9 @@ class Guest:
         mark = self.ear.mark()
         return self.ear.wait_for(lambda heard: heard.at > mark, time.monotonic() + PATIENCE_S)
 
-    def memory_verified(self) -> Heard:
+    def memory_verified(self, patience_s: float = PATIENCE_S) -> Heard:
         """Wait until every page of its memory was verified since now, or a bad one was found."""
-        return self.ear.wait_for(records.verified_since(self.runs()), time.monotonic() + PATIENCE_S)
+        return self.ear.wait_for(records.verified_since(self.runs()), time.monotonic() + patience_s)
 
     def verdict(self) -> Verdict:
         """What its records say; it may run meanwhile."""

@@ -26,7 +26,7 @@ from typing import Final, Self
 
 from tests.pair import guest as guests
 from tests.pair.guest import Guest, Load
-from tests.pair.host import Host, wait_until
+from tests.pair.host import PATIENCE_S, Host, wait_until
 from tests.pair.network import WITNESS, Network
 from vagrant.guest.records import Listener
 
@@ -173,9 +173,9 @@ class Pair:
             found.append(f"{on.name} has a job: {job}")
         return tuple(found)
 
-    def whole(self, guest: Guest, *, on: Host) -> None:
+    def whole(self, guest: Guest, *, on: Host, patience_s: float = PATIENCE_S) -> None:
         """The guest runs once, on this host, with whole memory and records, and nothing else is left of it."""
-        guest.memory_verified()
+        guest.memory_verified(patience_s)
         wait_until(lambda: not self.violations(guest, on=on), lambda: "; ".join(self.violations(guest, on=on)))
         faults = guest.faults()
         assert not faults, "; ".join(faults)
