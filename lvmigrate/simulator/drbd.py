@@ -147,6 +147,8 @@ class Replicated:
             end.heads = dict.fromkeys(range(len(minors[end.node])), EMPTY)
         #: Which node is being brought in step by the other, if any.
         self.syncing: str | None = None
+        #: By what copies are compared; ``None``: they cannot be.
+        self.verify_alg: str | None = "crc32c"
         #: Volumes whose copies are being compared, and the node that was told to.
         self.verifying: dict[int, str] = {}
         #: By node and volume: when a comparison that was begun there came to its end last.
@@ -373,6 +375,8 @@ class Replicated:
         """``drbdsetup verify``: both copies are compared while they are read and written. Raises `KernelRefused`."""
         if not self.connected or self.syncing is not None:
             raise KernelRefused(11, "(-15) Need a connection to start verify or resync")
+        if self.verify_alg is None:
+            raise KernelRefused(11, "(-14) Need a verify algorithm to start online verify")
         self.verifying[volume] = node
         self._tell()
         number = self._syncs

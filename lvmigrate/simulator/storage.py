@@ -133,7 +133,7 @@ class SimulatedStorage:
                 allow_two_primaries=end.two_primaries,
                 protocol=None if end.protocol == "C" else end.protocol,
                 auto_promote=resource.auto_promote,
-                verify_alg="crc32c",
+                verify_alg=resource.verify_alg,
             )
 
         return self._ask("options", node, look)

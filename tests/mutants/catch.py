@@ -32,7 +32,7 @@ _UNITS: Final = (
 #: The tests that are about the core and take no more than seconds.
 CORE: Final = (
     *(f"tests/unit/test_{name}.py" for name in _UNITS),
-    *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "late", "failover", "seed", "found")),
+    *(f"tests/simulator/test_{name}.py" for name in ("rows", "told", "late", "failover", "seed", "found", "compared")),
 )
 SCRIPTS: Final = tuple(
     f"tests/unit/storage/test_{name}.py" for name in ("node_script", "session", "drbd", "marks", "guard_script")

@@ -203,9 +203,20 @@ def test_a_silent_node_is_not_waited_for_for_ever() -> None:
 
 def test_what_cannot_be_compared_is_refused_before_anything() -> None:
     with World() as world:
-        world.add_guest("web1", "node1")
+        guest = world.add_guest("web1", "node1")
         assert planned(world).steps[-1][0] == "compare"
         assert planned(world, Options()).steps[-1][0] == "verify"
+        guest.resources[0].verify_alg = None
+        assert planned(world, Options()).steps[-1][0] == "verify"
+        failover = FailoverInstance(world.controller("c1"), "web1", options=FailoverOptions(verify_disks=True))
+        for check in (lambda: planned(world), failover.check_prereq):
+            with pytest.raises(Refused) as caught:
+                check()
+            assert {finding.code for finding in caught.value.findings} == {Code.OPTION_UNSUPPORTED}
+            assert {finding.sentence for finding in caught.value.findings} == {
+                f"web1 has no verify-alg on {node}: DRBD cannot compare its copies." for node in ("node1", "node2")
+            }
+            assert "`verify-alg crc32c;`" in caught.value.findings[0].hint
 
 
 @BOTH

@@ -20,6 +20,7 @@ from lvmigrate.errors import (
     MoveAborted,
     MoveFailed,
     OutcomeUnknown,
+    Refused,
     TokenLost,
 )
 from lvmigrate.migrate import MigrateInstance
@@ -631,6 +632,16 @@ def test_on_shared_storage_nothing_is_said_of_two_primaries_nor_of_replication()
     with pytest.raises(OutcomeUnknown) as caught:
         checked(world).exec()
     assert not [word for word in caught.value.known if "two primaries" in word]
+
+
+def test_on_shared_storage_there_are_no_copies_to_compare() -> None:
+    image = Reach(what="NFS filer:/vms web1.img (inode 7)")
+    world = World(replicated=False, reached=dict.fromkeys(NODES, image))
+    with pytest.raises(Refused) as caught:
+        checked(world, options=Options(verify_disks=True))
+    (finding,) = caught.value.findings
+    assert finding.code is Code.OPTION_UNSUPPORTED
+    assert "no copies to compare" in finding.sentence
 
 
 # Between the checks and the lock.

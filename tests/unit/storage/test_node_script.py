@@ -110,6 +110,25 @@ def test_a_token_that_ran_out_is_taken_over_and_lost(storage: DrbdStorage) -> No
         storage.renew_token("node1", token("b"))
 
 
+def test_of_those_that_ran_out_the_known_one_alone_is_taken(storage: DrbdStorage, tmp_path: Path) -> None:
+    assert storage.take_token("node1", token("a", 0.3)) is None
+    time.sleep(0.5)
+    for unknown in ("id-c", "", "over-id-a"):
+        there = storage.take_token("node1", token("b"), known=unknown)
+        assert there is not None
+        assert (there.id, there.alive) == ("id-a", False)
+    assert storage.take_token("node1", token("b", 0.3), known="id-a") is None
+    # Its guard has put its own mark on it.
+    (file,) = (tmp_path / "run/lvmigrate").glob("*.token")
+    file.write_text(f"over-{file.read_text()}")
+    time.sleep(0.5)
+    there = storage.take_token("node1", token("c"), known="id-a")
+    assert there is not None
+    assert there.id == "over-id-b"
+    assert storage.take_token("node1", token("c"), known="id-b") is None
+    assert holder(storage) == "c on host pid 1"
+
+
 def test_a_living_token_is_replaced_by_whoever_names_it(storage: DrbdStorage) -> None:
     assert storage.take_token("node1", token("a")) is None
     for wrong in ("id-c", "id-", "", None):
