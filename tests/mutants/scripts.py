@@ -139,7 +139,6 @@ _GUARD: Final = {
     "whether_to_resume: where it never may": ('        *"${newline}resume never$newline"*) return ;;\n', ""),
     "whether_to_resume: not where it ran when it was armed": ('        *"${newline}resume yes$newline"*) may_resume=yes ;;\n', ""),
     "whether_to_resume: without the token's word": ("    case ${3-} in yes | no) may_resume=$3 ;; esac\n", ""),
-    "see_copy: a silent libvirt knows none": ("list --uuid 2>/dev/null) || return 0\n", "list --uuid 2>/dev/null)\n"),
     "see_copy: one that arrives has no job": ("    copy=busy\n", "    copy=lives\n"),
     "see_copy: any job is none": ('    [ "$*" = "Job type: None" ] || return 0\n', ""),
     "see_copy: whatever is paused waits": ("        'paused (user)') copy=waits ;;\n", "        'paused'*) copy=waits ;;\n"),

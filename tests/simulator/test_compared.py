@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +211,8 @@ def test_what_cannot_be_compared_is_refused_before_anything() -> None:
         guest.resources[0].verify_alg = None
         assert planned(world, Options()).steps[-1][0] == "verify"
         failover = FailoverInstance(world.controller("c1"), "web1", options=FailoverOptions(verify_disks=True))
-        for check in (lambda: planned(world), failover.check_prereq):
+        checks: list[Callable[[], Plan]] = [partial(planned, world), failover.check_prereq]
+        for check in checks:
             with pytest.raises(Refused) as caught:
                 check()
             assert {finding.code for finding in caught.value.findings} == {Code.OPTION_UNSUPPORTED}

@@ -592,6 +592,18 @@ def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
     assert storage.surroundings("node1", []) == Surroundings()
 
 
+@pytest.mark.parametrize("tool", ["find", "stat"])
+def test_tools_that_find_nothing_do_not_say_that_nobody_has_it_open(
+    fake: Make, storage: DrbdStorage, tool: str
+) -> None:
+    node = fake("drbd93")
+    assert storage.openers("node1", ["r1"]) == ()
+    program(node, tool, "exit 0")
+    with pytest.raises(CommandFailed) as caught:
+        storage.openers("node1", ["r1"])
+    assert (caught.value.status, caught.value.detail) == (94, "find or stat does not do what GNU's do")
+
+
 # ---- online verify
 
 VERIFIES = {
