@@ -379,22 +379,15 @@ class Replicated:
             raise KernelRefused(11, "(-14) Need a verify algorithm to start online verify")
         self.verifying[volume] = node
         self._tell()
-        number = self._syncs
 
         def done() -> None:
-            if number != self._syncs or not self.connected:
-                return
-            if not self._linked():
-                # As of a resynchronisation: it ends, unless the kernels notice the cut.
-                self._timeline.after(self._pace.notice_s, done)
-                return
             one, other = (self.ends[name].heads[volume] for name in self.nodes)
             self.differing[volume] = 0 if one == other else 4
             self.verified[node, volume] = self._timeline.now
             del self.verifying[volume]
             self._tell()
 
-        self._timeline.after(self._pace.verify_s, done)
+        self._unless_noticed(self._pace.verify_s, done)
 
     # ---- writing
 
@@ -577,15 +570,8 @@ class Replicated:
         self.syncing = target.node
         self.differing.clear()
         self._syncs += 1
-        number = self._syncs
 
         def done() -> None:
-            if number != self._syncs or not self.connected:
-                return
-            if not self._linked():
-                # If the kernels notice the cut, it is begun anew; one that is mended sooner only delays it.
-                self._timeline.after(self._pace.notice_s, done)
-                return
             target.heads = dict(source.heads)
             target.disks = dict.fromkeys(target.disks, DiskState.UP_TO_DATE)
             target.generation, target.earlier = source.generation, source.earlier
@@ -595,7 +581,21 @@ class Replicated:
             self.syncing = None
             self._tell()
 
-        self._timeline.after(self._pace.resync_s, done)
+        self._unless_noticed(self._pace.resync_s, done)
+
+    def _unless_noticed(self, seconds: float, done: Callable[[], None]) -> None:
+        """``done`` in so many seconds: not if the kernels notice a cut; one that is mended sooner only delays it."""
+        number = self._syncs
+
+        def due() -> None:
+            if number != self._syncs or not self.connected:
+                return
+            if not self._linked():
+                self._timeline.after(self._pace.notice_s, due)
+                return
+            done()
+
+        self._timeline.after(seconds, due)
 
     def _stand_alone(self, why: str) -> None:
         self.apart = why
