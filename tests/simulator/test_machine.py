@@ -24,6 +24,8 @@ from tests.campaign.run import Outcome, clean_up, cleanup
 
 #: Long enough for every guard, boot, late call and resynchronisation.
 _HEALED_S: Final = 400.0
+#: Something that is to happen in a cleanup is sooner than this, in seconds.
+_PLANNED_S: Final = 41.0
 _MOST_CONTROLLERS: Final = 20
 
 
@@ -65,7 +67,10 @@ class Machine(RuleBasedStateMachine):
         self.ended(move)
 
     @precondition(lambda self: self.controllers < _MOST_CONTROLLERS)
-    @rule(after=st.lists(st.tuples(st.floats(0.0, 40.0), st.sampled_from(Happening)), max_size=1), abort=st.booleans())
+    @rule(
+        after=st.lists(st.tuples(st.floats(0.0, _PLANNED_S - 1.0), st.sampled_from(Happening)), max_size=1),
+        abort=st.booleans(),
+    )
     def clean(self, after: list[tuple[float, Happening]], *, abort: bool) -> None:
         self.plan_for(after)
         cleanup(self.world, self.next_controller(), self.outcome, abort=abort)
@@ -95,7 +100,8 @@ class Machine(RuleBasedStateMachine):
         if not self.entered:
             return
         try:
-            self.world.timeline.advance(1.0)
+            # What was planned last is to have happened: what breaks after the last healing stays broken.
+            self.world.timeline.advance(_PLANNED_S)
             self.world.heal()
             self.world.timeline.advance(_HEALED_S)
             clean_up(self.world, self.guest, self.outcome, first=self.controllers + 1)
