@@ -16,7 +16,7 @@ from lvmigrate import acts
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.errors import Code, Finding, LvmigrateError, NodeUnreachable
 from lvmigrate.journal import Record
-from lvmigrate.plan import Plan, ResourcePlan
+from lvmigrate.plan import Plan
 from lvmigrate.progress import VerifyProgress
 from lvmigrate.protocols import Watch
 from lvmigrate.replication import VERIFYING, PeerVolume, Resource, VerifyEnd
@@ -105,8 +105,6 @@ class _Comparison:
                 self._follow(watch)
         except LvmigrateError as error:
             self._give_up(str(error))
-            for resource in plan.resources:
-                self._none_of(resource, str(error))
 
     def _begin(self, name: str, volume: int) -> None:
         storage, target, source = self.context.storage, self.plan.target, self.plan.source
@@ -130,7 +128,7 @@ class _Comparison:
                 seen = self.context.storage.observe(self.plan.target, sorted({name for name, _ in self._begun}))
             except NodeUnreachable as error:
                 if self.context.clock.now() - heard > _SILENT_S:
-                    self._give_up(str(error).rstrip("."))
+                    self._give_up(str(error))
                     return
                 continue
             heard = self.context.clock.now()
@@ -184,16 +182,16 @@ class _Comparison:
         return None
 
     def _give_up(self, because: str) -> None:
+        """Of every volume that has no result yet."""
         now = self.context.clock.now()
-        for (name, volume), (begin, _) in sorted(self._begun.items()):
-            self.verified.append(Verified(resource=name, volume=volume, seconds=now - begin, because=because))
-        self._begun.clear()
-
-    def _none_of(self, resource: ResourcePlan, because: str) -> None:
         known = {(one.resource, one.volume) for one in self.verified}
-        for volume in resource.volumes:
-            if (resource.name, volume) not in known:
-                self.verified.append(Verified(resource=resource.name, volume=volume, because=because.rstrip(".")))
+        for resource in self.plan.resources:
+            for volume in resource.volumes:
+                key = (resource.name, volume)
+                if key not in known:
+                    begin, _ = self._begun.pop(key, (now, None))
+                    why = because.rstrip(".")
+                    self.verified.append(Verified(resource=key[0], volume=volume, seconds=now - begin, because=why))
 
     def _tell(self, seen: Iterable[Resource]) -> None:
         links = {

@@ -146,7 +146,9 @@ class Doubt:
         return self.words
 
 
-#: This copy is being brought to the peer: waiting helps.
+#: Both copies are compared, block by block; reads and writes go on, to both.
+VERIFYING: Final = frozenset({ReplicationState.VERIFY_SOURCE, ReplicationState.VERIFY_TARGET})
+#: This copy is being brought to the peer, or compared with it: waiting helps.
 SENDING: Final = frozenset(
     {
         ReplicationState.STARTING_SYNC_SOURCE,
@@ -154,14 +156,9 @@ SENDING: Final = frozenset(
         ReplicationState.WAIT_UUID,
         ReplicationState.SYNC_SOURCE,
         ReplicationState.PAUSED_SOURCE,
-        ReplicationState.VERIFY_SOURCE,
-        ReplicationState.VERIFY_TARGET,
+        *VERIFYING,
     }
 )
-
-
-#: Both copies are compared, block by block; reads and writes go on, to both.
-VERIFYING: Final = frozenset({ReplicationState.VERIFY_SOURCE, ReplicationState.VERIFY_TARGET})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

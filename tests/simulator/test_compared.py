@@ -166,6 +166,7 @@ FAILING = [
     ("begin_verify@node2#1", Kind.LOST_BEFORE, False),
     ("begin_verify@node2#1", Kind.LOST_AFTER, False),
     ("begin_verify@node2#1", Kind.LATE, False),
+    ("watch@node2#2", Kind.LOST_BEFORE, False),
     ("verify_ends@node2#1", Kind.LOST_BEFORE, False),
     ("verify_ends@node2#2", Kind.LOST_BEFORE, True),
     ("verify_ends@node2#2", Kind.HANGS_BEFORE, True),
