@@ -42,6 +42,7 @@ from lvmigrate.simulator import (
 )
 from lvmigrate.simulator.faults import What
 from lvmigrate.simulator.guests import Copy, Definition
+from lvmigrate.simulator.records import includes
 from lvmigrate.tasklet import Context
 from tests.campaign import stage
 from tests.campaign.cases import Case, Dead, Then, faults_of
@@ -345,13 +346,13 @@ def _mended(world: World, guest: Guest, why: str) -> bool:
         return False
     with world.acting("a person"):
         if copies and why.startswith(("the copy that waits", "split-brain")) and not _worth_it(guest, copies[0]):
-            if copies[0].node == guest.home:
+            newest = _newest(guest)
+            if copies[0].node == newest:
                 return False
             world.end_copy(copies[0], reason="destroyed")
-            return _connect_again(world, guest, guest.home) and _started(world, guest)
+            return _connect_again(world, guest, newest) and _started(world, guest, newest)
         if why.startswith("split-brain"):
-            last = guest.old_copy_on if guest.given_up and guest.old_copy_on else guest.home
-            return _connect_again(world, guest, copies[0].node if copies else last)
+            return _connect_again(world, guest, copies[0].node if copies else _newest(guest))
         if why.startswith("nobody can say"):
             world.resume(copies[0].node, guest.uuid)  # the guest's log at the source told
             return True
@@ -365,20 +366,31 @@ def _worth_it(guest: Guest, copy: Copy) -> bool:
     )
 
 
-def _started(world: World, guest: Guest) -> bool:
-    """``virsh start`` at home, as soon as its disks are in step; its definition comes with it."""
+def _newest(guest: Guest) -> str:
+    """The node that has every acknowledged write; its home, where that does not tell them apart."""
+    nodes = [guest.home, *(resource.peer(guest.home).node for resource in guest.resources[:1])]
+    whole = [
+        node
+        for node in nodes
+        if all(includes(disk.resource.ends[node].heads[disk.volume], guest.latest[disk]) for disk in guest.disks)
+    ]
+    return whole[0] if whole else guest.home
+
+
+def _started(world: World, guest: Guest, node: str) -> bool:
+    """``virsh start`` there, as soon as its disks are in step; its definition comes with it."""
     world.timeline.advance(_AGAIN_S)
-    if guest.persistent and guest.uuid not in world.hosts[guest.home].definitions:
+    if guest.persistent and guest.uuid not in world.hosts[node].definitions:
         for host in world.hosts.values():
             host.definitions.pop(guest.uuid, None)
-        for node in guest.defined_on:
-            here = guest.autostart and node == guest.home
-            world.hosts[node].definitions[guest.uuid] = Definition(guest=guest, autostart=here)
+        for place in guest.defined_on if node == guest.home else (node,):
+            here = guest.autostart and place == node
+            world.hosts[place].definitions[guest.uuid] = Definition(guest=guest, autostart=here)
     try:
         for resource in guest.resources:
             if not resource.auto_promote:
-                resource.promote(guest.home)
-        world.start(guest, guest.home)
+                resource.promote(node)
+        world.start(guest, node)
     except KernelRefused:
         return False
     guest.ended_by = ""

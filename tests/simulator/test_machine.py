@@ -143,3 +143,15 @@ TestMachine.settings = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
+
+
+def test_a_person_gives_up_the_copy_that_the_guest_had_left() -> None:
+    """The guest moved, both copies changed, and it died away from home: what counts is where it ran last."""
+    machine = Machine()
+    machine.begin(Variant.parse("8.4/strict/running"))
+    machine.migrate([])
+    machine.migrate([(1.0, Happening.DRBD_CUT_SHORT)])
+    machine.migrate([(0.0, Happening.TARGET_QEMU_KILLED)])
+    machine.teardown()
+    assert machine.outcome.held.startswith("split-brain")
+    assert [copy.node for copy in machine.world.copies(machine.guest)] == []  # it is lost, and told of
