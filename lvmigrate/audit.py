@@ -8,6 +8,7 @@ from functools import partial
 
 from lvmigrate.domain import Domain, DomainState, JobKind
 from lvmigrate.errors import Code, Finding, LvmigrateError
+from lvmigrate.own_names import own_name
 from lvmigrate.protocols import Hypervisor, Storage
 from lvmigrate.replication import Resource, Role
 from lvmigrate.tasklet import Context
@@ -207,7 +208,8 @@ def _of(nodes: tuple[Seen, ...], name: str) -> str:
         for domain in node.domains:
             if name in node.used.get(domain.uuid, ()):
                 return _cleanup(domain.name)
-    return f"No guest uses it: look with `drbdsetup status {name}`."
+    here = nodes[0].node
+    return f"No guest uses it: look with `drbdsetup status {own_name(name, here)}` on {here}."
 
 
 def look(hypervisor: Hypervisor, storage: Storage, node: str) -> Seen:

@@ -14,6 +14,7 @@ from lvmigrate.domain import Domain, DomainDisk, DomainState, Host, JobKind
 from lvmigrate.environment import for_good
 from lvmigrate.errors import Code, Finding
 from lvmigrate.lineage import parting
+from lvmigrate.own_names import on_each, own_name
 from lvmigrate.plan import Switch
 from lvmigrate.replication import SENDING, DoubtKind, Place, Role
 from lvmigrate.survey import Survey
@@ -236,15 +237,16 @@ def _shared(survey: Survey) -> Iterator[Finding]:
                     )
 
 
+#: {own}: the resource as the node calls it that has the doubt; {status}, {connect}: a command for both nodes.
 _DOUBTS: Final = {
     DoubtKind.SUSPENDED: (
         Code.NOT_UPTODATE,
-        "Look with `drbdsetup status {0}`; `drbdadm resume-io {0}` lets it go on.",
+        "Look with `drbdsetup status {own}`; `drbdadm resume-io {own}` lets it go on.",
     ),
-    DoubtKind.NO_QUORUM: (Code.NO_QUORUM, "Bring the missing nodes of {0} back first."),
-    DoubtKind.DISK: (Code.NOT_UPTODATE, "`drbdsetup status {0}` on both nodes; attach or resynchronise that disk."),
-    DoubtKind.CONNECTION: (Code.NOT_CONNECTED, "`drbdadm connect {0}` on both nodes, and see why it was lost."),
-    DoubtKind.REPLICATION: (Code.NOT_UPTODATE, "Wait until it is over: `drbdsetup status {0}` on both nodes."),
+    DoubtKind.NO_QUORUM: (Code.NO_QUORUM, "Bring the missing nodes of {own} back first."),
+    DoubtKind.DISK: (Code.NOT_UPTODATE, "{status}; attach or resynchronise that disk."),
+    DoubtKind.CONNECTION: (Code.NOT_CONNECTED, "{connect}, and see why it was lost."),
+    DoubtKind.REPLICATION: (Code.NOT_UPTODATE, "Wait until it is over: {status}."),
 }
 
 
@@ -271,7 +273,7 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 code=Code.REPLICA_MISSING,
                 sentence=f"{name} was brought down on {side.node} while it was looked at.",
-                hint=f"`drbdadm up {name}` there.",
+                hint=f"`drbdadm up {own_name(name, side.node)}` there.",
             )
         for resource in side.resources.values():
             for doubt in resource.doubts(peer.node):
@@ -281,16 +283,23 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
                     continue
                 said.add(key)
                 code, hint = _DOUBTS[doubt.kind]
-                yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(doubt.resource))
+                name, nodes = doubt.resource, (survey.source.node, survey.target.node)
+                words = {
+                    "own": own_name(name, side.node),
+                    "status": on_each("drbdsetup status {}", name, nodes),
+                    "connect": on_each("drbdadm connect {}", name, nodes),
+                }
+                yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(**words))
 
 
 def _roles(survey: Survey) -> Iterator[Finding]:
+    nodes = (survey.source.node, survey.target.node)
     for resource in survey.source.resources.values():
         if resource.role is not Role.PRIMARY:
             yield Finding(
                 code=Code.SOURCE_NOT_PRIMARY,
                 sentence=f"{resource.name} is {resource.role.value} on {survey.source.node}, where the guest runs.",
-                hint=f"Look with `drbdsetup status {resource.name}` on both nodes.",
+                hint=f"Look with {on_each('drbdsetup status {}', resource.name, nodes)}.",
             )
     for resource in survey.target.resources.values():
         if resource.role is Role.PRIMARY:
@@ -317,8 +326,11 @@ def _two_primaries(survey: Survey) -> Iterator[Finding]:
 
 
 def _openers(survey: Survey) -> Iterator[Finding]:
-    # At the source the guest's own process holds them; what is no process would keep the source Primary for ever.
-    foreign = [opener for opener in survey.source.openers if not opener.process]
+    # At the source the guest's own process holds them; what else does would keep the source Primary after the switch.
+    # Where no process is known to be a guest's, none is known not to be.
+    here = survey.source.openers
+    known = any(opener.guest for opener in here)
+    foreign = [opener for opener in here if not opener.process or (known and not opener.guest)]
     for node, openers in ((survey.source.node, foreign), (survey.target.node, survey.target.openers)):
         for opener in openers:
             yield Finding(

@@ -44,6 +44,7 @@ from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import Lease, holder
 from lvmigrate.lineage import Parting, parted
 from lvmigrate.occasion import Occasion, Operation
+from lvmigrate.own_names import on_each
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import MemoryCopy
 from lvmigrate.report import CleanupReport
@@ -532,9 +533,10 @@ class _Cleanup:
         return LeftBehind(
             f"{name} could not be closed: {when} ({why}).",
             leftovers=[f"{name}: {when}"],
-            hint=f"Look with `drbdsetup status {name} --verbose` on both nodes; then run the cleanup again. Copies that"
-            " have both changed (StandAlone): `drbdadm disconnect` on both, `drbdadm connect --discard-my-data` on the"
-            " one whose changes are to be given up (never where the guest runs), `drbdadm connect` on the other.",
+            hint=f"Look with {on_each('drbdsetup status {} --verbose', name, self.seen.nodes)}; then run the cleanup"
+            " again. Copies that have both changed (StandAlone): `drbdadm disconnect` on both, `drbdadm connect"
+            " --discard-my-data` on the one whose changes are to be given up (never where the guest runs), `drbdadm"
+            " connect` on the other.",
         )
 
     def _dual_primary(self, name: str) -> DualPrimary:

@@ -16,6 +16,7 @@ from lvmigrate import acts
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.errors import Code, Finding, LvmigrateError, NodeUnreachable
 from lvmigrate.journal import Record
+from lvmigrate.own_names import on_each, own_name
 from lvmigrate.plan import Plan
 from lvmigrate.progress import VerifyProgress
 from lvmigrate.protocols import Watch
@@ -47,8 +48,9 @@ def objections(seen: Survey) -> Iterator[Finding]:
             if name in side.options and side.options[name].verify_alg is None:
                 yield _unsupported(
                     f"{name} has no verify-alg on {side.node}: DRBD cannot compare its copies.",
-                    f"`verify-alg crc32c;` in the net section of {name} on both nodes, and `drbdadm adjust {name}`"
-                    " there; or leave --verify-disks out.",
+                    f"`verify-alg crc32c;` in the net section of {name} on both nodes, and"
+                    f" {on_each('drbdadm adjust {}', name, (seen.source.node, seen.target.node))}; or leave"
+                    " --verify-disks out.",
                 )
 
 
@@ -218,27 +220,28 @@ def _link(resource: Resource | None, peer: str, volume: int) -> PeerVolume | Non
 
 def _findings(plan: Plan, one: Verified) -> Iterator[Finding]:
     volume, source, target = f"{one.resource}/{one.volume}", plan.source, plan.target
+    here, there = own_name(one.resource, target), own_name(one.resource, source)
     if one.because:
         yield Finding(
             code=Code.VERIFY_UNFINISHED,
             sentence=f"The copies of {volume} were not compared to the end: {one.because}.",
-            hint=f"{plan.instance} has moved all the same. `drbdadm status {one.resource}` tells whether DRBD is still"
-            f" at it; `drbdadm verify {one.resource}` on {target} begins it again.",
+            hint=f"{plan.instance} has moved all the same. `drbdadm status {here}` on {target} tells whether DRBD"
+            f" is still at it; `drbdadm verify {here}` there begins it again.",
         )
     elif one.out_of_sync_kib:
         nine = not any(r.modules[1].startswith("8.") for r in plan.resources if r.name == one.resource)
         mend = (
-            f"`drbdsetup invalidate-remote {one.resource} NODE_ID {one.volume} --reset-bitmap=no` on {target}, with the"
-            f" node id of {source} that `drbdsetup show {one.resource}` tells"
+            f"`drbdsetup invalidate-remote {here} NODE_ID {one.volume} --reset-bitmap=no` on {target}, with the"
+            f" node id of {source} that `drbdsetup show {here}` tells"
             if nine
-            else f"`drbdadm disconnect {one.resource}`, then `drbdadm connect {one.resource}` on {source}"
+            else f"`drbdadm disconnect {there}`, then `drbdadm connect {there}` on {source}"
         )
         yield Finding(
             code=Code.DISKS_DIFFER,
             sentence=f"{one.out_of_sync_kib} KiB of {volume} differ between {target} and {source}, by DRBD's count.",
             hint=f"{plan.instance} runs on the copy of {target}. What a guest changes while it is on its way (swap,"
             f" direct I/O) differs without harm, and not in the same places the next time: `drbdadm verify"
-            f" {one.resource}`. Else see to the disk of {source}, and have it brought in step: {mend}.",
+            f" {here}`. Else see to the disk of {source}, and have it brought in step: {mend}.",
         )
 
 

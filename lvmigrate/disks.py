@@ -67,11 +67,14 @@ class Disks:
         return tuple(f"{r.name} is {r.role.value} on {r.node}" for r, _ in self.ends() if r is not None)
 
     def remember(self, now: float = 0.0) -> None:
-        """From here on replication is to stay whole: forget earlier breaks, and remember the data's generations."""
+        """From here on replication is to stay whole: forget earlier breaks, and remember the data's generations.
+
+        What was not watched before they were read is not proved by them.
+        """
         self._since = now
         self.watch.forgive()
-        found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
-        self._generations = {n: g for n, g in zip(self.nodes, found, strict=True) if not isinstance(g, LvmigrateError)}
+        found = self._now()
+        self._generations = {} if self.watch.gaps() else found
 
     def standing(self) -> Standing:
         """Whether replication never left Established since `remember`.
@@ -114,15 +117,27 @@ class Disks:
 
     def _same_generations(self) -> bool | None:
         """Whether the data are those of `remember` by their generations; ``None``: a node gives no answer."""
-        found = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
-        pairs = [(self._generations.get(node), now) for node, now in zip(self.nodes, found, strict=True)]
+        found = self._now()
+        pairs = [(self._generations.get(node), found.get(node)) for node in self.nodes]
         same: bool | None = None
-        if any(before is not None and not isinstance(now, LvmigrateError) and now != before for before, now in pairs):
+        if any(before is not None and now is not None and now != before for before, now in pairs):
             same = False
         elif all(before is not None and now == before for before, now in pairs):
             same = True
         _log.info("generations_compared", same=same)
         return same
+
+    def _now(self) -> dict[str, Mapping[str, str]]:
+        """By node: the generations of the data; without the nodes that do not tell those of every resource."""
+        told = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
+        return {
+            node: found
+            for node, found in zip(self.nodes, told, strict=True)
+            if not isinstance(found, LvmigrateError) and self._covers(found)
+        }
+
+    def _covers(self, found: Mapping[str, str]) -> bool:
+        return {volume.rpartition("/")[0] for volume in found} >= set(self.names)
 
     def _observed(self, node: str) -> Mapping[str, Resource]:
         """What the kernel says, asked once more if there is no answer: one lost reply must not hold a guest."""

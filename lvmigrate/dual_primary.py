@@ -12,6 +12,7 @@ import structlog
 from lvmigrate.clock import Clock
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, MoveFailed
 from lvmigrate.lease import Lease
+from lvmigrate.own_names import on_each
 from lvmigrate.plan import ResourcePlan
 from lvmigrate.protocols import Storage, Watch
 from lvmigrate.replication import ConnectionOptions, ConnectionState, Resource, Role
@@ -76,7 +77,7 @@ class DualPrimary:
             raise MoveFailed(
                 f"{name} was not seen dual-primary and in step within {_CONFIRM_S:.0f} s.",
                 code=Code.STORAGE_FAILED,
-                hint=f"Look with `drbdsetup status {name}` on both nodes.",
+                hint=f"Look with {self._on_each('drbdsetup status {}')}.",
                 detail="; ".join(self.watch.breaks()),
             )
 
@@ -90,7 +91,7 @@ class DualPrimary:
         self._have_options(
             dict.fromkeys((self.source, self.target), ConnectionOptions(allow_two_primaries=True, protocol="C")),
             "Allowing two primaries for",
-            hint=f"Look with `drbdsetup show {self.plan.name}` on both nodes.",
+            hint=f"Look with {self._on_each('drbdsetup show {}')}.",
         )
 
     def _allowed(self) -> bool:
@@ -120,8 +121,8 @@ class DualPrimary:
                 f"Seeing {name} Secondary, with its connection up,",
                 status=0,
                 code=Code.STORAGE_FAILED,
-                hint=f"Once `drbdsetup status {name}` says Connected and one Primary:"
-                f" `drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+                hint=f"Once {self._on_each('drbdsetup status {}')} says Connected and one Primary:"
+                f" {self._on_each('drbdadm net-options --allow-two-primaries=no {}')}.",
             )
         before = dict(zip((self.source, self.target), self.plan.options, strict=True))
         together(
@@ -133,7 +134,7 @@ class DualPrimary:
         self._have_options(
             before,
             "Forbidding two primaries for",
-            hint=f"`drbdadm net-options --allow-two-primaries=no {name}` on both nodes.",
+            hint=f"{self._on_each('drbdadm net-options --allow-two-primaries=no {}')}.",
         )
 
     def _have_options(self, wanted: Mapping[str, ConnectionOptions], what: str, *, hint: str) -> None:
@@ -161,6 +162,9 @@ class DualPrimary:
                 self.clock.sleep(_HELD_AGAIN_S)
             else:
                 return
+
+    def _on_each(self, command: str) -> str:
+        return on_each(command, self.plan.name, (self.source, self.target))
 
     def _directions(self) -> tuple[tuple[str, str], tuple[str, str]]:
         return (self.source, self.target), (self.target, self.source)

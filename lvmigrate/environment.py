@@ -9,6 +9,7 @@ from typing import Final
 
 from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code, Finding
+from lvmigrate.own_names import own_name
 from lvmigrate.replication import DiskState, Reach, Surroundings
 from lvmigrate.survey import Survey
 
@@ -76,7 +77,8 @@ def sizes(survey: Survey) -> Iterator[Finding]:
                     code=Code.SIZE_DIFFERS,
                     sentence=f"{name}/{volume.number} has {volume.size_kib} KiB on {survey.source.node}, but"
                     f" {other} KiB on {survey.target.node}.",
-                    hint=f"`drbdadm resize {name}` once both backing devices are large enough.",
+                    hint=f"`drbdadm resize {own_name(name, survey.source.node)}` on {survey.source.node}, once both"
+                    " backing devices are large enough.",
                 )
 
 
@@ -137,14 +139,15 @@ def _protocol(survey: Survey) -> Iterator[Finding]:
 
 def _third(survey: Survey) -> Iterator[Finding]:
     for name, resource in sorted(survey.source.resources.items()):
-        peer = resource.towards(survey.target.node)
+        here = survey.source.node
+        own, peer = own_name(name, here), resource.towards(survey.target.node)
         for connection in resource.connections:
             if connection is not peer and any(v.disk is not DiskState.DISKLESS for v in connection.volumes):
                 yield Finding(
                     code=Code.THIRD_REPLICA,
                     sentence=f"{name} has a copy on {connection.name} too; DRBD is not reliable with two primaries and"
                     " a third copy.",
-                    hint=f"To be safe, `drbdadm disconnect {name}:{connection.name}` on {survey.source.node} for the"
+                    hint=f"To be safe, `drbdadm disconnect {own}:{connection.name}` on {here} for the"
                     " time of the move.",
                 )
 

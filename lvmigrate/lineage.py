@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from lvmigrate.errors import Code, Finding
+from lvmigrate.own_names import own_name
 from lvmigrate.protocols import Storage
 from lvmigrate.replication import Lineage
 from lvmigrate.together import together
@@ -58,12 +59,15 @@ class Parting:
         )
         what = "never were copies of each other" if self.strangers else f"have both changed{when}"
         gone = next((node for node in nodes if node != keep), keep)
+        there = own_name(self.resource, gone)
         return Finding(
             code=Code.SPLIT_BRAIN,
             sentence=f"Split-brain: the copies of {which} on {' and '.join(nodes)} {what}; {changed}.",
             hint=f"A person chooses whose changes are lost. To give up those of {gone}: on {gone}"
-            f" `drbdadm connect --discard-my-data {self.resource}`, on {keep} `drbdadm connect {self.resource}`"
-            f" (to give up those of {keep}: the other way round, and never while the guest runs there).",
+            f" `drbdadm connect --discard-my-data {there}`, on {keep} `drbdadm connect {own_name(self.resource, keep)}`"
+            f" (to give up those of {keep}: the other way round, and never while the guest runs there). Where it still"
+            f" looks for its peer, or is Primary on {gone}, first `drbdadm disconnect {there}` and `drbdadm secondary"
+            f" {there}` there.",
         )
 
 

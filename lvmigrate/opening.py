@@ -8,6 +8,7 @@ from typing import Final
 from lvmigrate import checks
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, Finding
+from lvmigrate.own_names import own_name
 from lvmigrate.plan import Switch
 from lvmigrate.survey import Survey
 
@@ -50,5 +51,6 @@ def explicit(survey: Survey) -> Iterator[Finding]:
             code=Code.PROMOTED_EXPLICITLY,
             sentence=f"{', '.join(names)} is made Primary on {node} by a command, as its QEMU opens the disk for"
             " reading first: it stays Primary there when the guest is shut down.",
-            hint=f"After a shutdown: `drbdadm secondary {names[0]}` on {node}; the next move away does so itself.",
+            hint=f"After a shutdown: `drbdadm secondary {own_name(names[0], node)}` on {node}; the next move away does"
+            " so itself.",
         )

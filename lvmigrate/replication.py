@@ -344,3 +344,5 @@ class Opener:
     what: str
     #: Whether it is a process; else a mount, a swap space, or a device on top.
     process: bool
+    #: The name of the guest of libvirt's whose process it is; empty: of none that is known.
+    guest: str = ""

@@ -9,6 +9,7 @@ from typing import Final
 
 from lvmigrate.progress import Stall, SyncProgress, VolumeSync
 from lvmigrate.replication import (
+    VERIFYING,
     ConnectionState,
     DiskState,
     PeerVolume,
@@ -54,6 +55,8 @@ class SyncMeter:
         left = sum(volume.out_of_sync_kib or 0 for volume in volumes)
         size = sum(_sizes(ends).values())
         self._note(now, left, tuple((v.resource, v.volume, v.states) for v in volumes))
+        if _verifies(ends):
+            self._moved_at = now  # it makes nothing less, and 8.4 does not tell how far it is
         rate = self._rate()
         quiet = 0.0 if self._moved_at is None else now - self._moved_at
         return SyncProgress(
@@ -69,7 +72,9 @@ class SyncMeter:
 
     def _note(self, now: float, left: int, states: tuple[object, ...]) -> None:
         if self._looks and left > self._looks[-1][1]:
-            self._looks.clear()  # another resynchronisation, or more to do: what was before tells no rate
+            # Another resynchronisation, or more to do: what was before tells no rate, and no progress.
+            self._looks.clear()
+            self._least = left
         self._looks.append((now, left))
         while len(self._looks) > 2 and now - self._looks[1][0] >= _WINDOW_S:  # noqa: PLR2004 -- two ends of a window
             self._looks.popleft()
@@ -82,14 +87,20 @@ class SyncMeter:
         return (most - left) / (end - begin) if most > left and end > begin else None
 
 
+def _verifies(ends: Sequence[End]) -> bool:
+    links = [resource.towards(peer) for resource, peer in ends if resource is not None]
+    return any(volume.replication in VERIFYING for link in links if link is not None for volume in link.volumes)
+
+
 def stall_of(ends: Sequence[End]) -> Stall:
     """Why it stands still: of several reasons the one that keeps the others from mattering."""
     links = [(resource, resource.towards(peer)) for resource, peer in ends if resource is not None]
     if any(link is None or link.state is not ConnectionState.CONNECTED for _, link in links):
         return Stall.NOT_CONNECTED
-    if any(volume.disk in _NO_DISK for resource, _ in links for volume in resource.volumes):
-        return Stall.NO_DISK
     replicated = [volume for _, link in links if link is not None for volume in link.volumes]
+    own = [volume for resource, _ in links for volume in resource.volumes]
+    if any(volume.disk in _NO_DISK for volume in (*own, *replicated)):
+        return Stall.NO_DISK
     why = {word for volume in replicated for word in volume.resync_suspended.split(",")}
     if "dependency" in why:
         return Stall.OTHER_FIRST

@@ -72,7 +72,7 @@ class Side:
     options: Mapping[str, ConnectionOptions]
     openers: tuple[Opener, ...]
     surroundings: Surroundings
-    #: By ``RESOURCE/NUMBER``: where the data come from, of the resources that have no connection or are StandAlone.
+    #: By ``RESOURCE/NUMBER``: where the data come from, of the resources that are not connected.
     lineages: Mapping[str, Lineage]
     #: The paths of the guest's disks that lead to storage which other nodes can reach too.
     shared: Mapping[str, Reach]
@@ -203,9 +203,9 @@ def _wanted_there(domain: Domain, needs: Needs, media: frozenset[str]) -> Wanted
 
 
 def _apart(resource: Resource, peer: str) -> bool:
-    """Whether the two do not even look for each other."""
+    """Whether the two are not connected: of two that have parted, one may still look for the other."""
     connection = resource.towards(peer)
-    return connection is None or connection.state is ConnectionState.STANDALONE
+    return connection is None or connection.state is not ConnectionState.CONNECTED
 
 
 def _side(hypervisor: Hypervisor, storage: Storage, domain: Domain, node: str, peer: str, options: Options) -> Side:

@@ -28,6 +28,7 @@ from lvmigrate.errors import (
 from lvmigrate.follow import aborted
 from lvmigrate.journal import NO_RECORD, Record
 from lvmigrate.lease import Lease, holder
+from lvmigrate.own_names import own_name
 from lvmigrate.plan import Plan
 from lvmigrate.replication import Role
 from lvmigrate.report import Report
@@ -225,7 +226,7 @@ class Takeover:
                 self.rollback.register(
                     Undo(
                         leftover=f"{self.plan.target} is Primary for {name}",
-                        hint=f"`drbdsetup secondary {name}` there, once nothing uses it.",
+                        hint=f"`drbdsetup secondary {own_name(name, self.plan.target)}` there, once nothing uses it.",
                         act=partial(self._demote, name),
                     )
                 )
@@ -243,7 +244,7 @@ class Takeover:
                 raise MoveFailed(
                     f"{self.plan.target} was not seen Primary and UpToDate for {name}.",
                     code=Code.STORAGE_FAILED,
-                    hint=f"Look with `drbdsetup status {name}` there.",
+                    hint=f"Look with `drbdsetup status {own_name(name, self.plan.target)}` there.",
                 )
             self.chronicle.note(f"{name} is Primary on {self.plan.target} by force, and so until it is demoted")
 
@@ -255,7 +256,7 @@ class Takeover:
                 f"Having {name} as old as it was",
                 status=0,
                 code=Code.COPY_OLD,
-                hint=f"`drbdadm get-gi {name}` there shows its generations.",
+                hint=f"`drbdadm get-gi {own_name(name, self.plan.target)}` there shows its generations.",
             )
 
     def start(self) -> None:

@@ -121,12 +121,14 @@ class Kernels:
         """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
 
         Its lowest bit tells a role and is left out.  DRBD 9 begins a new one at the first write without the peer, 8.4
-        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).
+        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).  A resource with a volume that has none, as it has
+        no disk, is left out: what is left proves nothing of it.
         """
         what = f"Reading the generations of {_enough(names)}"
         answer = self._remote.ask(node, what, "generations", *map(_name, names))
-        lines = (line.split() for line in answer.out.splitlines())
-        return {f"{name}/{volume}": generation for name, volume, generation in lines}
+        lines = [line.split() for line in answer.out.splitlines()]
+        without = {name for name, _, generation in lines if generation == "-"}
+        return {f"{name}/{volume}": generation for name, volume, generation in lines if name not in without}
 
     def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
         """Where the data of each volume (``RESOURCE/NUMBER``) on ``node`` come from, as seen towards ``peer``.

@@ -438,7 +438,8 @@ reach_device() {
             tell_device scsi "$line"
             command -v sg_persist >/dev/null || return 0
             case $(timeout 5 sg_persist --in --read-reservation "$path" 2>/dev/null) in
-                *'Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
+                *registrants*) ;;
+                *'type: Write Exclusive'* | *'type: Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
             esac
             ;;
     esac
@@ -530,10 +531,12 @@ surroundings() {
         case $shown in *allow-two-primaries*yes*) lasting "$name" ;; esac
         if [ -e "$root/var/lib/linstor.d/$name.res" ]; then hand linstor linstor-satellite "$name"; fi
         pattern=$(quoted "$name")
-        if named_in /etc/drbd-reactor.d "promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[].]"; then
+        # Its files are those that end so: `drbd-reactorctl disable` gives them another end.
+        if named_in "^[[:space:]]*\[*[[:space:]]*promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[[:space:]]*[].]" \
+            --include=*.toml /etc/drbd-reactor.toml /etc/drbd-reactor.d; then
             hand drbd-reactor drbd-reactor "$name"
         fi
-        if named_in /var/lib/pacemaker/cib "name=\"drbd_resource\" value=\"$pattern\""; then
+        if named_in "name=\"drbd_resource\" value=\"$pattern\"" --include=cib.xml /var/lib/pacemaker/cib; then
             hand pacemaker pacemaker "$name"
         fi
     done
@@ -554,8 +557,15 @@ END
     say "lasting $1"
 }
 
-# named_in DIRECTORY PATTERN: whether a file there has such a line.
-named_in() { [ -d "$root$1" ] && grep -rqs -e "$2" "$root$1"; }
+# named_in PATTERN INCLUDE PATH...: whether a file there has such a line.
+named_in() {
+    like=$1 include=$2
+    shift 2
+    for place in "$@"; do
+        grep -rqs "$include" -e "$like" "$root$place" && return
+    done
+    return 1
+}
 
 # quoted WORD: for a pattern.
 quoted() { say "$1" | sed 's/[].[*^$\\]/\\&/g'; }
@@ -877,6 +887,7 @@ generations() {
 lineages() {
     towards=$1
     shift
+    broken='Disconnecting\|Timeout\|BrokenPipe\|NetworkFailure\|ProtocolError\|TearDown'
     for name in "$@"; do
         look "$name"
         peer=0
@@ -896,7 +907,10 @@ END
             differs "$name" "$peer" "$device"
             say "gi $name ${device%%:*} ${uuids:--} $kib"
         done
-        lost=$(kernel_log | grep -e "drbd $(quoted "$name")[ :/].*conn( Connected -> " | tail -n 1)
+        # 9 names the peer; with 8.4 there is one, and the state is that of a resynchronisation too.
+        lost=$(kernel_log | grep -e "drbd $(quoted "$name") $(quoted "$towards"): .*conn( Connected -> " \
+            -e "drbd $(quoted "$name")\(/[0-9]* drbd[0-9]*\)\{0,1\}: .*conn( [A-Za-z]* -> \($broken\) )" |
+            grep -v "conn( \(StandAlone\|Unconnected\|WFConnection\|WFReportParams\|$broken\) -> " | tail -n 1)
         [ -z "$lost" ] || say "since $name ${lost%% *}"
     done
 }
@@ -930,13 +944,34 @@ END
 
 # ---- who has a device open: lines RESOURCE VOLUME WHAT, some of them twice
 
+# openers RESOURCE...: who is no guest is looked for twice: udev reads a device that was just closed, and is gone again.
 openers() {
     wanted=' '
     for name in "$@"; do
         look "$name"
         want_devices "$name"
     done
-    find_openers
+    found=$(find_openers) || exit
+    fleeting=no
+    while read -r line; do
+        case $line in
+            *', of the guest '*) ;;
+            *' (pid '*) fleeting=yes ;;
+        esac
+    done <<END
+$found
+END
+    if [ "$fleeting" = no ]; then
+        [ -z "$found" ] || say "$found"
+        return
+    fi
+    sleep 0.5
+    again=$newline$(find_openers)$newline || exit
+    while read -r line; do
+        case $again in *"$newline$line$newline"*) say "$line" ;; esac
+    done <<END
+$found
+END
 }
 
 # want_devices RESOURCE: after look; its devices into $wanted.
@@ -1011,11 +1046,27 @@ by_processes() {
                     flags:*[12]) mode=' for writing' ;;
                 esac
             done 2>/dev/null <"/proc/$pid/fdinfo/${path##*/}"
-            opener "$comm (pid $pid)$mode"
+            of_guest "$pid"
+            opener "$comm (pid $pid)$mode$guest"
         fi
     done <<END
 $seen
 END
+}
+
+# of_guest PID: ", of the guest NAME" in $guest if it is that of a guest of libvirt's: its daemon writes which it is.
+of_guest() {
+    guest=''
+    set +f
+    for file in "$root/run/libvirt/qemu/"*.pid; do
+        own=''
+        read -r own 2>/dev/null <"$file"
+        if [ "$own" = "$1" ]; then
+            guest=${file##*/}
+            guest=", of the guest ${guest%.pid}"
+        fi
+    done
+    set -f
 }
 
 # What holds a device without a process: other devices on top, mounts (of every mount namespace), swap, loop devices.

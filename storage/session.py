@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 #: How many sessions are kept for a node; of more than these at once the rest ends with its call.
 _KEPT: Final = 3
 _CHUNK: Final = 65_536
+#: The longest answer that is taken, in bytes: thousands of resources are told of in some MiB.
+MOST: Final = 64 << 20
 
 
 class _NotBegunError(Exception):
@@ -36,6 +38,10 @@ class _NotBegunError(Exception):
 
 class _EndedError(Exception):
     """The other end is gone; whether the call acted is not known."""
+
+
+class _EndlessError(Exception):
+    """The answer is longer than any that makes sense."""
 
 
 class _LateError(Exception):
@@ -52,7 +58,7 @@ class _Session(Stream):
         return not poll.poll(0)
 
     def ask(self, request: str, deadline: float) -> Answer:
-        """What came of one call. Raises one of the three above."""
+        """What came of one call. Raises one of the four above."""
         mark = uuid.uuid4().hex
         left = f"{mark}\n{request}\n".encode()
         os.set_blocking(self._hold, False)
@@ -70,6 +76,8 @@ class _Session(Stream):
             if not chunk:
                 raise _EndedError
             said += chunk
+            if len(said) > MOST:
+                raise _EndlessError
         out, _, rest = bytes(said[: -len(end)]).rpartition(f"\n{mark} ".encode())
         status, _, err = rest.partition(b"\n")
         return Answer(status=int(status), out=out.decode(errors="replace"), err=err.decode(errors="replace"))
@@ -122,6 +130,8 @@ class Sessions:
                 session.leave()
                 if isinstance(error, _LateError):
                     raise too_late(node, what, timeout_s) from None
+                if isinstance(error, _EndlessError):
+                    raise _endless(node, what) from None
                 raise
         self._keep(node, session)
         log.debug(
@@ -175,3 +185,11 @@ class Sessions:
             hint="Look at the node's kernel log, then run the same command again.",
             detail=answer.err.strip(),
         )
+
+
+def _endless(node: Node, what: str) -> NodeUnreachable:
+    return NodeUnreachable(
+        node.name,
+        f"it says more than {MOST >> 20} MiB during {what}, so whether it acted is not known",
+        hint="Look at what drbdsetup says there: `drbdsetup events2 --now | head`.",
+    )

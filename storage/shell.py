@@ -44,7 +44,7 @@ ALIVE_COUNT: Final = 4
 PATIENCE_EOF_S: Final = 1.0
 PATIENCE_TERM_S: Final = 2.0
 
-#: The longest line of a stream that is kept whole, in bytes; a longer one is cut into pieces of this size.
+#: The longest line of a stream that is kept whole, in bytes; of a longer one so much is kept at least, and not all.
 MAX_LINE: Final = 65_536
 
 #: Every way in which a child can end; none is an exception here.
@@ -147,7 +147,7 @@ class Stream:
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        rest = b""
+        rest, dropping = b"", False
         while True:
             ready = dict(poll.poll())
             if self._wake in ready:
@@ -157,11 +157,15 @@ class Stream:
                 break
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                yield line.decode(errors="replace")
-            if len(rest) > MAX_LINE:
-                yield rest.decode(errors="replace")
+                if not dropping:
+                    yield line.decode(errors="replace")
+                dropping = False
+            if dropping:
                 rest = b""
-        if rest:
+            elif len(rest) > MAX_LINE:
+                yield rest.decode(errors="replace")
+                rest, dropping = b"", True
+        if rest and not dropping:
             yield rest.decode(errors="replace")
 
     def kill(self) -> None:

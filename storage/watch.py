@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds before a stream that ended is started again; the last one for ever.
 BACK_OFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: After this many seconds at the soonest a dump is begun anew that told of a resource what was not understood.
+REREAD_S: Final = 5.0
 #: How many breaks, and how many gaps, are kept in words. The first ones tell the cause.
 MAX_BREAKS: Final = 100
 #: How often a waiting thread looks at its ``cancel`` flag, in seconds.
@@ -249,7 +251,7 @@ class ReplicationWatch:
         failures = 0
         while not self._closing.is_set():
             world = World(node)
-            unread: set[str] = set()
+            unread: dict[str, float] = {}
             try:
                 self._read(node, world, unread)
             except LvmigrateError as error:
@@ -258,12 +260,12 @@ class ReplicationWatch:
                 # Whatever it was: a node that nobody watches must not look watched.
                 log.exception("watch_failed", node=node)
                 self._forget(node, f"a defect of the watch: {error!r}")
-            if world.complete and not unread:
+            if world.complete:
                 failures = 0
             self._closing.wait(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
             failures += 1
 
-    def _read(self, node: str, world: World, unread: set[str]) -> None:
+    def _read(self, node: str, world: World, unread: dict[str, float]) -> None:
         with self._follow(node) as lines:
             with self._changed:
                 self._streams[node] = lines
@@ -305,13 +307,14 @@ class ReplicationWatch:
                 self._put(node, name, None, () if number else (words,))
             self._wake()
 
-    def _take(self, node: str, world: World, unread: set[str], line: str) -> None:
-        """One line. ``unread``: the resources of which the dump said what was not understood."""
+    def _take(self, node: str, world: World, unread: dict[str, float], line: str) -> None:
+        """One line. ``unread``: the resources of which the dump said what was not understood, and when it did."""
         event = self._parsed(node, world, unread, line)
         if event is None:
             return
         if event.name in unread:
-            if world.complete:
+            # What was not understood may have passed; but the others are not watched while the dump is begun anew.
+            if world.complete and time.monotonic() - unread[event.name] >= REREAD_S:
                 raise Gap(f"{event.name} changed, of which something was not understood")
             return
         first = not world.complete
@@ -345,7 +348,7 @@ class ReplicationWatch:
             self._changes += 1
             self._changed.notify_all()
 
-    def _parsed(self, node: str, world: World, unread: set[str], line: str) -> Event | None:
+    def _parsed(self, node: str, world: World, unread: dict[str, float], line: str) -> Event | None:
         """One line as a value; ``None``: it is about none of these, or is not understood and costs the one it names."""
         called = self._called[node]
         try:
@@ -358,7 +361,7 @@ class ReplicationWatch:
                 return None
             if name is not None and (not world.complete or name in unread):
                 # A dump begun anew would say the same.
-                unread.add(name)
+                unread.setdefault(name, time.monotonic())
                 return None
             raise Gap(f"something was not understood: {error}") from error
         if not event.name:

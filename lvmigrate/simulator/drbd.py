@@ -59,6 +59,8 @@ class Hold:
     who: str
     write: bool
     process: bool = True
+    #: The guest whose QEMU it is.
+    guest: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -177,7 +177,7 @@ class SimulatedStorage:
 
         def look() -> tuple[Opener, ...]:
             return tuple(
-                Opener(resource=name, volume=number, what=hold.who, process=hold.process)
+                Opener(resource=name, volume=number, what=hold.who, process=hold.process, guest=hold.guest)
                 for name, resource in self._called.asked(node, names)
                 for hold in resource.ends[node].holds
                 for number in resource.ends[node].disks

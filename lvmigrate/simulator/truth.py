@@ -288,7 +288,8 @@ class Truth:
             return
         self._look_where_paths_lead(copy)
         for resource in copy.guest.resources:
-            hold = Hold(who=f"qemu-system-x86 (pid {4000 + len(self.migrations)})", write=write)
+            who = f"qemu-system-x86 (pid {4000 + len(self.migrations)})"
+            hold = Hold(who=who, write=write, guest=copy.guest.name)
             try:
                 resource.open(copy.node, hold)
             except KernelRefused:

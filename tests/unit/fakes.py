@@ -116,6 +116,8 @@ class World:
     reached: dict[str, Reach] = field(default_factory=dict)
     openers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     mounted_on: str = ""
+    #: A process that is no guest has the disk open there, beside the guest's.
+    intruder_on: str = ""
     replicated: bool = True
     shared_with: Domain | None = None
     #: How the call that copies memory ends; may change the world.
@@ -583,7 +585,13 @@ class FakeStorage:
         with self.world.call("openers", node):
             held = Opener(resource=self.world.resource, volume=0, what="a test (pid 1)", process=True)
             mount = Opener(resource=self.world.resource, volume=0, what="mounted on /srv", process=False)
-            return (held,) * self.world.openers[node] + (mount,) * (self.world.mounted_on == node)
+            qemu = Opener(resource=self.world.resource, volume=0, what="qemu (pid 7)", process=True, guest="web1")
+            intruder = Opener(resource=self.world.resource, volume=0, what="dd (pid 8)", process=True)
+            return (
+                *(held,) * self.world.openers[node],
+                *(mount,) * (self.world.mounted_on == node),
+                *(qemu, intruder) * (self.world.intruder_on == node),
+            )
 
     def _held(self, node: str) -> Held:
         token = self.world.tokens[node]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -170,3 +170,27 @@ def test_one_lost_answer_is_no_doubt() -> None:
 
     world.faults["observe", "node2"] = lost
     assert seen.doubts_now() == []
+
+
+class Silent(FakeStorage):
+    """Kernels that answer, and tell of no generation: a disk is not there."""
+
+    def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
+        super().generations(node, names)
+        return {}
+
+
+def test_no_generation_is_no_proof() -> None:
+    seen, watch = disks(World(), Silent)
+    seen.remember()
+    watch.missed.append("after 3 s: node2 is not watched")
+    assert seen.standing().verdict is Unbroken.UNKNOWN
+
+
+def test_what_nobody_watched_before_the_generations_were_read_is_not_proved_by_them() -> None:
+    """Replication may have broken and come back in that gap: the generations are those of afterwards."""
+    world = World()
+    seen, watch = disks(world)
+    world.late_faults["generations", "node2"] = lambda: watch.missed.append("after 3 s: node2 is not watched")
+    seen.remember()
+    assert seen.standing().verdict is Unbroken.UNKNOWN

@@ -13,8 +13,9 @@ from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.errors import Code, LeftBehind, Refused
 from lvmigrate.lineage import JUST_CREATED, Kin, kin, parting
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.replication import Lineage
-from tests.unit.fakes import World, unreachable
+from lvmigrate.own_names import on_each, own_name
+from lvmigrate.replication import ConnectionState, Lineage, Resource
+from tests.unit.fakes import NODES, FakeStorage, World, unreachable
 
 
 def line(*generations: str, kib: int | None = None, lost: datetime | None = None) -> Lineage:
@@ -108,6 +109,43 @@ def test_a_move_is_refused_with_it() -> None:
     with pytest.raises(Refused) as caught:
         MigrateInstance(apart().context(), "web1").check_prereq()
     assert [finding.code for finding in caught.value.findings] == [Code.SPLIT_BRAIN, Code.NOT_CONNECTED]
+
+
+@pytest.mark.parametrize("alone", NODES)
+def test_of_two_that_have_parted_one_may_still_look_for_the_other(alone: str) -> None:
+    """8.4 and 9 drop the connection at one end only, if the other has lost it before it is told."""
+
+    class Half(FakeStorage):
+        def seen(self, node: str) -> Resource:
+            made = super().seen(node)
+            state = ConnectionState.STANDALONE if node == alone else ConnectionState.CONNECTING
+            return dataclasses.replace(
+                made, connections=tuple(dataclasses.replace(link, state=state) for link in made.connections)
+            )
+
+    world = apart(standalone=False)
+    context = dataclasses.replace(world.context(), storage=Half(world))
+    with pytest.raises(Refused) as caught:
+        MigrateInstance(context, "web1").check_prereq()
+    assert [finding.code for finding in caught.value.findings] == [Code.SPLIT_BRAIN, Code.NOT_CONNECTED]
+    assert "first `drbdadm disconnect r0` and `drbdadm secondary r0` there" in caught.value.findings[0].hint
+
+
+def test_the_commands_have_each_nodes_own_name() -> None:
+    both = "node1:r1=node2:r9"
+    split = parting(both, ("node1", {f"{both}/0": PARTED["node1"]}), ("node2", {f"{both}/0": PARTED["node2"]}))
+    assert split is not None
+    hint = split.finding(keep="node1").hint
+    assert "on node2 `drbdadm connect --discard-my-data r9`, on node1 `drbdadm connect r1`" in hint
+    assert "=" not in hint
+
+
+def test_own_names() -> None:
+    both = "node1:r1=node2:r9"
+    assert [own_name(both, node) for node in ("node1", "node2", "node3")] == ["r1", "r9", both]
+    assert [own_name(name, "node1") for name in ("r0", "node1:r0", "a=b")] == ["r0", "node1:r0", "a=b"]
+    assert on_each("drbdadm up {}", "r0", NODES) == "`drbdadm up r0` on both nodes"
+    assert on_each("drbdadm up {}", both, NODES) == "`drbdadm up r1` on node1 and `drbdadm up r9` on node2"
 
 
 def test_one_that_was_only_cut_off_is_not_called_so() -> None:

@@ -649,6 +649,7 @@ NAMESAKE = guest("node2", uuid="8f4b1f6e-5a8c-4a0e-9d0c-7a1d0c3b0012", state=Dom
         (broken(two_primaries=True), Code.TWO_PRIMARIES_ON),
         (broken(openers={"node1": 1, "node2": 1}), Code.DEVICE_HELD),
         (broken(mounted_on="node1"), Code.DEVICE_HELD),
+        (broken(intruder_on="node1"), Code.DEVICE_HELD),
         (
             broken(
                 domains={

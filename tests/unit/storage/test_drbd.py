@@ -589,6 +589,14 @@ def test_other_hands_are_recognised(fake: Make, storage: DrbdStorage) -> None:
     )
     # A name is no pattern, and r1 is not r10.
     assert storage.surroundings("node1", ["r10", "r."]).other_hands == ()
+    # Of drbd-reactor's files one that was disabled has another end, and a line that is a comment says nothing.
+    promoter = node.root / "etc/drbd-reactor.d/web.toml"
+    promoter.rename(promoter.with_name("web.toml.disabled"))
+    (node.root / "var/lib/pacemaker/cib/cib.xml").rename(node.root / "var/lib/pacemaker/cib/cib-7.raw")
+    node.put("etc/drbd-reactor.toml", "# [promoter.resources.r1]\n")
+    assert {hand.program for hand in storage.surroundings("node1", ["r1"]).other_hands} == {"linstor"}
+    node.put("etc/drbd-reactor.toml", '[[promoter]]\n  [promoter.resources."r1"]\n')
+    assert {hand.program for hand in storage.surroundings("node1", ["r1"]).other_hands} == {"linstor", "drbd-reactor"}
     assert storage.surroundings("node1", []) == Surroundings()
 
 
@@ -743,6 +751,14 @@ def test_the_lineage_of_84_that_forgot_its_connection(fake: Make, storage: DrbdS
             lost_at=datetime(2026, 11, 24, 17, 17, 13, tzinfo=UTC),
         )
     }
+    # The state is that of a resynchronisation too; what was cut off before is not lost again.
+    later = """2026-11-24T17:18:00+0000 node1 kernel: drbd r0/0 drbd0: conn( Connected -> VerifyS )
+2026-11-24T17:19:00+0000 node1 kernel: drbd r0: peer( Secondary -> Unknown ) conn( VerifyS -> NetworkFailure )
+2026-11-24T17:20:00+0000 node1 kernel: drbd r0: conn( WFReportParams -> Disconnecting )
+"""
+    program(node, "journalctl", f"cat <<'END'\n{LOG_84}{later}END")
+    (found,) = storage.lineages("node1", "node2", ["r0"]).values()
+    assert found.lost_at == datetime(2026, 11, 24, 17, 19, tzinfo=UTC)
     node.put("gi", "no such minor")
     assert storage.lineages("node1", "node2", ["r0"]) == {}
     assert storage.lineages("node1", "node2", []) == {}
@@ -765,5 +781,14 @@ def test_the_lineage_of_9_is_asked_of_the_peer_that_is_meant(fake: Make, storage
         "r1/1": (12, None),
     }
     assert sorted(asked.read_text().splitlines()) == ["get-gi r1 1 0", "get-gi r1 1 1"]
-    storage.lineages("node1", "node3", ["r1"])
-    assert sorted(asked.read_text().splitlines())[2:] == ["get-gi r1 2 0", "get-gi r1 2 1"]
+    log = """2026-11-24T10:00:00+0000 node1 kernel: drbd r1 node2: conn( Connected -> NetworkFailure ) peer( Primary -> Unknown )
+2026-11-24T12:00:00+0000 node1 kernel: drbd r1 node3: conn( Connected -> TearDown ) peer( Secondary -> Unknown ) [remote]
+2026-11-24T12:00:01+0000 node1 kernel: drbd r1 node2: conn( NetworkFailure -> Unconnected ) [disconnected]
+"""  # noqa: E501 -- the kernel's lines
+    program(node, "journalctl", f"cat <<'END'\n{log}END")
+    hours = {
+        peer: {line.lost_at.hour for line in storage.lineages("node1", peer, ["r1"]).values() if line.lost_at}
+        for peer in ("node2", "node3")
+    }
+    assert hours == {"node2": {10}, "node3": {12}}
+    assert sorted(set(asked.read_text().splitlines()))[2:] == ["get-gi r1 2 0", "get-gi r1 2 1"]

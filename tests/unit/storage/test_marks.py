@@ -246,17 +246,29 @@ def test_a_logical_volume_of_a_shared_group(  # noqa: PLR0917 -- a table
         assert ("lvchange -asy" in found[str(block)].exclusive) is exclusive
 
 
+@pytest.mark.parametrize(
+    ("kind", "alone"),
+    [
+        ("Write Exclusive", True),
+        ("Exclusive Access", True),
+        ("Write Exclusive, registrants only", False),
+        ("Exclusive Access, registrants only", False),
+        ("Write Exclusive, all registrants", False),
+        ("Exclusive Access, all registrants", False),
+    ],
+)
 def test_a_reserved_logical_unit(
-    shared: SharedStorage, tmp_path: Path, block: Path, monkeypatch: pytest.MonkeyPatch
+    shared: SharedStorage, tmp_path: Path, block: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, alone: bool
 ) -> None:
+    """By the kernel's block/pr.rst the first two are for their owner, the others for all who have registered."""
     device(tmp_path, "sdc", {"device/wwid": "naa.600140512345"})
     program = tmp_path / "bin/sg_persist"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho '  scope: LU_SCOPE,  type: Exclusive Access'\n")
+    program.write_text(f"#!/bin/sh\necho '  scope: LU_SCOPE,  type: {kind}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     (reach,) = shared.shared("node1", [str(block)]).values()
-    assert "persistent reservation" in reach.exclusive
+    assert ("persistent reservation" in reach.exclusive) is alone
 
 
 @pytest.mark.parametrize(

@@ -285,13 +285,13 @@ def test_the_stream_ends_with_the_child(shell: Shell, node: Node) -> None:
 
 
 @pytest.fixture
-def openers(shell: Shell, node: Node, device: Path) -> Callable[[], tuple[Opener, ...]]:
+def openers(shell: Shell, node: Node, device: Path, tmp_path: Path) -> Callable[[], tuple[Opener, ...]]:
     """Who has ``device`` open, as if it were volume 3 of res."""
     number = device.stat().st_rdev
     # DRBD's major is written into the script; here it is the loop device's.
     text = SCRIPT.replace('"147:', f'"{os.major(number)}:').replace("block/147:", f"block/{os.major(number)}:")
     script = (
-        f"root=\npatience=1\n{text}\nversion=9\ndevices=' 3:{os.minor(number)}'\nwanted=' '\n"
+        f"root={tmp_path}\npatience=1\n{text}\nversion=9\ndevices=' 3:{os.minor(number)}'\nwanted=' '\n"
         "want_devices res\nfind_openers\n"
     )
 
@@ -328,7 +328,59 @@ def test_a_process(openers: Callable[[], tuple[Opener, ...]], device: Path, mode
     assert (opener.resource, opener.volume) == ("res", 3)
     assert opener.what.startswith("python")
     assert opener.what.endswith(f"(pid {process.pid}) {words}")
+    assert opener.guest == ""
     assert openers() == ()
+
+
+def test_the_process_of_a_guest(openers: Callable[[], tuple[Opener, ...]], device: Path, tmp_path: Path) -> None:
+    """libvirt's daemon writes its process down, under the guest's name."""
+    runtime = tmp_path / "run/libvirt/qemu"
+    runtime.mkdir(parents=True)
+    with holding(device, "r+b") as process:
+        (runtime / "other.pid").write_text("1\n")
+        (runtime / "web 1.pid").write_text(f"{process.pid}")  # without an end of line, as it does
+        (opener,) = openers()
+    assert (opener.guest, opener.process) == ("web 1", True)
+    assert opener.what.endswith(f"(pid {process.pid}) for writing, of the guest web 1")
+
+
+GUEST_OPEN = "res 0 qemu-system-x86 (pid 8) for writing, of the guest web1"
+OTHER_OPEN = "res 0 blkid (pid 7) for reading"
+MOUNT_OPEN = "res 0 mounted on /srv"
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ([[]], []),
+        ([[GUEST_OPEN, MOUNT_OPEN]], [GUEST_OPEN, MOUNT_OPEN]),
+        ([[GUEST_OPEN, OTHER_OPEN], [GUEST_OPEN]], [GUEST_OPEN]),
+        ([[GUEST_OPEN, OTHER_OPEN], [OTHER_OPEN, GUEST_OPEN]], [GUEST_OPEN, OTHER_OPEN]),
+        ([[OTHER_OPEN], []], []),
+    ],
+)
+def test_who_is_no_guest_is_looked_for_twice(
+    shell: Shell, node: Node, tmp_path: Path, seen: list[list[str]], told: list[str]
+) -> None:
+    for number, lines in enumerate(seen, start=1):
+        (tmp_path / str(number)).write_text("".join(f"{line}\n" for line in lines))
+    count = tmp_path / "count"
+    fakes = f"look() {{ devices=''; }}\nfind_openers() {{ echo >>{count}; cat {tmp_path}/$(wc -l <{count}); }}\n"
+    with shell.stream(node, f"root=\npatience=1\n{SCRIPT}\n{fakes}openers res\n") as stream:
+        assert list(stream) == told
+        assert stream.end().status == 0
+    assert len(count.read_text().splitlines()) == len(seen)
+
+
+def test_a_second_look_that_fails_says_nothing(shell: Shell, node: Node, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    fakes = (
+        f"look() {{ devices=''; }}\n"
+        f"find_openers() {{ [ ! -e {count} ] || fail 94 no; echo >{count}; echo '{OTHER_OPEN}'; }}\n"
+    )
+    with shell.stream(node, f"root=\npatience=1\n{SCRIPT}\n{fakes}openers res\n") as stream:
+        assert list(stream) == []
+        assert stream.end().status == 94
 
 
 def test_a_process_that_calls_the_device_something_else(

@@ -121,6 +121,8 @@ def test_every_reason_and_what_to_do(lines: Lines) -> None:
     assert first is not None
     diskless = replace(first, volumes=tuple(replace(v, disk=DiskState.DISKLESS) for v in first.volumes))
     assert stall_of([(diskless, peer), now[1]]) is Stall.NO_DISK
+    # The other end tells of it too, where one is not heard.
+    assert stall_of([(None, peer), changed(now, disk=DiskState.DISKLESS)[1]]) is Stall.NO_DISK
     assert stall_of([(replace(diskless, connections=()), peer), now[1]]) is Stall.NOT_CONNECTED
     assert set(STALL_HINTS) == set(Stall)
     assert all(hint.endswith(".") for hint in STALL_HINTS.values())
@@ -145,3 +147,28 @@ def test_it_stands_still_only_while_nothing_gets_less(lines: Lines) -> None:
         last = look(50_000 - 100 * second, 110 + second)
     assert last.rate_kib_s == pytest.approx(100)
     assert last.eta_s == pytest.approx((50_000 - 19_900) / 100)
+
+
+def test_more_to_do_is_a_beginning_and_what_follows_is_progress(lines: Lines) -> None:
+    """8.4 is asked: a short cut between two looks shows in nothing but the number."""
+    now, meter = standing(lines), SyncMeter()
+
+    def look(left: int, at: float) -> SyncProgress:
+        return meter.look(changed(now, replication=ReplicationState.SYNC_SOURCE, out_of_sync_kib=left), (), at)
+
+    assert look(1_000, 0).stall is None
+    look(500, 5)
+    assert look(400_000, 40).stalled_s == 35  # more is no progress
+    assert [look(400_000 - 1_000 * step, 40 + step).stall for step in range(1, 100)] == [None] * 99
+
+
+@pytest.mark.parametrize("state", [ReplicationState.VERIFY_SOURCE, ReplicationState.VERIFY_TARGET])
+def test_an_online_verify_is_no_stall(lines: Lines, state: ReplicationState) -> None:
+    """It makes nothing less while it goes on; 9 tells how far it is, 8.4 does not."""
+    now, meter = standing(lines), SyncMeter()
+    for at in range(0, 1000, 10):
+        seen = changed(now, replication=state, out_of_sync_kib=0, done_percent=None)
+        assert (meter.look(seen, (), at).stall, bool(meter.look(seen, (), at).volumes)) == (None, True)
+    still = changed(now, replication=ReplicationState.SYNC_SOURCE, out_of_sync_kib=9)
+    meter.look(still, (), 1000)
+    assert meter.look(still, (), 1100).stall is Stall.UNKNOWN

@@ -136,3 +136,10 @@ exit 255
         remote.run("far", "a test", "true")
     assert "authorized_keys" in caught.value.hint
     remote.close()
+
+
+def test_an_answer_without_an_end_is_given_up(remote: Remote, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.session.MOST", 1 << 20)
+    with pytest.raises(NodeUnreachable, match="says more than 1 MiB during a test"):
+        call("yes")
+    assert call("echo", "again").out == "again\n"
