@@ -98,8 +98,8 @@ def stall_of(ends: Sequence[End]) -> Stall:
     if any(link is None or link.state is not ConnectionState.CONNECTED for _, link in links):
         return Stall.NOT_CONNECTED
     replicated = [volume for _, link in links if link is not None for volume in link.volumes]
-    own = [volume for resource, _ in links for volume in resource.volumes]
-    if any(volume.disk in _NO_DISK for volume in (*own, *replicated)):
+    disks = {volume.disk for resource, _ in links for volume in resource.volumes}
+    if _NO_DISK & (disks | {volume.disk for volume in replicated}):
         return Stall.NO_DISK
     why = {word for volume in replicated for word in volume.resync_suspended.split(",")}
     if "dependency" in why:
