@@ -374,7 +374,8 @@ _ROWS: Final = (
         Code.DEVICE_HELD,
         _BEFORE_OR_AMID,
         "Something has a device open that must be closed: a process, a mount, another device on top of it.",
-        "End what the sentence names. A device that anything has open is never demoted, and nothing is forced.",
+        "End what the sentence names: on the target anything, on the source anything but the guest itself. A device"
+        " that is open is never demoted, and nothing is forced.",
         _MOVE,
     ),
     _row(
