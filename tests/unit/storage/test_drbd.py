@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from lvmigrate.replication import ConnectionOptions, Lineage, OtherHand, Role, S
 from lvmigrate.token import Errand, Token
 from storage.drbd import DrbdStorage
 from storage.watch import ReplicationWatch
+from tests.unit.storage.conftest import TRANSCRIPTS
 
 TOKEN = Token(
     uuid="0b6f0c3e-0000-4000-8000-000000000001",
@@ -792,3 +793,34 @@ def test_the_lineage_of_9_is_asked_of_the_peer_that_is_meant(fake: Make, storage
     }
     assert hours == {"node2": {10}, "node3": {12}}
     assert sorted(set(asked.read_text().splitlines()))[2:] == ["get-gi r1 2 0", "get-gi r1 2 1"]
+
+
+@pytest.mark.parametrize(
+    ("version", "until", "lost"),
+    [
+        ("drbd93", None, {"node2": 78.689849, "node3": 72.597799}),
+        ("drbd93", 60, {"node2": 30.977795, "node3": 31.489443}),
+        ("drbd84", None, {"node2": 144.802805}),
+        # Split-brain: what connected for a moment, and parted again, was lost before.
+        ("drbd84", 130, {"node2": 118.736049}),
+    ],
+)
+def test_when_it_was_lost_by_a_recorded_log(
+    fake: Make, storage: DrbdStorage, version: str, until: float | None, lost: dict[str, float]
+) -> None:
+    node, name = fake(version), {"drbd93": "r1", "drbd84": "r0"}[version]
+    boot = datetime(2026, 11, 22, tzinfo=UTC)
+    said = []
+    for line in next((TRANSCRIPTS / version).glob("*kernel.log")).read_text().splitlines():
+        seconds, words = line.removeprefix("[").split("] ", 1)
+        if until is None or float(seconds) < until:
+            when = (boot + timedelta(seconds=float(seconds))).isoformat(timespec="microseconds")
+            said.append(f"{when} node1 kernel: {words.replace(' r0', f' {name}')}\n")
+    program(node, "journalctl", f"cat <<'END'\n{''.join(said)}END")
+    if version == "drbd93":
+        third = "exists connection name:r1 peer-node-id:2 conn-name:node3 connection:Connecting role:Unknown\n"
+        node.put("dump", (node.root / "dump").read_text().replace("exists -", third + "exists -"))
+    node.put("gi", GI)
+    for peer, at in lost.items():
+        found = {line.lost_at for line in storage.lineages("node1", peer, [name]).values()}
+        assert found == {boot + timedelta(seconds=at)}
