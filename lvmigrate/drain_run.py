@@ -110,7 +110,7 @@ class Run:
         """Do all of it."""
         began = self._context.clock.now()
         self._names = {leg.departure.uuid: leg.departure.name for leg in schedule.legs}
-        self._manner.onlooker.planned(schedule)
+        self._told(self._manner.onlooker.planned, schedule)
         for stay in schedule.stays:
             self._stays(Stayed.by_plan(stay), for_good=stay.finding.code in FOR_GOOD | {Code.MEMORY_SHORT})
         try:

@@ -203,7 +203,8 @@ def _daemon(at: Callable[[Play], str]) -> Callable[[Play], None]:
 
 def _qemu(at: Callable[[Play], str]) -> Callable[[Play], None]:
     def act(play: Play) -> None:
-        look = f"pkill -KILL -f 'qemu.*guest={play.guest.name},' && echo hit; true"
+        # In brackets: the shell that has these words in its command is none.
+        look = f"pkill -KILL -f '[q]emu.*guest={play.guest.name},' && echo hit; true"
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: "hit" in play.lab.run(at(play), look), "", every_s=0.2, timeout_s=20)
             return
