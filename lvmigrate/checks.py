@@ -283,23 +283,21 @@ def _in_step(survey: Survey) -> Iterator[Finding]:
                     continue
                 said.add(key)
                 code, hint = _DOUBTS[doubt.kind]
-                name, nodes = doubt.resource, (survey.source.node, survey.target.node)
                 words = {
-                    "own": own_name(name, side.node),
-                    "status": on_each("drbdsetup status {}", name, nodes),
-                    "connect": on_each("drbdadm connect {}", name, nodes),
+                    "own": own_name(doubt.resource, side.node),
+                    "status": on_each("drbdsetup status {}", doubt.resource, survey.nodes),
+                    "connect": on_each("drbdadm connect {}", doubt.resource, survey.nodes),
                 }
                 yield Finding(code=code, sentence=f"{doubt}.", hint=hint.format(**words))
 
 
 def _roles(survey: Survey) -> Iterator[Finding]:
-    nodes = (survey.source.node, survey.target.node)
     for resource in survey.source.resources.values():
         if resource.role is not Role.PRIMARY:
             yield Finding(
                 code=Code.SOURCE_NOT_PRIMARY,
                 sentence=f"{resource.name} is {resource.role.value} on {survey.source.node}, where the guest runs.",
-                hint=f"Look with {on_each('drbdsetup status {}', resource.name, nodes)}.",
+                hint=f"Look with {on_each('drbdsetup status {}', resource.name, survey.nodes)}.",
             )
     for resource in survey.target.resources.values():
         if resource.role is Role.PRIMARY:

@@ -49,7 +49,7 @@ def objections(seen: Survey) -> Iterator[Finding]:
                 yield _unsupported(
                     f"{name} has no verify-alg on {side.node}: DRBD cannot compare its copies.",
                     f"`verify-alg crc32c;` in the net section of {name} on both nodes, and"
-                    f" {on_each('drbdadm adjust {}', name, (seen.source.node, seen.target.node))}; or leave"
+                    f" {on_each('drbdadm adjust {}', name, seen.nodes)}; or leave"
                     " --verify-disks out.",
                 )
 

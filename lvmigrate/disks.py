@@ -73,7 +73,7 @@ class Disks:
         """
         self._since = now
         self.watch.forgive()
-        found = self._now()
+        found = self._generations_now()
         self._generations = {} if self.watch.gaps() else found
 
     def standing(self) -> Standing:
@@ -117,7 +117,7 @@ class Disks:
 
     def _same_generations(self) -> bool | None:
         """Whether the data are those of `remember` by their generations; ``None``: a node gives no answer."""
-        found = self._now()
+        found = self._generations_now()
         pairs = [(self._generations.get(node), found.get(node)) for node in self.nodes]
         same: bool | None = None
         if any(before is not None and now is not None and now != before for before, now in pairs):
@@ -127,7 +127,7 @@ class Disks:
         _log.info("generations_compared", same=same)
         return same
 
-    def _now(self) -> dict[str, Mapping[str, str]]:
+    def _generations_now(self) -> dict[str, Mapping[str, str]]:
         """By node: the generations of the data; without the nodes that do not tell those of every resource."""
         told = outcomes_of([partial(self.storage.generations, node, self.names) for node in self.nodes])
         return {

@@ -77,8 +77,8 @@ def sizes(survey: Survey) -> Iterator[Finding]:
                     code=Code.SIZE_DIFFERS,
                     sentence=f"{name}/{volume.number} has {volume.size_kib} KiB on {survey.source.node}, but"
                     f" {other} KiB on {survey.target.node}.",
-                    hint=f"`drbdadm resize {own_name(name, survey.source.node)}` on {survey.source.node}, once both"
-                    " backing devices are large enough.",
+                    hint=f"`drbdadm resize {own_name(name, here.node)}` on {here.node}, once both backing devices are"
+                    " large enough.",
                 )
 
 

@@ -1,12 +1,17 @@
-"""What each node calls a resource, for the commands that are told to people.
+"""The one name of a resource that its nodes call differently, and what each node calls it.
 
-A resource that its nodes call differently goes by all of these names, such as ``node1:r0=node2:r9`` (storage.names).
-No command takes that one.
+It goes by all of its names, such as ``node1:r0=node2:r9``.  No command takes that one: what is told to people has each
+node's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+
+def joined(ends: Iterable[tuple[str, str]]) -> str:
+    """The one name of what these nodes, each with its own name for it, call differently."""
+    return "=".join(f"{node}:{own}" for node, own in ends)
 
 
 def own_name(name: str, node: str) -> str:

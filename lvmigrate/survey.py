@@ -110,6 +110,11 @@ class Survey:
     there: Premises
 
     @property
+    def nodes(self) -> tuple[str, str]:
+        """The names of source and target."""
+        return self.source.node, self.target.node
+
+    @property
     def tokens(self) -> Mapping[str, str]:
         """By node: the id of the guest's token there, run out or not."""
         held = {side.node: side.traces.token(self.domain.uuid) for side in (self.source, self.target)}

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from lvmigrate.errors import LvmigrateError
+from lvmigrate.own_names import joined
 from lvmigrate.together import outcomes_of
 from storage.show import Shown, ShownConnection
 
@@ -133,7 +134,7 @@ class Names:
                 self._one.pop(there, None)
             return
         given = [self._one[there] for there in ends if there in self._one]
-        one = given[0] if given and set(given) == {given[0]} and self._fits(given[0], ends) else _joined(ends)
+        one = given[0] if given and set(given) == {given[0]} and self._fits(given[0], ends) else joined(ends)
         for node, own in ends:
             self._one[node, own] = one
             self._own[node, one] = own
@@ -161,7 +162,3 @@ def _paths(here: Sequence[Shown]) -> _Paths:
             for path in connection.paths:
                 found.setdefault(path, []).append((shown.name, connection.peer))
     return found
-
-
-def _joined(ends: Sequence[End]) -> str:
-    return "=".join(f"{node}:{own}" for node, own in ends)

@@ -439,7 +439,9 @@ reach_device() {
             command -v sg_persist >/dev/null || return 0
             case $(timeout 5 sg_persist --in --read-reservation "$path" 2>/dev/null) in
                 *registrants*) ;;
-                *'type: Write Exclusive'* | *'type: Exclusive Access'*) say "$index exclusive a persistent reservation gives it to one node" ;;
+                *'type: Write Exclusive'* | *'type: Exclusive Access'*)
+                    say "$index exclusive a persistent reservation gives it to one node"
+                    ;;
             esac
             ;;
     esac
@@ -532,11 +534,12 @@ surroundings() {
         if [ -e "$root/var/lib/linstor.d/$name.res" ]; then hand linstor linstor-satellite "$name"; fi
         pattern=$(quoted "$name")
         # Its files are those that end so: `drbd-reactorctl disable` gives them another end.
-        if named_in "^[[:space:]]*\[*[[:space:]]*promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[[:space:]]*[].]" \
-            --include=*.toml /etc/drbd-reactor.toml /etc/drbd-reactor.d; then
+        if grep -rqs --include='*.toml' \
+            -e "^[[:space:]]*\[*[[:space:]]*promoter\.resources\.[\"']\{0,1\}${pattern}[\"']\{0,1\}[[:space:]]*[].]" \
+            "$root/etc/drbd-reactor.toml" "$root/etc/drbd-reactor.d"; then
             hand drbd-reactor drbd-reactor "$name"
         fi
-        if named_in "name=\"drbd_resource\" value=\"$pattern\"" --include=cib.xml /var/lib/pacemaker/cib; then
+        if grep -qs -e "name=\"drbd_resource\" value=\"$pattern\"" "$root/var/lib/pacemaker/cib/cib.xml"; then
             hand pacemaker pacemaker "$name"
         fi
     done
@@ -555,16 +558,6 @@ lasting() {
 $plan
 END
     say "lasting $1"
-}
-
-# named_in PATTERN INCLUDE PATH...: whether a file there has such a line.
-named_in() {
-    like=$1 include=$2
-    shift 2
-    for place in "$@"; do
-        grep -rqs "$include" -e "$like" "$root$place" && return
-    done
-    return 1
 }
 
 # quoted WORD: for a pattern.
@@ -888,6 +881,7 @@ lineages() {
     towards=$1
     shift
     broken='Disconnecting\|Timeout\|BrokenPipe\|NetworkFailure\|ProtocolError\|TearDown'
+    log=$(kernel_log | grep -e ' conn( [A-Za-z]* -> ')
     for name in "$@"; do
         look "$name"
         peer=0
@@ -908,7 +902,7 @@ END
             say "gi $name ${device%%:*} ${uuids:--} $kib"
         done
         # 9 names the peer; with 8.4 there is one, and the state is that of a resynchronisation too.
-        lost=$(kernel_log | grep -e "drbd $(quoted "$name") $(quoted "$towards"): .*conn( Connected -> " \
+        lost=$(say "$log" | grep -e "drbd $(quoted "$name") $(quoted "$towards"): .*conn( Connected -> " \
             -e "drbd $(quoted "$name")\(/[0-9]* drbd[0-9]*\)\{0,1\}: .*conn( [A-Za-z]* -> \($broken\) )" |
             grep -v "conn( \(StandAlone\|Unconnected\|WFConnection\|WFReportParams\|$broken\) -> " | tail -n 1)
         [ -z "$lost" ] || say "since $name ${lost%% *}"

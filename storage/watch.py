@@ -77,7 +77,8 @@ class ReplicationWatch:
     ``follow(node)`` makes one node's stream; ``why(node, answer)`` says what it means that one ended by itself.
     Three layers: a thread for each node supervises, starting again what ended; one stream is one process; one line is
     one value, or an error that is logged.  A line that is not understood costs nothing but what it said: the resource
-    that it names is not known until a new dump tells of it, which is asked for at once.
+    that it names is not known until a new dump tells of it, which is asked for at once; one that says the same again is
+    asked for as the resource changes, and not sooner than `REREAD_S` after the last.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from lvmigrate.domain import DomainState
 from lvmigrate.node import Node
+from lvmigrate.own_names import joined
 from lvmigrate.replication import ConnectionOptions, ConnectionState, DiskState, Role
 from lvmigrate.simulator.calls import Call, Kind
 from lvmigrate.simulator.drbd import Hold, IoFailed, KernelRefused, Replicated, Version
@@ -174,7 +175,7 @@ class Truth:
         """
         called = called or dict.fromkeys(nodes, name)
         if len(set(called.values())) > 1:
-            name = "=".join(f"{node}:{called[node]}" for node in sorted(nodes))
+            name = joined((node, called[node]) for node in sorted(nodes))
         first = tuple(next(self._minors) for _ in range(volumes))
         resource = Replicated(
             name=name,
