@@ -7,6 +7,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
 
 from hv.border import border
@@ -18,6 +19,9 @@ class HasDeadline(Protocol):
 
     #: In seconds.
     call_timeout_s: float
+
+    def calling(self, node: str) -> AbstractContextManager[None]:
+        """What a call to ``node`` is made in."""
 
 
 S = TypeVar("S", bound=HasDeadline)
@@ -39,7 +43,7 @@ def bounded(
         @functools.wraps(method)
         def call(self: S, node: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
             def work() -> R:
-                with border(node, what):
+                with border(node, what), self.calling(node):
                     return method(self, node, *args, **kwargs)
 
             def work_again() -> R:

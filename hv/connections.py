@@ -1,8 +1,9 @@
-"""One libvirt connection per node, opened when needed, with a deadline, kept alive, and opened again when it broke."""
+"""The libvirt connections to all nodes, and the events that come over them."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import structlog
 
 from hv.border import words
 from hv.line import Line
+from hv.lines import Lines
 from lvmigrate.node import Node
 
 #: Seconds between keepalive messages, and how many may be missed: a dead link ends every call after 5 * (3 + 1) s.
@@ -73,22 +75,37 @@ def event_words(event: int, detail: int) -> str:
     return f"{kind} {details[detail] if detail < len(details) else detail}"
 
 
+class _Taken(threading.local):
+    """The lines that this thread has taken, by node."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
+
+
 class Connections:
     """The connections to all nodes. Safe to use from several threads."""
 
     def __init__(self, nodes: Mapping[str, Node], *, connect_timeout_s: float) -> None:
-        self._lines = {
-            name: Line(node, timeout_s=connect_timeout_s, prepare=partial(self._prepare, name))
-            for name, node in nodes.items()
-        }
+        self._lines = {name: self._lines_to(node, connect_timeout_s) for name, node in nodes.items()}
+        self._mine = _Taken()
         self._listeners: dict[int, Listener] = {}
         self._job_listeners: dict[int, JobListener] = {}
         self._pass_listeners: dict[int, PassListener] = {}
         self._numbers = itertools.count()
 
+    @contextmanager
+    def calling(self, node: str) -> Iterator[None]:
+        """In the context, `to` gives this thread a connection to ``node`` that hears its calls, one at a time."""
+        with self._lines[node].taken() as line:
+            self._mine.lines[node] = line
+            try:
+                yield
+            finally:
+                del self._mine.lines[node]
+
     def to(self, node: str) -> libvirt.virConnect:
-        """A living connection to ``node``. Raises `NodeUnreachable` when there is none within the deadline."""
-        return self._lines[node].connection()
+        """A living connection to ``node``, in `calling`. Raises `NodeUnreachable` when there is none in time."""
+        return self._mine.lines[node].connection()
 
     @contextmanager
     def listening(
@@ -110,10 +127,16 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection, those of daemons that hang in the background. Jobs that run on the nodes go on."""
-        closing = [thread for line in self._lines.values() if (thread := line.close()) is not None]
+        closing = [thread for lines in self._lines.values() for thread in lines.close()]
         deadline = time.monotonic() + _CLOSED_S
         for thread in closing:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _lines_to(self, node: Node, timeout_s: float) -> Lines:
+        """Each event is told once: over the first."""
+        first = Line(node, timeout_s=timeout_s, prepare=partial(self._prepare, node.name))
+        another = partial(Line, node, timeout_s=timeout_s, prepare=partial(_keep_alive, node.name))
+        return Lines(node, timeout_s=timeout_s, first=first, another=another)
 
     def _prepare(self, node: str, connection: libvirt.virConnect) -> tuple[int, ...]:
         """Have it kept alive and its events told; the ids of the callbacks."""
@@ -129,9 +152,9 @@ class Connections:
             for listener in tuple(self._pass_listeners.values()):
                 listener(node, domain.UUIDString(), number)
 
-        found = []
+        found: list[int] = []
+        _keep_alive(node, connection)
         try:
-            connection.setKeepAlive(*_KEEPALIVE)
             for event, callback in (
                 (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
                 (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed),
@@ -147,3 +170,12 @@ class Connections:
         _log.debug("domain_event", node=node, uuid=uuid, domain_event=event)
         for listener in tuple(self._listeners.values()):
             listener(node, uuid, event)
+
+
+def _keep_alive(node: str, connection: libvirt.virConnect) -> tuple[int, ...]:
+    """Have a dead link noticed; no callbacks."""
+    try:
+        connection.setKeepAlive(*_KEEPALIVE)
+    except libvirt.libvirtError as error:  # libvirt's own drivers, in this process, have none
+        _log.debug("libvirt_keepalive_unavailable", node=node, error=words(error))
+    return ()

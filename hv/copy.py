@@ -11,8 +11,8 @@ import libvirt
 import structlog
 
 from hv.border import meaning, words
-from hv.job import Job
-from lvmigrate.errors import Code
+from hv.job import Job, Lent
+from lvmigrate.errors import Code, LvmigrateError
 from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd
 
@@ -32,13 +32,14 @@ class LibvirtCopy:
     def __init__(
         self,
         node: str,
-        domain: libvirt.virDomain,
-        call: Callable[[], Any],
+        lent: Lent,
+        call: Callable[[libvirt.virDomain], Any],
         *,
-        prepare: Callable[[], Any] = lambda: None,
+        prepare: Callable[[libvirt.virDomain], Any] = lambda _: None,
     ) -> None:
         self._node = node
-        self._job = Job(node, lambda: domain)
+        self._lent = lent
+        self._job = Job(node, lent)
         self._end: CopyEnd | None = None
         self._ended = threading.Event()
         #: The call has ended, a pass over the memory has begun, or somebody wants it to be looked at.
@@ -91,16 +92,17 @@ class LibvirtCopy:
         """Take the final statistics, which libvirt sends as an event when the job has completed."""
         self._job.completed(statistics)
 
-    def _run(self, prepare: Callable[[], Any], call: Callable[[], Any]) -> None:
+    def _run(self, prepare: Callable[[libvirt.virDomain], Any], call: Callable[[libvirt.virDomain], Any]) -> None:
         try:
-            prepare()
-            # A QEMU that did not answer for minutes must not begin to move when nobody waits for it any more.
-            with self._gate:
-                stopped = self._stopped
-            if stopped:
-                self._end = CopyEnd(ok=False, detail="stopped before it began")
-                return
-            call()
+            with self._lent() as domain:
+                prepare(domain)
+                # A QEMU that did not answer for minutes must not begin to move when nobody waits for it any more.
+                with self._gate:
+                    stopped = self._stopped
+                if stopped:
+                    self._end = CopyEnd(ok=False, detail="stopped before it began")
+                    return
+                call(domain)
             self._end = CopyEnd(ok=True)
         except libvirt.libvirtError as error:
             code, hint = meaning(error, self._node)
@@ -109,6 +111,8 @@ class LibvirtCopy:
                 self._end = CopyEnd(ok=False, detail=words(error))
             else:
                 self._end = CopyEnd(ok=False, detail=words(error), code=code, hint=hint)
+        except LvmigrateError as error:
+            self._end = CopyEnd(ok=False, detail=error.sentence)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the waiting thread must hear that the call ended
             self._end = CopyEnd(ok=False, detail=f"{type(error).__name__}: {error}")
         finally:

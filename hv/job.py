@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import libvirt
@@ -23,12 +24,16 @@ _PATIENCE_S: Final = 2.0
 _CHANGE_S: Final = 10.0
 
 
-class Job:
-    """One job of the domain that ``domain()`` gives. That call too may hang, and raise what libvirt raises."""
+#: The domain as libvirt's own object, for the time in the context.
+Lent = Callable[[], AbstractContextManager[libvirt.virDomain]]
 
-    def __init__(self, node: str, domain: Callable[[], libvirt.virDomain]) -> None:
+
+class Job:
+    """One job of the domain that ``lent()`` lends for a call. That too may hang, and raise what libvirt raises."""
+
+    def __init__(self, node: str, lent: Lent) -> None:
         self._node = node
-        self._domain = domain
+        self._lent = lent
         self._newest: MemoryProgress | None = None
         self._passes_before: int | None = None
         self._final = False
@@ -53,11 +58,11 @@ class Job:
     def limit_downtime(self, seconds: float) -> None:
         """Let the guest stand still for so long at the end. Raises `NodeUnreachable` or `CommandFailed`."""
         milliseconds = max(1, round(seconds * 1000))
-        self._change("Setting the downtime limit", lambda: self._domain().migrateSetMaxDowntime(milliseconds))
+        self._change("Setting the downtime limit", lambda domain: domain.migrateSetMaxDowntime(milliseconds))
 
     def start_post_copy(self) -> None:
         """Let the guest go on at the target. Raises `NodeUnreachable` (it may act later) or `CommandFailed`."""
-        self._change("Switching to post-copy", lambda: self._domain().migrateStartPostCopy())
+        self._change("Switching to post-copy", lambda domain: domain.migrateStartPostCopy())
 
     def pass_began(self, number: int) -> None:
         """The pass of this number, by QEMU's counter, has begun: libvirt told so."""
@@ -71,8 +76,8 @@ class Job:
 
     def _ask(self) -> None:
         try:
-            with border(self._node, "Reading the job's statistics"):
-                statistics = dict(self._domain().jobStats())
+            with border(self._node, "Reading the job's statistics"), self._lent() as domain:
+                statistics = dict(domain.jobStats())
         except LvmigrateError as error:
             # "Gone" or "ask again": neither says how the copy ended, so neither is said to have.
             _log.debug("job_statistics_unavailable", node=self._node, error=error.detail or error.sentence)
@@ -82,16 +87,16 @@ class Job:
 
     def _abort(self) -> None:
         try:
-            with border(self._node, "Aborting the job"):
-                self._domain().abortJob()
+            with border(self._node, "Aborting the job"), self._lent() as domain:
+                domain.abortJob()
         except LvmigrateError as error:
             # No job any more, or no answer: what became of the copy is seen by looking at both nodes.
             _log.debug("abort_refused", node=self._node, error=error.detail or error.sentence)
 
-    def _change(self, what: str, call: Callable[[], Any]) -> None:
+    def _change(self, what: str, call: Callable[[libvirt.virDomain], Any]) -> None:
         def bordered() -> None:
-            with border(self._node, what):
-                call()
+            with border(self._node, what), self._lent() as domain:
+                call(domain)
 
         within(_CHANGE_S, bordered, self._node, what)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import libvirt
@@ -17,10 +18,10 @@ from hv.bounded import bounded
 from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from hv.job import Job
-from hv.observed import job_of, observed
+from hv.observed import job_of, observed, one_of_many
 from hv.offer import needed, offered
 from hv.ports import Ports
-from lvmigrate.domain import Activity, Domain, Host, JobKind
+from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
@@ -69,14 +70,13 @@ class LibvirtHypervisor:
     def domains(self, node: str) -> tuple[Domain, ...]:
         """Every guest that ``node`` knows now, running or not. One that ends meanwhile is left out.
 
-        A job is told of those that are paused only.
+        A job is told of those that are paused only, and of one whose QEMU does not answer as little as of a copy that
+        is coming in (`domain`).
         """
         found = []
         for domain in self._connections.to(node).listAllDomains():
             try:
-                # Only one that is paused can be coming in, and has no XML then.
-                paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
-                found.append(observed(node, domain, job_of(domain) if paused else JobKind.NONE))
+                found.append(one_of_many(node, domain))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
@@ -162,14 +162,13 @@ class LibvirtHypervisor:
 
     def _copy(self, domain: Domain, target: str, options: Options, wanted: int, *, limit_ms: int | None) -> LibvirtCopy:
         peer = self._nodes[target]
-        handle = self._handle(domain.node, domain.uuid)
         log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
 
-        def prepare() -> None:
+        def prepare(handle: libvirt.virDomain) -> None:
             if limit_ms is not None:
                 handle.migrateSetMaxDowntime(limit_ms)
 
-        def call() -> None:
+        def call(handle: libvirt.virDomain) -> None:
             with self._ports.taken(peer) as port, self._connections.listening(lambda *_: None, completed, pass_began):
                 parameters = flags.parameters(domain, options, peer, port)
                 log.debug("migrate_to_uri3", uri=peer.peer_uri, parameters=parameters, flags=wanted)
@@ -183,7 +182,7 @@ class LibvirtHypervisor:
             if (node, uuid) == (domain.node, domain.uuid):
                 copy.pass_began(number)
 
-        copy = LibvirtCopy(domain.node, handle, call, prepare=prepare)
+        copy = LibvirtCopy(domain.node, partial(self._lent, domain.node, domain.uuid), call, prepare=prepare)
         return copy
 
     def adopt(self, node: str, uuid: str) -> AdoptedCopy:
@@ -191,8 +190,7 @@ class LibvirtHypervisor:
 
         See `AdoptedCopy`: the node is asked every half second while somebody waits, and at once after an event.
         """
-        # Looked up anew each time: the connection may have broken, and the daemon have been restarted.
-        job = Job(node, lambda: self._handle(node, uuid))
+        job = Job(node, partial(self._lent, node, uuid))
 
         @contextmanager
         def listening(wake: Callable[[], None]) -> Iterator[None]:
@@ -334,9 +332,15 @@ class LibvirtHypervisor:
         """Close every connection. Jobs that run on the nodes go on."""
         self._connections.close()
 
-    @bounded("Looking for the guest")
-    def _handle(self, node: str, uuid: str) -> libvirt.virDomain:
-        return self._lookup(node, uuid)
+    def calling(self, node: str) -> AbstractContextManager[None]:
+        """What every call to ``node`` is made in (`hv.bounded`)."""
+        return self._connections.calling(node)
+
+    @contextmanager
+    def _lent(self, node: str, uuid: str) -> Iterator[libvirt.virDomain]:
+        """Looked up anew each time: the connection may have broken, and the daemon have been restarted."""
+        with self.calling(node):
+            yield self._lookup(node, uuid)
 
     def _found(self, node: str, uuid: str) -> Any:  # noqa: ANN401 -- libvirt has no types
         """The guest as libvirt's own object; ``None``: the node answered and knows none."""

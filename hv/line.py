@@ -1,4 +1,4 @@
-"""The line to one node: its libvirt connection, opened by one thread however many wait, and let go when it broke."""
+"""A line to one node: a libvirt connection, opened by one thread however many wait, and let go when it broke."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Opening:
 
 
 class Line:
-    """One node's connection. Safe to use from several threads.
+    """One connection to a node. Safe to use from several threads.
 
     ``prepare`` is called once with each new connection, and returns the ids of the callbacks that it registered.
     """
@@ -70,6 +70,12 @@ class Line:
         self._held: Held | None = None
         self._opening: _Opening | None = None
         self._patience_s = self._first_patience_s = max(_PATIENCE_S, 2 * timeout_s)
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is a connection that works. Asks nobody."""
+        with self._lock:
+            return self._held is not None and _lives(self._held.connection)
 
     def connection(self) -> libvirt.virConnect:
         """A living connection. Raises `NodeUnreachable` when there is none within the deadline."""

@@ -70,6 +70,9 @@ _REASONS: Final[Mapping[int, tuple[str, ...]]] = {
     ),
 }
 
+#: For how long a monitor is in use by one call before its QEMU is said not to answer, in milliseconds.
+_OCCUPIED_MS: Final = 10_000
+
 _JOB_KINDS: Final = {
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: JobKind.INCOMING,
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: JobKind.OUTGOING,
@@ -98,10 +101,41 @@ def job_of(domain: libvirt.virDomain) -> JobKind:
     return _JOB_KINDS.get(statistics.get("operation", 0), JobKind.OTHER)
 
 
-def observed(node: str, domain: libvirt.virDomain, job: JobKind) -> Domain:
-    """The domain as it is now. Raises what libvirt raises."""
+def one_of_many(node: str, domain: libvirt.virDomain) -> Domain:
+    """The domain as it is now, also while its QEMU does not answer. Raises what libvirt raises.
+
+    Of one that does not answer the job is `JobKind.OTHER`: nothing can be done with it.  The job of one that runs is
+    not asked for.
+    """
+    try:
+        if not _occupied(domain):
+            # Only one that is paused can be coming in, and has no XML then.
+            paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+            return observed(node, domain, job_of(domain) if paused else JobKind.NONE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            raise
+    return observed(node, domain, JobKind.OTHER, answers=False)
+
+
+def _occupied(domain: libvirt.virDomain) -> bool:
+    """Whether a call has been waiting for the domain's QEMU for so long that the next would wait too: 30 s, each."""
+    if not domain.isActive():
+        return False
+    try:
+        state, _details, for_ms = domain.controlInfo()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID):
+            return False  # a driver without monitors, or it stopped meanwhile
+        raise
+    return bool(state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and for_ms >= _OCCUPIED_MS)
+
+
+def observed(node: str, domain: libvirt.virDomain, job: JobKind, *, answers: bool = True) -> Domain:
+    """The domain as it is now. Raises what libvirt raises; ``answers``: whether its QEMU does."""
     persistent = bool(domain.isPersistent())
-    virt_type, vcpus, disks, nics, left_on = _incoming(domain) if job is JobKind.INCOMING else _described(domain)
+    told = answers and job is not JobKind.INCOMING
+    virt_type, vcpus, disks, nics, left_on = _described(domain) if told else _counted(domain)
     state, reason = domain.state()
     # Of a copy that comes in, libvirt would say so only after its end.
     current_kib = None if job is JobKind.INCOMING else domain.info()[2]
@@ -129,11 +163,11 @@ def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, .
     return xml.virt_type(text), xml.vcpus(text), xml.disks(text), xml.nics(text), xml.left_on(text)
 
 
-def _incoming(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], None]:
-    """As `_described`, for a copy that comes in: libvirt's XML would be had only after the copy's end, or never (30 s).
+def _counted(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], None]:
+    """As `_described`, of one whose XML cannot be had: a copy that comes in, or a guest whose QEMU does not answer.
 
-    The statistics need no job of libvirt's own; they do not tell the type, the interfaces, nor
-    whether a disk may be written.
+    libvirt would give the XML only after the copy's end, or never (30 s).  The statistics need no job of libvirt's own;
+    they do not tell the type, the interfaces, nor whether a disk may be written.
     """
     wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_VCPU
     found = domain.connect().domainListGetStats([domain], wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)

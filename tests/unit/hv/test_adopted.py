@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import libvirt
@@ -57,7 +57,7 @@ class World:
         self.hang.set()  # set: answers come
         self.wakes: list[Callable[[], None]] = []
         self.statistics: dict[str, Any] = {"memory_total": TOTAL, "memory_remaining": TOTAL // 2}
-        self.job = Job("node1", lambda: cast("libvirt.virDomain", self))
+        self.job = Job("node1", lambda: nullcontext(cast("libvirt.virDomain", self)))
         self.copy = AdoptedCopy("node1", self.job, look=self.look, listening=self.listening)
 
     def jobStats(self) -> dict[str, Any]:  # noqa: N802 -- libvirt's name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import libvirt
@@ -12,6 +13,7 @@ import pytest
 
 from hv import job
 from hv.copy import LibvirtCopy
+from hv.job import Lent
 from lvmigrate.protocols import CopyEnd
 
 TOTAL = 1 << 20
@@ -52,6 +54,10 @@ def domain() -> Iterator[Domain]:
     domain.hang.set()
 
 
+def lent(domain: Any) -> Lent:
+    return lambda: nullcontext(domain)
+
+
 def eventually(holds: Any) -> None:
     deadline = time.monotonic() + 30
     while not holds():
@@ -61,7 +67,7 @@ def eventually(holds: Any) -> None:
 
 def test_progress_and_end(domain: Domain) -> None:
     finish = threading.Event()
-    under_way = LibvirtCopy("node1", domain, finish.wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: finish.wait())
     eventually(lambda: under_way.progress() is not None)
     progress = under_way.progress()
     assert progress is not None
@@ -73,23 +79,23 @@ def test_progress_and_end(domain: Domain) -> None:
 
 
 def test_a_call_that_fails_says_libvirts_words(domain: Domain) -> None:
-    def fail() -> None:
+    def fail(_domain: Any) -> None:
         raise libvirt.libvirtError("operation aborted")
 
-    end = LibvirtCopy("node1", domain, fail).wait(30)
+    end = LibvirtCopy("node1", lent(domain), fail).wait(30)
     assert end is not None
     assert not end.ok
     assert "operation aborted" in end.detail
 
 
 def test_a_call_that_fails_in_any_other_way_is_heard_of_too(domain: Domain) -> None:
-    end = LibvirtCopy("node1", domain, lambda: 1 // 0).wait(30)
+    end = LibvirtCopy("node1", lent(domain), lambda _: 1 // 0).wait(30)
     assert end is not None
     assert "ZeroDivisionError" in end.detail
 
 
 def test_statistics_that_cannot_be_had_keep_the_last_ones(domain: Domain) -> None:
-    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: threading.Event().wait())
     eventually(lambda: under_way.progress() is not None)
     before = under_way.progress()
     domain.statistics = None
@@ -97,7 +103,7 @@ def test_statistics_that_cannot_be_had_keep_the_last_ones(domain: Domain) -> Non
 
 
 def test_final_statistics_are_taken_from_the_event(domain: Domain) -> None:
-    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: threading.Event().wait())
     under_way.completed({"memory_total": TOTAL, "memory_remaining": 0, "memory_processed": TOTAL * 3})
     progress = under_way.progress()
     assert progress is not None
@@ -105,7 +111,7 @@ def test_final_statistics_are_taken_from_the_event(domain: Domain) -> None:
 
 
 def test_a_libvirt_that_hangs_is_asked_once(domain: Domain) -> None:
-    under_way = LibvirtCopy("node1", domain, threading.Event().wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: threading.Event().wait())
     domain.hang.clear()
     for _ in range(5):
         assert under_way.progress() is None
@@ -119,7 +125,7 @@ def test_a_libvirt_that_hangs_is_asked_once(domain: Domain) -> None:
 
 def test_a_wait_that_is_woken_ends_and_so_does_one_that_is_woken_before_it_begins(domain: Domain) -> None:
     finish = threading.Event()
-    under_way = LibvirtCopy("node1", domain, finish.wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: finish.wait())
     begin = time.monotonic()
     threading.Timer(0.05, under_way.wake).start()
     assert under_way.wait(60) is None
@@ -133,7 +139,7 @@ def test_a_wait_that_is_woken_ends_and_so_does_one_that_is_woken_before_it_begin
 def test_what_was_stopped_before_it_began_never_begins(domain: Domain) -> None:
     """A QEMU that hangs while the copy is prepared may answer long after everybody has gone."""
     prepared, begun = threading.Event(), threading.Event()
-    under_way = LibvirtCopy("node1", domain, begun.set, prepare=prepared.wait)
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: begun.set(), prepare=lambda _: prepared.wait())
     under_way.abort()
     prepared.set()
     assert under_way.wait(30) == CopyEnd(ok=False, detail="stopped before it began")

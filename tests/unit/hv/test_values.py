@@ -153,7 +153,7 @@ def test_a_daemon_that_is_not_there_is_no_answer() -> None:
 def test_a_daemon_that_hangs_is_no_answer_after_the_deadline() -> None:
     hanging = node("node1", "qemu+ext://h/system?command=/bin/cat")  # answers with what it is told: never a reply
     connections = Connections(hanging, connect_timeout_s=0.5)
-    with pytest.raises(NodeUnreachable):
+    with pytest.raises(NodeUnreachable), connections.calling("node1"):
         connections.to("node1")
     connections.close()
 
