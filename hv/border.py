@@ -111,7 +111,8 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         code=Code.CPU_LACKS,
-        said=r"guest cpu (doesn't|does not) match|host doesn't support requested features|missing features:",
+        said=r"guest cpu (doesn't|does not) match|host doesn't support requested features|missing features:"
+        r"|Property '\S+-cpu\.\S+' not found",
         hint=_ANOTHER_CPU,
     ),
     Row(

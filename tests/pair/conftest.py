@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hv import LibvirtHypervisor
+from tests.pair.bench import Bench
+from tests.pair.guest import BUSY
 from tests.pair.pair import Pair
 
 
@@ -36,3 +38,8 @@ def hypervisor(pair: Pair) -> Iterator[LibvirtHypervisor]:
     hypervisor = LibvirtHypervisor({host.name: host.node for host in pair.hosts})
     yield hypervisor
     hypervisor.close()
+
+
+@pytest.fixture
+def bench(pair: Pair, hypervisor: LibvirtHypervisor) -> Bench:
+    return Bench(pair=pair, hv=hypervisor, guest=pair.guest("web1", on=pair.one, load=BUSY))
