@@ -32,6 +32,9 @@ _log = structlog.get_logger()
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+#: From which release on the target's daemon dies when it is to connect a broken post-copy again, and which has that
+#: mended (libvirt's NEWS of 11.4.0; met with 11.3.0).
+_RESUME_KILLS: Final = ((11, 2, 0), (11, 4, 0))
 #: How often it is looked whether a measurement is done, in seconds.
 _MEASURED_S: Final = 0.1
 
@@ -155,10 +158,25 @@ class LibvirtHypervisor:
     def resume_post_copy(self, domain: Domain, target: str, options: Options) -> LibvirtCopy:
         """Connect the two ends of a post-copy that broke (VIR_MIGRATE_POSTCOPY_RESUME).
 
-        Refused by libvirt while QEMU's own stream still lives.
+        Refused by libvirt while QEMU's own stream still lives, and here where the target's libvirt is one whose daemon
+        dies of it (`CommandFailed`).
         """
+        self._can_resume(target)
         resuming = libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
         return self._copy(domain, target, options, flags.flags(domain, options) | resuming, limit_ms=None)
+
+    @bounded("Asking for libvirt's version")
+    def _can_resume(self, node: str) -> None:
+        version = _version(self._connections.to(node).getLibVersion())
+        if _RESUME_KILLS[0] <= version < _RESUME_KILLS[1]:
+            raise CommandFailed(
+                node,
+                "Connecting the two ends of the post-copy",
+                status=libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+                code=Code.OPTION_UNSUPPORTED,
+                detail=f"the daemon of libvirt {'.'.join(map(str, version))} dies of it",
+                hint=f"Update libvirt on {node} to {'.'.join(map(str, _RESUME_KILLS[1]))} or later; guests run on.",
+            )
 
     def _copy(self, domain: Domain, target: str, options: Options, wanted: int, *, limit_ms: int | None) -> LibvirtCopy:
         peer = self._nodes[target]

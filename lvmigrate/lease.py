@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -50,7 +50,7 @@ class Lease:
         self._unfenced: dict[str, Token] = {}
         self._acknowledged: dict[str, float] = {}
         self._trouble: dict[str, LvmigrateError] = {}
-        self._renewing: AbstractContextManager[None] | None = None
+        self._renewing: ExitStack | None = None
         #: Whether something was learnt that the nodes were not told.
         self._untold = False
         #: Whether it was ours on every node.
@@ -75,12 +75,13 @@ class Lease:
         return held
 
     def keep(self) -> None:
-        """Begin to renew."""
+        """Begin to renew: each node beside the other, so that one that hangs does not keep the other's from its own."""
         self._kept = True
-        self._renewing = self._clock.every(
-            self._token.lease_s * _PERIOD, self._renew_quietly, f"lease-{self._token.instance}"
-        )
-        self._renewing.__enter__()
+        self._renewing = ExitStack()
+        for node in self._nodes:
+            name = f"lease-{self._token.instance}-{node}"
+            renew = partial(self._renew_quietly, node)
+            self._renewing.enter_context(self._clock.every(self._token.lease_s * _PERIOD, renew, name))
 
     def guarded(self) -> None:
         """From now on a renewal counts only when the node's guard has acknowledged it."""
@@ -201,28 +202,21 @@ class Lease:
         with self._lock:
             renewing, self._renewing = self._renewing, None
         if renewing is not None:
-            renewing.__exit__(None, None, None)
+            renewing.close()
 
     def _renew(self, node: str) -> None:
         asked = self._clock.now()  # the node counts from some moment after this one: the earlier is the safe one
         self._storage.renew_token(node, self._token)
         self._acknowledged[node] = asked
 
-    def _renew_quietly(self) -> None:
-        calls: list[Callable[[], None]] = [partial(self._renew_or_tell, node) for node in self._nodes]
-        for node, outcome in zip(self._nodes, outcomes_of(calls), strict=True):
-            if isinstance(outcome, LvmigrateError):
-                self._trouble[node] = outcome
-                _log.warning("token_not_renewed", node=node, error=str(outcome))
-            else:
-                self._trouble.pop(node, None)
-
-    def _renew_or_tell(self, node: str) -> None:
-        """A defect on the way to one node must not hide what the other says."""
+    def _renew_quietly(self, node: str) -> None:
         try:
             self._renew(node)
-        except Exception as error:
-            raise defect(error) from error
+        except Exception as error:  # noqa: BLE001 -- the next one is to be tried, and this one told
+            self._trouble[node] = defect(error)
+            _log.warning("token_not_renewed", node=node, error=str(self._trouble[node]))
+        else:
+            self._trouble.pop(node, None)
 
 
 def _lost(node: str, held: Held) -> TokenLost:

@@ -29,14 +29,19 @@ class Renewing:
         #: What has come to pass: ``began``, ``ended``.
         self.story: list[str] = []
         self.seconds = 0.0
-        self.call: Callable[[], None] = lambda: None
+        self.calls: list[Callable[[], None]] = []
 
     @contextmanager
     def every(self, seconds: float, call: Callable[[], None], _name: str) -> Iterator[None]:
-        self.seconds, self.call = seconds, call
+        self.seconds = seconds
+        self.calls.append(call)
         self.story.append("began")
         yield
         self.story.append("ended")
+
+    def call(self) -> None:
+        for call in self.calls:
+            call()
 
 
 def lease(world: World, token: Token = TOKEN) -> tuple[Lease, Renewing]:
@@ -55,14 +60,37 @@ def taken(world: World) -> tuple[Lease, Renewing]:
 def test_it_is_renewed_on_every_node_long_before_it_runs_out_until_it_is_ended() -> None:
     world = World()
     made, renewing = taken(world)
-    assert renewing.story == ["began"]
+    assert renewing.story == ["began", "began"]
     assert renewing.seconds * 2 < TOKEN.lease_s * 2 / 3
     renewing.call()
     made.renew()
     assert [node for method, node in world.calls if method == "renew_token"].count("node2") == 2
     made.end()
     made.end()
-    assert renewing.story == ["began", "ended"]
+    assert renewing.story == ["began", "began", "ended", "ended"]
+
+
+def test_a_node_that_hangs_does_not_keep_the_other_from_being_renewed() -> None:
+    world = World()
+    storage = FakeStorage(world)
+    made = Lease(storage, NODES, dataclasses.replace(TOKEN, lease_s=0.2), clock=Clock())
+    for node in NODES:
+        made.take(node)
+    hangs, renewed = threading.Event(), threading.Semaphore(0)
+
+    def renew(node: str, _token: Token) -> None:
+        if node == "node1":
+            hangs.wait()
+        else:
+            renewed.release()
+
+    storage.renew_token = renew  # type: ignore[method-assign, assignment]
+    made.keep()
+    try:
+        assert all(renewed.acquire(timeout=60) for _ in range(3))
+    finally:
+        hangs.set()
+        made.end()
 
 
 def test_it_lapses_when_a_node_has_not_acknowledged_it_for_too_long() -> None:
