@@ -18,6 +18,7 @@ from hv.bounded import bounded
 from hv.connections import Connections
 from hv.copy import LibvirtCopy
 from hv.job import Job
+from hv.keeping import keeping
 from hv.observed import job_of, observed, one_of_many
 from hv.offer import needed, offered
 from hv.ports import Ports
@@ -273,13 +274,16 @@ class LibvirtHypervisor:
 
     @bounded("Removing the guest's definition")
     def undefine(self, node: str, uuid: str) -> None:
-        """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none."""
+        """Remove the guest's definition from ``node`` and keep its NVRAM and TPM state. Nothing if there is none.
+
+        Raises `CommandFailed` (`Code.TPM`) where a libvirt before 8.9 would delete the state of its TPM with it.
+        """
         domain = self._found(node, uuid)
         if domain is None:
             return
         if domain.isActive():
             raise _refusal(node, "Removing the guest's definition (the guest is active there)")
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+        domain.undefineFlags(keeping(node, domain))
 
     @bounded("Starting the guest")
     def start(self, node: str, uuid: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypedDict
 
 import libvirt
 
@@ -134,8 +134,7 @@ def _occupied(domain: libvirt.virDomain) -> bool:
 def observed(node: str, domain: libvirt.virDomain, job: JobKind, *, answers: bool = True) -> Domain:
     """The domain as it is now. Raises what libvirt raises; ``answers``: whether its QEMU does."""
     persistent = bool(domain.isPersistent())
-    told = answers and job is not JobKind.INCOMING
-    virt_type, vcpus, disks, nics, left_on = _described(domain) if told else _counted(domain)
+    content = _described(domain) if answers and job is not JobKind.INCOMING else _counted(domain)
     state, reason = domain.state()
     # Of a copy that comes in, libvirt would say so only after its end.
     current_kib = None if job is JobKind.INCOMING else domain.info()[2]
@@ -148,26 +147,40 @@ def observed(node: str, domain: libvirt.virDomain, job: JobKind, *, answers: boo
         job=job,
         persistent=persistent,
         autostart=persistent and bool(domain.autostart()),
-        virt_type=virt_type,
         memory_kib=domain.maxMemory(),
-        vcpus=vcpus,
-        disks=disks,
-        nics=nics,
         current_kib=current_kib,
-        left_on=left_on,
+        **content,
     )
 
 
-def _described(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], str | None]:
+class _Content(TypedDict):
+    """What of a `Domain` stands in its XML."""
+
+    virt_type: str
+    vcpus: int
+    disks: tuple[DomainDisk, ...]
+    nics: tuple[Nic, ...]
+    left_on: str | None
+    loses_tpm: bool
+
+
+def _described(domain: libvirt.virDomain) -> _Content:
     text = domain.XMLDesc()
-    return xml.virt_type(text), xml.vcpus(text), xml.disks(text), xml.nics(text), xml.left_on(text)
+    return _Content(
+        virt_type=xml.virt_type(text),
+        vcpus=xml.vcpus(text),
+        disks=xml.disks(text),
+        nics=xml.nics(text),
+        left_on=xml.left_on(text),
+        loses_tpm=xml.loses_tpm(text),
+    )
 
 
-def _counted(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...], tuple[Nic, ...], None]:
+def _counted(domain: libvirt.virDomain) -> _Content:
     """As `_described`, of one whose XML cannot be had: a copy that comes in, or a guest whose QEMU does not answer.
 
     libvirt would give the XML only after the copy's end, or never (30 s).  The statistics need no job of libvirt's own;
-    they do not tell the type, the interfaces, nor whether a disk may be written.
+    they do not tell the type, the interfaces, a TPM, nor whether a disk may be written.
     """
     wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_VCPU
     found = domain.connect().domainListGetStats([domain], wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
@@ -182,7 +195,9 @@ def _counted(domain: libvirt.virDomain) -> tuple[str, int, tuple[DomainDisk, ...
         )
         for number in range(values.get("block.count", 0))
     )
-    return "", values.get("vcpu.maximum", 1), disks, (), None
+    return _Content(
+        virt_type="", vcpus=values.get("vcpu.maximum", 1), disks=disks, nics=(), left_on=None, loses_tpm=False
+    )
 
 
 def _reason(state: int, reason: int) -> str:

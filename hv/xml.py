@@ -121,6 +121,15 @@ _UNITS: Final = {
 }
 
 
+def loses_tpm(text: str) -> bool:
+    """Whether libvirt deletes the state of an emulated TPM with this definition where it is not told to keep it.
+
+    A definition can say itself that it is to be kept (``persistent_state``, libvirt 7.0).
+    """
+    backends = ET.fromstring(text).iterfind("./devices/tpm/backend[@type='emulator']")  # noqa: S314 -- as above
+    return any(backend.get("persistent_state") != "yes" for backend in backends)
+
+
 def described(node: str, text: str) -> Domain:
     """The guest that a definition describes, off. Raises `CommandFailed`: the text is no definition of one."""
     try:
@@ -161,4 +170,5 @@ def _parsed(node: str, text: str) -> Domain:
         disks=disks(text),
         nics=nics(text),
         left_on=left_on(text),
+        loses_tpm=loses_tpm(text),
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lvmigrate.domain import DomainState
+from lvmigrate.domain import Domain, DomainState
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options, Plan, ResourcePlan, Switch
 
@@ -49,6 +49,65 @@ def by_hand(plan: Plan, options: Options, target: Node) -> tuple[ByHand, ...]:
     return tuple(
         ByHand(step=name, commands=tuple(steps.of(name)), then=_THEN[name].format(**places)) for name, _ in plan.steps
     )
+
+
+def undefining(domain: Domain) -> tuple[str, ...]:
+    """How to remove a definition and keep what libvirt has beside it; virsh has the option for a TPM since 8.9."""
+    return ("virsh", "undefine", domain.name, "--keep-nvram", *(("--keep-tpm",) if domain.loses_tpm else ()))
+
+
+def migrating(domain: Domain, options: Options, target: Node, *, resume: bool = False) -> tuple[str, ...]:
+    """The words of virsh for the copy of the memory; ``resume``: for connecting the ends of a post-copy that broke."""
+    again = ("--postcopy-resume",) if resume else ()
+    flags, parameters = _flags(domain, options), _parameters(domain, options, target)
+    return ("virsh", "migrate", domain.name, target.peer_uri, *flags, *again, *parameters)
+
+
+def _by_itself(domain: Domain, options: Options) -> bool:
+    """Whether the target's libvirt starts it."""
+    return options.switch is Switch.FAST or _post_copy(domain, options)
+
+
+def _post_copy(domain: Domain, options: Options) -> bool:
+    return options.may_post_copy and domain.state is DomainState.RUNNING
+
+
+def _flags(domain: Domain, options: Options) -> Iterator[str]:
+    for wanted, flag in (
+        (True, "--p2p"),
+        (True, "--abort-on-error"),
+        (options.mode is not Mode.NON_LIVE, "--live"),
+        (_post_copy(domain, options), "--postcopy"),
+        (not _by_itself(domain, options), "--suspend"),
+        (domain.persistent, "--persistent"),
+        (options.throttles, "--auto-converge"),
+        (options.compression is not None, "--compressed"),
+        (options.connections is not None, "--parallel"),
+        (options.tls, "--tls"),
+    ):
+        if wanted:
+            yield flag
+
+
+def _parameters(domain: Domain, options: Options, peer: Node) -> Iterator[str]:
+    address = f"[{peer.migration_address}]" if ":" in peer.migration_address else peer.migration_address
+    level = {Compression.MT: "mt", Compression.ZLIB: "zlib", Compression.ZSTD: "zstd"}.get(
+        options.compression or Compression.XBZRLE
+    )
+    for option, value in (
+        ("--migrateuri", f"tcp://{address}"),
+        ("--bandwidth", options.bandwidth_mib_s),
+        ("--listen-address", peer.listen_address),
+        ("--parallel-connections", options.connections),
+        ("--tls-destination", peer.tls_name if options.tls else None),
+        ("--postcopy-bandwidth", options.postcopy_bandwidth_mib_s if _post_copy(domain, options) else None),
+        ("--auto-converge-initial", options.throttle_initial if options.throttles else None),
+        ("--auto-converge-increment", options.throttle_increment if options.throttles else None),
+        ("--comp-methods", None if options.compression is None else options.compression.value),
+        (f"--comp-{level}-level", options.compression_level if level else None),
+    ):
+        if value is not None:
+            yield from (option, str(value))
 
 
 _THEN: Final[Mapping[str, str]] = {
@@ -108,7 +167,7 @@ class _Steps:
     def _switch(self) -> Iterator[Command]:
         yield self._virsh(self._plan.source, "domstate", self._name, "--reason")
         yield from self._status()
-        if self._running and not self._by_itself:
+        if self._running and not _by_itself(self._plan.domain, self._options):
             yield self._virsh(self._plan.target, "resume", self._name)
 
     def _close(self) -> Iterator[Command]:
@@ -138,15 +197,6 @@ class _Steps:
     @property
     def _name(self) -> str:
         return self._plan.instance
-
-    @property
-    def _by_itself(self) -> bool:
-        """Whether the target's libvirt starts it."""
-        return self._options.switch is Switch.FAST or self._post_copy
-
-    @property
-    def _post_copy(self) -> bool:
-        return self._options.may_post_copy and self._running
 
     def _on(self, node: str, *words: str) -> Command:
         return Command(step=self._step, node=node, words=words)
@@ -210,45 +260,7 @@ class _Steps:
             yield self._virsh(source, "autostart", self._name, "--disable")
         milliseconds = max(1, round(self._options.downtime_limit_s * 1000))
         yield self._virsh(source, "migrate-setmaxdowntime", self._name, str(milliseconds))
-        yield self._virsh(source, "migrate", self._name, self._peer.peer_uri, *self._flags(), *self._parameters())
-
-    def _flags(self) -> Iterator[str]:
-        options = self._options
-        for wanted, flag in (
-            (True, "--p2p"),
-            (True, "--abort-on-error"),
-            (options.mode is not Mode.NON_LIVE, "--live"),
-            (self._post_copy, "--postcopy"),
-            (not self._by_itself, "--suspend"),
-            (self._plan.domain.persistent, "--persistent"),
-            (options.throttles, "--auto-converge"),
-            (options.compression is not None, "--compressed"),
-            (options.connections is not None, "--parallel"),
-            (options.tls, "--tls"),
-        ):
-            if wanted:
-                yield flag
-
-    def _parameters(self) -> Iterator[str]:
-        options, peer = self._options, self._peer
-        address = f"[{peer.migration_address}]" if ":" in peer.migration_address else peer.migration_address
-        level = {Compression.MT: "mt", Compression.ZLIB: "zlib", Compression.ZSTD: "zstd"}.get(
-            options.compression or Compression.XBZRLE
-        )
-        for option, value in (
-            ("--migrateuri", f"tcp://{address}"),
-            ("--bandwidth", options.bandwidth_mib_s),
-            ("--listen-address", peer.listen_address),
-            ("--parallel-connections", options.connections),
-            ("--tls-destination", peer.tls_name if options.tls else None),
-            ("--postcopy-bandwidth", options.postcopy_bandwidth_mib_s if self._post_copy else None),
-            ("--auto-converge-initial", options.throttle_initial if options.throttles else None),
-            ("--auto-converge-increment", options.throttle_increment if options.throttles else None),
-            ("--comp-methods", None if options.compression is None else options.compression.value),
-            (f"--comp-{level}-level", options.compression_level if level else None),
-        ):
-            if value is not None:
-                yield from (option, str(value))
+        yield self._on(source, *migrating(domain, self._options, self._peer))
 
     def _compare(self) -> Iterator[Command]:
         for resource in self._plan.resources:
@@ -260,7 +272,7 @@ class _Steps:
         yield from self._status()
         if domain.persistent:
             if not self._plan.errand.keep_definition:
-                yield self._virsh(source, "undefine", self._name, "--keep-nvram", "--keep-tpm")
+                yield self._on(source, *undefining(domain))
             if domain.autostart:
                 yield self._virsh(target, "autostart", self._name)
         if self._plan.shrunk_kib is not None:

@@ -96,6 +96,8 @@ class Domain:
     current_kib: int | None = None
     #: The tombstone: the node that the guest was on when it was started here without that node's word.
     left_on: str | None = None
+    #: It has an emulated TPM, whose state goes with its definition where libvirt is not told to keep it.
+    loses_tpm: bool = False
 
     @property
     def layers(self) -> tuple[DomainDisk, ...]:

@@ -489,8 +489,9 @@ _ROWS: Final = (
         Code.TPM,
         _REFUSED,
         "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm; or its state is in files"
-        " that a failover leaves behind.",
-        "Use an emulated TPM, and install swtpm-tools on the target; move the guest while it runs.",
+        " that a failover leaves behind, or that a libvirt before 8.9 would delete with the definition left behind.",
+        "Use an emulated TPM, and install swtpm-tools on the target; move the guest while it runs, with"
+        " --keep-definition where libvirt is older than 8.9.",
         _CHECKED,
     ),
     _row(

@@ -8,7 +8,7 @@ from typing import Final
 from lvmigrate import balloon
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding
-from lvmigrate.premises import Match
+from lvmigrate.premises import KEEPS_TPM, Match
 from lvmigrate.survey import Survey
 
 #: What may be written behind the guest's back stays in the host's cache; these two do not.
@@ -216,11 +216,26 @@ def _devices(survey: Survey) -> Iterator[Finding]:
             sentence=f"{name} uses the TPM of {survey.source.node} itself, whose secrets stay behind.",
             hint="Only an emulated TPM (<backend type='emulator'>) can go with a guest.",
         )
+    yield from _tpm_forgotten(survey)
     for program in sorted(needs.programs - survey.there.programs):
         yield Finding(
             code=Code.TPM,
             sentence=f"{name} has an emulated TPM, and {survey.target.node} has no {program}.",
             hint=f"Install {program} (swtpm-tools) on {survey.target.node}.",
+        )
+
+
+def _tpm_forgotten(survey: Survey) -> Iterator[Finding]:
+    """What it leaves behind could not be removed without the state of its TPM, which the target may share."""
+    domain, source = survey.domain, survey.source
+    leaves = domain.persistent and not survey.options.keep_definition
+    if leaves and domain.loses_tpm and (0, 0, 0) < source.host.libvirt_version < KEEPS_TPM:
+        yield Finding(
+            code=Code.TPM,
+            sentence=f"libvirt {_dotted(source.host.libvirt_version)} on {source.node} cannot remove the definition of"
+            f" {domain.name} without the state of its TPM.",
+            hint=f"Update libvirt there (to {_dotted(KEEPS_TPM)} or later), or let the definition stay with"
+            " --keep-definition.",
         )
 
 

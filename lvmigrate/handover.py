@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
 from lvmigrate import checks, outcome
+from lvmigrate.by_hand import undefining
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
 from lvmigrate.defect import defect
@@ -185,8 +187,7 @@ class Handover:
             self.rollback.register(
                 Undo(
                     leftover=f"a definition of {self.plan.instance} on {self.plan.target}",
-                    hint=f"Once it runs at {self.plan.source}: `virsh undefine --keep-nvram {self.plan.instance}`"
-                    " there.",
+                    hint=f"Once it runs at {self.plan.source}: `{shlex.join(undefining(self.plan.domain))}` there.",
                     act=partial(self.context.hypervisor.undefine, self.plan.target, self.plan.domain.uuid),
                     only_if_clean=True,
                 )

@@ -10,6 +10,7 @@ Long, because each step stands beside its undo and beside the next, in the order
 from __future__ import annotations
 
 import enum
+import shlex
 import uuid
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +21,7 @@ import structlog
 from lvmigrate import checks, outcome
 from lvmigrate.arrival import Arrival
 from lvmigrate.balloon import Balloon
+from lvmigrate.by_hand import undefining
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
 from lvmigrate.defect import defect
@@ -316,8 +318,7 @@ class Move:
             self.rollback.register(
                 Undo(
                     leftover=f"a definition of {self.plan.instance} on {self.plan.target}",
-                    hint=f"Once it runs at {self.plan.source}: `virsh undefine --keep-nvram {self.plan.instance}`"
-                    " there.",
+                    hint=f"Once it runs at {self.plan.source}: `{shlex.join(undefining(self.plan.domain))}` there.",
                     act=partial(self.context.hypervisor.undefine, self.plan.target, self.plan.domain.uuid),
                 )
             )
@@ -460,7 +461,7 @@ class Move:
             hypervisor=self.context.hypervisor,
             settlement=self.settlement,
             domain=self.plan.domain,
-            target=self.plan.target,
+            target=self.context.nodes[self.plan.target],
             options=self.options,
             chronicle=self.chronicle,
             clock=self.context.clock,

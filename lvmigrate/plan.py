@@ -86,7 +86,8 @@ class Options:
     copy_timeout_s: float = 3600.0
     #: How often job statistics are read; they are read also whenever a pass over the memory has begun.
     poll_s: float = 0.5
-    #: How long a post-copy that broke is tried to be mended before both ends are held as they are.
+    #: How long a post-copy that broke is tried to be mended, after the last memory has arrived, before both ends are
+    #: held as they are.
     recovery_timeout_s: float = 600.0
     #: Measure the guest before, and tell how long the copy will take; so many seconds, 0: no forecast.
     forecast_s: int = 0

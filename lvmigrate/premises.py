@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 PORTS = (49152, 49215)
 #: Where libvirt keeps the state of an emulated TPM, by the guest's UUID (virtpm storage, libvirt 4.5 and later).
 _TPM_STATES = "/var/lib/libvirt/swtpm"
+#: The first libvirt that can remove a definition without the state of its TPM (VIR_DOMAIN_UNDEFINE_KEEP_TPM).
+KEEPS_TPM = (8, 9, 0)
 
 
 def tpm_state(uuid: str) -> str:

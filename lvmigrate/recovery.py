@@ -7,16 +7,20 @@ for; once QEMU says that it is broken, libvirt is asked to connect the ends agai
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from lvmigrate.by_hand import migrating
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.clock import Clock
 from lvmigrate.domain import Domain
 from lvmigrate.errors import LvmigrateError, OutcomeUnknown
+from lvmigrate.node import Node
 from lvmigrate.plan import Options
+from lvmigrate.progress import MemoryProgress
 from lvmigrate.protocols import CopyEnd, Hypervisor
 from lvmigrate.settle import Settlement
 
@@ -35,59 +39,76 @@ class Recovery:
     hypervisor: Hypervisor
     settlement: Settlement
     domain: Domain
-    target: str
+    target: Node
     options: Options
     chronicle: Chronicle
     clock: Clock
     #: What each try to connect the ends again came to.
     tries: list[str] = field(default_factory=list)
+    #: The fewest bytes that were left, and until when there must be fewer.
+    _least: int | None = None
+    _deadline: float = 0.0
 
     def mend(self) -> CopyEnd:
         """Come back when the source has no job of it any more, with how it ended: the guest is where both nodes say.
 
-        Raises `OutcomeUnknown` when that did not happen in time; nothing was undone.
+        Raises `OutcomeUnknown` when no memory has arrived for ``options.recovery_timeout_s``; nothing was undone.
         """
         self.chronicle.note("the post-copy broke: waiting for its stream, then connecting its ends again")
         job = self.hypervisor.adopt(self.domain.node, self.domain.uuid)
-        deadline = self.clock.now() + self.options.recovery_timeout_s
+        self._deadline = self.clock.now() + self.options.recovery_timeout_s
         wait_s = _FIRST_WAIT_S
-        while self.clock.now() < deadline:
+        while self.clock.now() < self._deadline:
             if (end := job.wait(wait_s)) is not None:
                 self.chronicle.note("the post-copy has ended")
                 return end
-            self.chronicle.tell(memory=job.progress())
+            self._look(job.progress())
             if self._broken_at_target():
                 self._connect_again()
             wait_s = min(_LONGEST_WAIT_S, wait_s * 2)
-        name, source = self.domain.name, self.domain.node
+        name, source, target = self.domain.name, self.domain.node, self.target.name
+        again = shlex.join(migrating(self.domain, self.options, self.target, resume=True))
         raise OutcomeUnknown(
-            f"The post-copy of {name} broke and could not be mended within {self.options.recovery_timeout_s:g} s;"
+            f"The post-copy of {name} broke, and for {self.options.recovery_timeout_s:g} s nothing more has arrived;"
             " both ends are held as they are.",
             known=[*self.settlement.words(), *self.tries[-3:]],
-            hint=f"End neither: {name} is whole only with both. Mend the link between {source} and {self.target}, then"
-            f" on {source}: `virsh migrate --live --p2p --postcopy --postcopy-resume {name} URI` with {self.target}'s"
-            f" libvirt URI; then `lvmigrate cleanup {name}`. If one end is gone for good, so is what the guest had in"
-            " memory: end the other and start it anew on the node whose disk is the newer.",
+            hint=f"End neither: {name} is whole only with both. Mend the link between {source} and {target}, then on"
+            f" {source}: `{again}`; then `lvmigrate cleanup {name}`. If one end is gone for good, so is what the guest"
+            " had in memory: end the other and start it anew on the node whose disk is the newer.",
         )
 
     def _broken_at_target(self) -> bool:
         """Whether the target's QEMU has given the stream up. No answer is none."""
         try:
-            there = self.hypervisor.domain(self.target, self.domain.uuid)
+            there = self.hypervisor.domain(self.target.name, self.domain.uuid)
         except LvmigrateError as error:
-            _log.info("post_copy_target_silent", node=self.target, error=str(error))
+            _log.info("post_copy_target_silent", node=self.target.name, error=str(error))
             return False
         return there is not None and BROKEN in there.reason
 
     def _connect_again(self) -> None:
+        """Try it once: until that has ended, or no memory has arrived for too long."""
+        end = None
         try:
-            copy = self.hypervisor.resume_post_copy(self.domain, self.target, self.options)
-            while (end := copy.wait(self.options.poll_s)) is None:
-                self.chronicle.tell(memory=copy.progress())
+            copy = self.hypervisor.resume_post_copy(self.domain, self.target.name, self.options)
+            while (end := copy.wait(self.options.poll_s)) is None and self.clock.now() < self._deadline:
+                self._look(copy.progress())
         except LvmigrateError as error:
             self._note(str(error))
         else:
-            self._note("the ends were connected again" if end.ok else f"libvirt: {end.detail}")
+            if end is None:
+                self._note("libvirt has neither connected them nor given it up")
+            else:
+                self._note("the ends were connected again" if end.ok else f"libvirt: {end.detail}")
+
+    def _look(self, progress: MemoryProgress | None) -> None:
+        """Tell of it. As long as memory arrives, the rest of it is given its time anew."""
+        self.chronicle.tell(memory=progress)
+        if progress is None:
+            return
+        if self._least is not None and progress.remaining < self._least:
+            self._deadline = self.clock.now() + self.options.recovery_timeout_s
+        self._least = progress.remaining if self._least is None else min(self._least, progress.remaining)
 
     def _note(self, what: str) -> None:
         self.tries.append(f"connecting the ends again: {what}")

@@ -5,12 +5,14 @@ Nothing of the dead node is asked for anything but a sign of life.
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
 from lvmigrate import checks, fencing, stale
+from lvmigrate.by_hand import undefining
 from lvmigrate.chronicle import Chronicle
 from lvmigrate.decision import Sight
 from lvmigrate.defect import defect
@@ -184,7 +186,7 @@ class Takeover:
         if text is None:
             undo = Undo(
                 leftover=f"a definition of {self.plan.instance} on {target}",
-                hint=f"`virsh undefine --keep-nvram {self.plan.instance}` there.",
+                hint=f"`{shlex.join(undefining(self.plan.domain))}` there.",
                 act=partial(hypervisor.undefine, target, uuid_),
             )
         else:

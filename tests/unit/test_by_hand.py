@@ -16,7 +16,7 @@ import pytest
 
 from hv import flags
 from lvmigrate import cli, cluster, convergence, move
-from lvmigrate.by_hand import Command, by_hand
+from lvmigrate.by_hand import Command, by_hand, migrating
 from lvmigrate.domain import DomainState
 from lvmigrate.errors import ExitCode
 from lvmigrate.failover import FailoverInstance
@@ -42,6 +42,7 @@ FLAGS = {
     "--abort-on-error": libvirt.VIR_MIGRATE_ABORT_ON_ERROR,
     "--live": libvirt.VIR_MIGRATE_LIVE,
     "--postcopy": libvirt.VIR_MIGRATE_POSTCOPY,
+    "--postcopy-resume": libvirt.VIR_MIGRATE_POSTCOPY_RESUME,
     "--suspend": libvirt.VIR_MIGRATE_PAUSED,
     "--persistent": libvirt.VIR_MIGRATE_PERSIST_DEST,
     "--auto-converge": libvirt.VIR_MIGRATE_AUTO_CONVERGE,
@@ -113,9 +114,11 @@ def test_every_step_of_a_move_has_its_lines_in_order() -> None:
     assert told["switch"][-1] == "node2: virsh resume web1"
     assert told["close"][0] == "node1: drbdsetup secondary r0"
     assert told["verify"][-2:] == [
-        "node1: virsh undefine web1 --keep-nvram --keep-tpm",
+        "node1: virsh undefine web1 --keep-nvram",
         "node2: virsh autostart web1",
     ]
+    with_tpm = dataclasses.replace(plan(), domain=guest("node1", loses_tpm=True))
+    assert str(commands(with_tpm, step="verify")[-2]) == "virsh undefine web1 --keep-nvram --keep-tpm"
 
 
 # ---- they are real
@@ -222,7 +225,14 @@ def test_virsh_migrate_asks_for_what_the_adapter_asks_for(
     domain = guest("node1", state=state, persistent=kind == "persistent")
     made = dataclasses.replace(plan(), domain=domain)
     (line,) = (one.words for one in commands(made, options, peer, step="memory") if one.words[1] == "migrate")
-    assert line[2:4] == ("web1", peer.peer_uri)
+    asked, given = asked_for(line, peer)
+    assert asked == flags.flags(domain, options)
+    assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, None).items()}
+
+
+def asked_for(line: tuple[str, ...], peer: Node) -> tuple[int, dict[str, str]]:
+    """The flags and the parameters that a ``virsh migrate`` stands for."""
+    assert line[:4] == ("virsh", "migrate", "web1", peer.peer_uri)
     asked, given = 0, {}
     words: Iterator[str] = iter(line[4:])
     for word in words:
@@ -231,8 +241,27 @@ def test_virsh_migrate_asks_for_what_the_adapter_asks_for(
             asked |= FLAGS[word]
         else:
             given[PARAMETERS[word]] = next(words)
-    assert asked == flags.flags(domain, options)
+    return asked, given
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(mode=Mode.POST_COPY),
+        Options(policy=convergence.POST_COPY, bandwidth_mib_s=7, postcopy_bandwidth_mib_s=9, tls=True),
+    ],
+)
+@pytest.mark.parametrize("peer", PEERS)
+def test_the_ends_of_a_post_copy_are_connected_again_with_all_that_it_was_begun_with(
+    options: Options, peer: Node
+) -> None:
+    domain = guest("node1")
+    asked, given = asked_for(migrating(domain, options, peer, resume=True), peer)
+    # As the adapter's resume_post_copy.
+    assert asked == flags.flags(domain, options) | libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
+    assert asked & libvirt.VIR_MIGRATE_PERSIST_DEST
     assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, None).items()}
+    assert "--postcopy-resume" in options_of_virsh("migrate")
 
 
 def test_the_downtime_is_said_in_milliseconds() -> None:

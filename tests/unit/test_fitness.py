@@ -211,6 +211,30 @@ def test_caches(cache: str | None, fits: bool) -> None:  # noqa: FBT001
         assert warned(world) == []
 
 
+@pytest.mark.parametrize(
+    ("version", "changes", "refused"),
+    [
+        ((8, 8, 0), {"loses_tpm": True}, True),
+        ((8, 9, 0), {"loses_tpm": True}, False),
+        ((0, 0, 0), {"loses_tpm": True}, False),
+        ((8, 0, 0), {"loses_tpm": False}, False),
+        ((8, 0, 0), {"loses_tpm": True, "persistent": False}, False),
+    ],
+)
+def test_a_definition_that_could_not_go_without_its_tpms_state(
+    version: tuple[int, int, int], changes: dict[str, Any], *, refused: bool
+) -> None:
+    world = versions((version, (10, 0, 2)), LATE)
+    world.domains = {"node1": guest("node1", autostart=False, **changes)}
+    if not refused:
+        assert warned(world) == []
+        return
+    (finding,) = refusals(world)
+    assert finding.code is Code.TPM
+    assert "8.8.0" in finding.sentence
+    assert warned(world, Options(keep_definition=True)) == []  # it stays, and so does the state
+
+
 def test_versions_can_be_ignored() -> None:
     world = versions(LATE, ((10, 9, 0), (9, 2, 0)))
     assert [finding.code for finding in refusals(world)] == [Code.VERSION_OLDER] * 2

@@ -315,6 +315,11 @@ def test_a_broken_post_copy_that_cannot_be_mended_is_held_and_nothing_is_undone(
     with pytest.raises(OutcomeUnknown) as caught:
         migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
     assert "both ends are held" in caught.value.sentence
+    again = (
+        "`virsh migrate web1 qemu+ssh://node2/system --p2p --abort-on-error --live --postcopy --persistent"
+        " --postcopy-resume --migrateuri tcp://node2`"
+    )
+    assert again in caught.value.hint
     assert any("connecting the ends again: libvirt: " in word for word in caught.value.known)
     tries = [call for call in world.calls if call == ("resume_post_copy", "node1")]
     assert 5 <= len(tries) <= 20  # less and less often
@@ -347,6 +352,63 @@ def test_what_each_try_to_connect_the_ends_came_to_is_told(
     with pytest.raises(OutcomeUnknown) as caught:
         migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
     assert any(words in word for word in caught.value.known)
+
+
+def test_a_try_to_connect_the_ends_that_never_ends_does_not_keep_the_move_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, asked = breaking("post-copy failed")
+    world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
+    hanging = FakeCopy(world, lambda: FAILED, 1_000_000)
+    monkeypatch.setattr("tests.unit.fakes.FakeHypervisor.resume_post_copy", lambda *_: hanging)
+    begun = world.time
+    with pytest.raises(OutcomeUnknown) as caught:
+        migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
+    assert any("neither connected them nor given it up" in word for word in caught.value.known)
+    assert hanging.looks > 0
+    assert world.time - begun < 400
+
+
+def test_what_is_left_of_a_mended_post_copy_has_the_time_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, asked = breaking("post-copy failed")
+    world.faults["adopt", "node1"] = lambda: setattr(world, "looks", 10_000)
+
+    def arriving(left: int) -> MemoryProgress:
+        return MemoryProgress(
+            elapsed_s=1.0,
+            total=1 << 30,
+            remaining=left << 10,
+            processed=0,
+            rate=1 << 10,
+            dirty_rate=0,
+            iteration=1,
+            expected_downtime_s=0.0,
+            percent=50.0,
+        )
+
+    def resume(*_: object) -> FakeCopy:
+        def arrived() -> CopyEnd:
+            world.ending = all_arrived
+            ended = all_arrived(world)
+            followed[0].looks = 0
+            return ended
+
+        world.progress = arriving
+        return FakeCopy(world, arrived, 4000)  # half a second each: 2000 s
+
+    followed: list[FakeCopy] = []
+
+    def adopt(*_: object) -> FakeCopy:
+        followed.append(FakeCopy(world, lambda: world.ending(world), 10_000))
+        return followed[-1]
+
+    monkeypatch.setattr("tests.unit.fakes.FakeHypervisor.adopt", adopt)
+    monkeypatch.setattr("tests.unit.fakes.FakeHypervisor.resume_post_copy", resume)
+    begun = world.time
+    report = migrate(world, Options(policy=convergence.POST_COPY, recovery_timeout_s=300), post_copy=asked)
+    assert report.running
+    assert world.time - begun > 1900
+    assert list(world.violations()) == []
 
 
 def test_nothing_is_connected_again_while_the_target_does_not_say_that_it_is_broken() -> None:
