@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from lvmigrate import convergence
 from lvmigrate.domain import Host
 from lvmigrate.errors import Code, Finding
 from lvmigrate.plan import Compression, Mode, Options
@@ -91,6 +92,80 @@ def unsupported(options: Options, host: Host) -> Iterator[Finding]:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The numbers that libvirt and QEMU take for something that may be asked for."""
+
+    name: str
+    #: The option, as the command has it.
+    option: str
+    asked: Callable[[Options], float | None]
+    #: 0: any number above it.
+    least: float
+    most: float
+    unit: str = ""
+
+
+#: migrate_params_check in QEMU's migration/options.c; of bandwidths, what fits in 63 bits once libvirt makes it bytes.
+BOUNDS: Final = (
+    Bounds(
+        name="downtime limit",
+        option="--downtime-limit",
+        asked=lambda o: o.downtime_limit_s,
+        least=0.0,
+        most=convergence.UNLIMITED_S,
+        unit=" s",
+    ),
+    Bounds(
+        name="downtime limit in the end of the policy",
+        option="up_to_s in [policies.NAME], or another --policy",
+        asked=lambda o: max((rule.up_to_s for rule in o.rules.rules), default=None),
+        least=0.0,
+        most=convergence.UNLIMITED_S,
+        unit=" s",
+    ),
+    Bounds(name="first throttle", option="--throttle-initial", asked=lambda o: o.throttle_initial, least=1, most=99),
+    Bounds(
+        name="throttle's increment",
+        option="--throttle-increment",
+        asked=lambda o: o.throttle_increment,
+        least=1,
+        most=99,
+    ),
+    Bounds(name="number of connections", option="--connections", asked=lambda o: o.connections, least=1, most=255),
+    Bounds(
+        name="bandwidth",
+        option="--bandwidth",
+        asked=lambda o: o.bandwidth_mib_s,
+        least=1,
+        most=(1 << 43) - 1,
+        unit=" MiB/s",
+    ),
+    Bounds(
+        name="bandwidth of the post-copy",
+        option="--postcopy-bandwidth",
+        asked=lambda o: o.postcopy_bandwidth_mib_s,
+        least=1,
+        most=(1 << 43) - 1,
+        unit=" MiB/s",
+    ),
+)
+
+
+def out_of_bounds(options: Options) -> Iterator[Finding]:
+    """Every number asked for that libvirt or QEMU would refuse once the move has begun."""
+    for bounds in BOUNDS:
+        asked = bounds.asked(options)
+        if asked is None or (bounds.least <= asked <= bounds.most and asked > 0):
+            continue
+        taken = f"{f'{bounds.least} to' if bounds.least else 'at most'} {bounds.most:.15g}{bounds.unit}"
+        yield Finding(
+            code=Code.OPTION_UNSUPPORTED,
+            sentence=f"The {bounds.name} is {asked}{bounds.unit}, and QEMU takes {taken}.",
+            hint=f"Give another number: {bounds.option}.",
+        )
+
+
 def conflicts(options: Options) -> Iterator[Finding]:
     """What cannot be had together, as libvirt and QEMU would say only once the move has begun."""
     post_copy = "--mode post-copy" if options.mode is Mode.POST_COPY else f"--policy {options.policy.name}"
@@ -117,9 +192,9 @@ def conflicts(options: Options) -> Iterator[Finding]:
             "Name one with --compression: zlib, zstd or mt.",
         ),
         (
-            (options.compression_level or 0) > highest,
+            not 0 <= (options.compression_level or 0) <= highest,
             f"Compression {_name(options)} has no level {options.compression_level}.",
-            f"Its levels end at {highest}.",
+            f"Its levels are 0 to {highest}.",
         ),
         (
             options.postcopy_bandwidth_mib_s is not None and not options.may_post_copy,

@@ -155,6 +155,7 @@ def _fast(survey: Survey) -> Iterator[Finding]:
 
 def _options(survey: Survey) -> Iterator[Finding]:
     yield from capabilities.conflicts(survey.options)
+    yield from capabilities.out_of_bounds(survey.options)
     for side in (survey.source, survey.target):
         yield from capabilities.unsupported(survey.options, side.host)
 

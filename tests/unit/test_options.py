@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lvmigrate import capabilities, certificates, convergence
 from lvmigrate.capabilities import FEATURES
 from lvmigrate.certificates import Certificates
+from lvmigrate.convergence import Policy, Rule, Then
 from lvmigrate.domain import DomainState, Host
 from lvmigrate.errors import Code, Refused
 from lvmigrate.migrate import MigrateInstance
@@ -57,6 +58,8 @@ def refusals(options: Options, world: World | None = None) -> list[Code]:
         {"compression_level": 3},
         {"compression": Compression.XBZRLE, "compression_level": 3},
         {"compression": Compression.ZLIB, "connections": 2, "compression_level": 10},
+        {"compression": Compression.ZLIB, "connections": 2, "compression_level": -1},
+        {"compression": Compression.ZSTD, "connections": 2, "compression_level": 21},
         {"postcopy_bandwidth_mib_s": 3},
         {"throttle_initial": 20},
         {"mode": Mode.NON_LIVE, "auto_converge": True, "throttle_increment": 20},
@@ -64,6 +67,41 @@ def refusals(options: Options, world: World | None = None) -> list[Code]:
 )
 def test_what_excludes_itself(changes: dict[str, Any]) -> None:
     assert refusals(Options(**changes)) == [Code.OPTIONS_CONFLICT]
+
+
+UP_TO: dict[str, Any] = {"then": Then.RAISE_DOWNTIME, "stalled_passes": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most", "changes"),
+    [
+        ("downtime_limit_s", 0.001, 2000, {}),
+        ("throttle_initial", 1, 99, {"auto_converge": True}),
+        ("throttle_increment", 1, 99, {"auto_converge": True}),
+        ("connections", 1, 255, {}),
+        ("bandwidth_mib_s", 1, 8796093022207, {}),
+        ("postcopy_bandwidth_mib_s", 1, 8796093022207, {"mode": Mode.POST_COPY}),
+    ],
+)
+def test_a_number_that_qemu_would_refuse(key: str, least: float, most: int, changes: dict[str, Any]) -> None:
+    for number in (least, most):
+        assert check(Options(**changes, **{key: number})).warnings == ()
+    for number in (0, -1, most + 1):
+        (finding,) = capabilities.out_of_bounds(Options(**changes, **{key: number}))
+        assert (str(number) in finding.sentence, str(most) in finding.sentence) == (True, True)
+        assert finding.hint
+        assert refusals(Options(**changes, **{key: number})) == [Code.OPTION_UNSUPPORTED]
+
+
+def test_a_number_that_is_none() -> None:
+    for number in (float("nan"), float("inf")):
+        assert refusals(Options(downtime_limit_s=number)) == [Code.OPTION_UNSUPPORTED]
+
+
+def test_a_policy_that_would_raise_the_limit_above_what_qemu_takes() -> None:
+    for up_to_s, found in ((2000.0, []), (2000.1, [Code.OPTION_UNSUPPORTED])):
+        policy = Policy(name="mine", rules=(Rule(up_to_s=up_to_s, **UP_TO),))
+        assert [finding.code for finding in capabilities.out_of_bounds(Options(policy=policy))] == found
 
 
 @pytest.mark.parametrize(
@@ -97,7 +135,11 @@ def test_a_compression_that_qemu_has_no_more() -> None:
 
 @given(OPTIONS)
 def test_every_combination_is_allowed_or_refused_with_words(options: Options) -> None:
-    findings = [*capabilities.conflicts(options), *capabilities.unsupported(options, NEW)]
+    findings = [
+        *capabilities.conflicts(options),
+        *capabilities.out_of_bounds(options),
+        *capabilities.unsupported(options, NEW),
+    ]
     for finding in findings:
         assert finding.code in (Code.OPTIONS_CONFLICT, Code.OPTION_UNSUPPORTED)
         assert "None" not in finding.sentence + finding.hint
