@@ -85,12 +85,12 @@ UP_TO: dict[str, Any] = {"then": Then.RAISE_DOWNTIME, "stalled_passes": 1}
 )
 def test_a_number_that_qemu_would_refuse(key: str, least: float, most: int, changes: dict[str, Any]) -> None:
     for number in (least, most):
-        assert check(Options(**changes, **{key: number})).warnings == ()
+        assert check(Options(**changes | {key: number})).warnings == ()
     for number in (0, -1, most + 1):
-        (finding,) = capabilities.out_of_bounds(Options(**changes, **{key: number}))
+        (finding,) = capabilities.out_of_bounds(Options(**changes | {key: number}))
         assert (str(number) in finding.sentence, str(most) in finding.sentence) == (True, True)
         assert finding.hint
-        assert refusals(Options(**changes, **{key: number})) == [Code.OPTION_UNSUPPORTED]
+        assert refusals(Options(**changes | {key: number})) == [Code.OPTION_UNSUPPORTED]
 
 
 def test_a_number_that_is_none() -> None:
