@@ -25,6 +25,7 @@ def progress_of(
     sent = 100.0 * (1.0 - min(remaining, total) / total)
     floor = 0.0 if before is None else before.percent
     page = int(statistics.get("memory_page_size", 4096))
+    pages = sum(int(statistics.get(key, 0)) for key in ("memory_normal", "memory_constant", "compression_pages"))
     return MemoryProgress(
         elapsed_s=int(statistics.get("time_elapsed", 0)) / 1000,
         total=total,
@@ -37,4 +38,5 @@ def progress_of(
         percent=min(_CAP, max(floor, sent)),
         throttle_percent=int(statistics.get("auto_converge_throttle", 0)),
         postcopy_requests=int(statistics.get("memory_postcopy_requests", 0)),
+        passed=pages * page,
     )

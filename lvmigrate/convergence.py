@@ -5,7 +5,7 @@ limit never falls; a load whose copy makes progress meets no rule that asks for 
 
 A *stall* is seen at the boundary of a pass, where what remains is the size of the next pass.  The low-water mark is the
 smallest such figure so far; a pass that is not at least `GAIN` below it is one more stalled pass.  Within a pass what
-remains always falls, which says nothing.
+remains always falls, which says nothing: a look that comes late has what the pass has gone through by then added to it.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ class Course:
 
     #: The limit in force.
     downtime_limit_s: float
-    #: The pass seen last.
+    #: The pass seen last, what was left at the last look, and how much had been gone through by then.
     iteration: int = 0
+    remaining: int | None = None
+    passed: int = 0
     #: The fewest bytes that were left at the boundary of a pass; ``None`` before the first.
     low_water: int | None = None
     #: Stalled passes since the last rule fired.
@@ -195,14 +197,27 @@ def judge(policy: Policy, course: Course, progress: MemoryProgress) -> tuple[Cou
 
 
 def _seen(course: Course, progress: MemoryProgress) -> Course:
+    looked = replace(course, remaining=progress.remaining, passed=progress.passed)
     if progress.iteration <= course.iteration:
-        return course
-    begun = replace(course, iteration=progress.iteration)
+        return looked
+    begun = replace(looked, iteration=progress.iteration)
     if progress.iteration <= 1:
         return begun  # the first pass is all of the memory: no mark yet
-    if course.low_water is None or progress.remaining < course.low_water * (1.0 - GAIN):
-        return replace(begun, low_water=progress.remaining, stalled=0)
+    size = _size(course, progress)
+    if course.low_water is None or size < course.low_water * (1.0 - GAIN):
+        return replace(begun, low_water=size, stalled=0)
     return replace(begun, stalled=course.stalled + 1)
+
+
+def _size(course: Course, progress: MemoryProgress) -> int:
+    """What was left as the pass began that is seen here for the first time.
+
+    Since the last look first what was left then has been gone through, and then of this pass what is not left any more;
+    of passes that nobody saw, all, which makes this the mean of their sizes.
+    """
+    before = progress.total if course.remaining is None else course.remaining
+    unseen = max(1, progress.iteration - max(1, course.iteration))
+    return max(progress.remaining, (progress.remaining + progress.passed - course.passed - before) // unseen)
 
 
 def _holds(rule: Rule, course: Course, progress: MemoryProgress) -> bool:

@@ -29,6 +29,8 @@ class MemoryProgress:
     throttle_percent: int = 0
     #: Pages that the guest has waited for since it goes on at the target (post-copy).
     postcopy_requests: int = 0
+    #: Bytes of the guest's memory that have been gone through, in whatever form they were sent; 0: not told.
+    passed: int = 0
 
     @property
     def eta_s(self) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,9 @@ from lvmigrate.progress import MemoryProgress
 MIB = 1 << 20
 
 
-def look(iteration: int, remaining_mib: float, elapsed_s: float, *, total_mib: int = 64) -> MemoryProgress:
+def look(
+    iteration: int, remaining_mib: float, elapsed_s: float, *, total_mib: int = 64, passed_mib: float = 0
+) -> MemoryProgress:
     return MemoryProgress(
         elapsed_s=elapsed_s,
         total=total_mib * MIB,
@@ -40,7 +43,16 @@ def look(iteration: int, remaining_mib: float, elapsed_s: float, *, total_mib: i
         iteration=iteration,
         expected_downtime_s=0.0,
         percent=0.0,
+        passed=int(passed_mib * MIB),
     )
+
+
+def played(sizes: Sequence[float], looks: Iterable[tuple[int, float]]) -> Iterator[MemoryProgress]:
+    """A copy whose passes have these sizes, in MiB, seen at these (pass, share of it that is done)."""
+    for number, done in looks:
+        before, size = sum(sizes[: number - 1]), sizes[number - 1]
+        passed = before + size * done
+        yield look(number, size * (1 - done), passed / 10, passed_mib=passed)
 
 
 def fired(policy: Policy, looks: Iterable[MemoryProgress], *, limit_s: float = 0.3) -> list[Firing]:
@@ -172,3 +184,36 @@ def test_a_slow_gain_is_progress_in_the_end() -> None:
     looks = [look(1, 64, 0.1), *(look(n, 40 * 0.99**n, n * 1.0) for n in range(2, 50))]
     rule = Policy(name="t", rules=(Rule(then=Then.ABORT, stalled_passes=3),))
     assert fired(rule, looks) == []
+
+
+SHRINKING = [64.0, *(40.0 * 0.9**number for number in range(30))]
+STUCK = [64.0, *([40.0] * 30)]
+STALLED: dict[str, Any] = {"then": Then.ABORT, "stalled_passes": 2}
+
+
+def test_one_late_look_does_not_make_stalls_of_the_passes_that_follow() -> None:
+    """At its end little is left of any pass."""
+    for late in range(1, 10):
+        looks = [(number, 0.95 if number == late else 0.0) for number in range(1, 31)]
+        assert fired(GENTLE, played(SHRINKING, looks)) == []
+
+
+@given(st.lists(st.floats(0, 0.99), min_size=31, max_size=31), st.lists(st.booleans(), min_size=31, max_size=31))
+def test_when_in_a_pass_it_is_looked_at_decides_nothing(late: list[float], again: list[bool]) -> None:
+    looks = []
+    for number, (share, twice) in enumerate(zip(late, again, strict=True), 1):
+        looks += [(number, share), (number, (1 + share) / 2)] if twice else [(number, share)]
+    rule = Policy(name="t", rules=(Rule(**STALLED),))
+    assert fired(rule, played(SHRINKING, looks)) == []
+    assert [firing.then for firing in fired(rule, played(STUCK, looks))] == [Then.ABORT]
+    # The second pass has the mark, the third is the first that stalls.
+    assert fired(rule, played(STUCK, looks))[0].why.startswith("2 passes without progress (pass 4,")
+
+
+@given(st.lists(st.integers(1, 4), min_size=12, max_size=12), st.lists(st.floats(0, 0.99), min_size=12, max_size=12))
+def test_passes_that_nobody_saw(steps: list[int], late: list[float]) -> None:
+    seen = [sum(steps[: number + 1]) for number in range(len(steps))]
+    looks = [(number, share) for number, share in zip(seen, late, strict=True) if number <= len(STUCK)]
+    rule = Policy(name="t", rules=(Rule(**STALLED),))
+    assert fired(rule, played(SHRINKING, looks)) == []
+    assert len(fired(rule, played(STUCK, looks))) == (len([number for number, _ in looks if number > 1]) > 2)

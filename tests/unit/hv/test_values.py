@@ -52,6 +52,15 @@ def test_statistics() -> None:
     assert progress.eta_s == pytest.approx(16 * MIB / (12 * MIB - 409600))
 
 
+def test_what_has_been_gone_through_counts_in_whatever_form_it_was_sent() -> None:
+    progress = progress_of(
+        RUNNING | {"memory_normal": 100, "memory_constant": 20, "compression_pages": 3, "memory_page_size": 4096},
+        before=None,
+    )
+    assert progress is not None
+    assert progress.passed == 123 * 4096
+
+
 def test_nothing_is_said_before_the_transfer_starts() -> None:
     assert progress_of({"type": 0}, before=None) is None
     assert progress_of(RUNNING | {"memory_total": 0}, before=None) is None
