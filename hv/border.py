@@ -46,6 +46,7 @@ _TRANSPORT: Final = _set(libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.
 _ANOTHER_CPU: Final = (
     "Give the guest a CPU model that both nodes have (`virsh hypervisor-cpu-baseline`), and start it anew."
 )
+_BUSY: Final = "libvirt on {node} is busy with this guest: look with `virsh domjobinfo`, and try again."
 _WHICH_IS_TWICE: Final = "`virsh list --all --uuid --name` on both nodes shows which name or UUID is there twice."
 
 #: The first row that holds counts; what none holds for is `Code.HYPERVISOR_FAILED`.
@@ -77,7 +78,9 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         code=Code.TLS_FAILED,
-        said=r"certificate|x509|gnutls|tls (channel|handshake|session|credentials)|access credentials",
+        # The word itself, and not in a name or a path.
+        said=r"(?<![\w./'\"-])certificates?\b(?![/.-]\w)|access credentials"
+        r"|(set|initialize|start) tls (x509|session)|tls (channel|handshake)",
         hint="`lvmigrate check --tls` names what is wrong with the certificates, and where they are.",
     ),
     Row(
@@ -92,6 +95,17 @@ TABLE: Final[tuple[Row, ...]] = (
         domains=_TRANSPORT,
         silent=True,
         hint="Check `systemctl status libvirtd` on {node} and the way to it, then look with `lvmigrate status`.",
+    ),
+    Row(
+        code=Code.PEER_UNREACHABLE,
+        said=r"failed to connect to remote libvirt uri",
+        hint="Let `virsh -c PEER_URI list` succeed for root on {node}: keys, known hosts, firewall.",
+    ),
+    Row(
+        code=Code.NODE_UNREACHABLE,
+        said=r"lost connection to destination host",
+        silent=True,
+        hint="See whether libvirtd answers on both nodes, then look with `lvmigrate status`.",
     ),
     # What keeps a guest from arriving, in the words of whichever end noticed it.
     Row(
@@ -153,6 +167,23 @@ TABLE: Final[tuple[Row, ...]] = (
         hint="Bring the disk up on the other node under the same path, or eject what is in the guest's drives.",
     ),
     Row(
+        code=Code.REPLICA_MISSING,
+        said=r"open (file )?'/dev/[^']*': no such (file|device)",
+        hint="Bring the disk up on the other node under the same path (`drbdadm up`).",
+    ),
+    # What DRBD answers to whoever opens a device for writing where it is Secondary, or may not become Primary.
+    Row(
+        code=Code.STORAGE_FAILED,
+        said=r"open (file )?'/dev/[^']*': (wrong medium type|read-only file system)"
+        r"|reopen file: (wrong medium type|read-only file system)",
+        hint="The disk is not Primary there, and DRBD does not promote it: look with `drbdsetup status` on both nodes.",
+    ),
+    Row(
+        code=Code.DEVICE_HELD,
+        said=r"(open (file )?'/dev/[^']*'|reopen file): device or resource busy|failed to get \"[\w ]+\" lock",
+        hint="`fuser -v` on the disk's device names what has it open there, on both nodes.",
+    ),
+    Row(
         code=Code.NETWORK_MISSING,
         numbers=_set(libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_INTERFACE),
         hint="`virsh net-list --all` on both nodes; define and start it where it is missing.",
@@ -169,7 +200,8 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         code=Code.PASSTHROUGH,
-        said=r"cannot migrate (a )?domain with .*(hostdev|host device|passthrough)|migration blocker|vfio .*migrat",
+        said=r"cannot migrate (a )?domain with .*(hostdev|host device|passthrough|<interface)|migration blocker"
+        r"|vfio .*migrat|vdpa devices cannot be migrated",
         hint="Detach the device for the time of the move (`virsh detach-device`).",
     ),
     Row(
@@ -196,7 +228,12 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         code=Code.HYPERVISOR_BUSY,
         numbers=_set(libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY),
-        hint="libvirt on {node} is busy with this guest: look with `virsh domjobinfo`, and try again.",
+        hint=_BUSY,
+    ),
+    Row(
+        code=Code.HYPERVISOR_BUSY,
+        said=r"is already being (started|removed)|reports migration is still running",
+        hint=_BUSY,
     ),
     Row(
         code=Code.ABORTED,
@@ -205,9 +242,14 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         code=Code.INSTANCE_STATE,
-        numbers=_set(libvirt.VIR_ERR_OPERATION_INVALID),
-        said=r"domain is not running|domain is (already )?(paused|running)",
+        said=r"(domain|vm)( '[^']*')? (is )?(not|no longer|already)? ?(running|paused)\b|guest unexpectedly quit"
+        r"|is not processing incoming migration|cannot migrate domain with i/o error",
         hint="Look at the guest on {node} with `virsh domstate --reason`.",
+    ),
+    Row(
+        code=Code.OPTION_UNSUPPORTED,
+        said=r"(parameter|option) '?[\w-]+'? expects|migration parameter '[^']*'",
+        hint="Leave the option out, or give it a number that QEMU takes.",
     ),
     Row(
         code=Code.OPTION_UNSUPPORTED,

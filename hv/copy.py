@@ -106,9 +106,12 @@ class LibvirtCopy:
             self._end = CopyEnd(ok=True)
         except libvirt.libvirtError as error:
             code, hint = meaning(error, self._node)
-            if code in (Code.NODE_UNREACHABLE, Code.HYPERVISOR_FAILED):
-                # Which of the two nodes fell silent is not told, and both are looked at anyway.
+            if code is Code.HYPERVISOR_FAILED:
                 self._end = CopyEnd(ok=False, detail=words(error))
+            elif code is Code.NODE_UNREACHABLE:
+                # Which of the two nodes fell silent is not told, and both are looked at anyway.
+                hint = "See on both nodes whether libvirtd answers (`virsh list`), and the way between them."
+                self._end = CopyEnd(ok=False, detail=words(error), code=code, hint=hint)
             else:
                 self._end = CopyEnd(ok=False, detail=words(error), code=code, hint=hint)
         except LvmigrateError as error:

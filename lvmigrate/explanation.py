@@ -525,7 +525,7 @@ _ROWS: Final = (
     ),
     _row(
         Code.PEER_UNREACHABLE,
-        (Told.REFUSED, Told.FOUND),
+        (Told.REFUSED, Told.FOUND, Told.ENDED),
         "A node's libvirt cannot connect to another node's, which a peer-to-peer move needs.",
         "Let `virsh -c PEER_URI list` succeed for root on that node, without a question: key, known hosts, firewall.",
         _REACH,

@@ -149,7 +149,7 @@ def test_strict_when_the_reply_is_lost_the_guest_stays_and_never_runs_twice(cont
     move = controlled.lose_the_reply(STRICT)
     with pytest.raises(MoveFailed) as caught:
         move.result(120)
-    assert caught.value.code is Code.COPY_FAILED
+    assert caught.value.code is Code.NODE_UNREACHABLE
     controlled.whole(controlled.pair.one)
 
 

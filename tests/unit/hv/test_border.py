@@ -19,6 +19,11 @@ INTERNAL, FAILED, SYSTEM = (
     libvirt.VIR_ERR_OPERATION_FAILED,
     libvirt.VIR_ERR_SYSTEM_ERROR,
 )
+INVALID = libvirt.VIR_ERR_OPERATION_INVALID
+#: What libvirt puts before QEMU's last words, and before what a command came to.
+CLOSED = "internal error: QEMU unexpectedly closed the monitor (vm='web1'): 2026-11-29T10:00:00Z qemu-system-x86_64: "
+COMMAND = "internal error: unable to execute QEMU command '{}': "
+OPENED = '-blockdev {"driver":"host_device","filename":"/dev/drbd1000"}: Could not open \'/dev/drbd1000\': '
 
 
 def error(number: int, domain: int, text: str) -> libvirt.libvirtError:
@@ -116,6 +121,109 @@ MET = [
     ),
     (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, QEMU, "argument unsupported: p2p", Code.OPTION_UNSUPPORTED),
     (FAILED, QEMU, "Unable to write to socket: Broken pipe", Code.HYPERVISOR_FAILED),
+    # Whose source has died: the fault table.
+    (FAILED, QEMU, "operation failed: domain is not running", Code.INSTANCE_STATE),
+    (FAILED, QEMU, "operation failed: domain is no longer running", Code.INSTANCE_STATE),
+    (FAILED, QEMU, "operation failed: domain 'web1' is not running", Code.INSTANCE_STATE),
+    (FAILED, QEMU, "operation failed: domain is not running on destination host", Code.INSTANCE_STATE),
+    (FAILED, QEMU, "operation failed: domain 'web1' is not processing incoming migration", Code.INSTANCE_STATE),
+    (INTERNAL, QEMU, "internal error: guest unexpectedly quit", Code.INSTANCE_STATE),
+    (INVALID, QEMU, "Requested operation is not valid: cannot migrate domain with I/O error", Code.INSTANCE_STATE),
+    (INVALID, QEMU, "Requested operation is not valid: domain '7b1c' not paused", Code.INSTANCE_STATE),
+    (INVALID, QEMU, "Requested operation is not valid: QEMU reports migration is still running", Code.HYPERVISOR_BUSY),
+    (INVALID, QEMU, "Requested operation is not valid: domain 'web1' is already active", Code.INSTANCE_ON_TARGET),
+    (INVALID, QEMU, "operation failed: domain 'web1' is already being started", Code.HYPERVISOR_BUSY),
+    # A disk that DRBD does not give.
+    (INTERNAL, QEMU, CLOSED + OPENED + "Wrong medium type", Code.STORAGE_FAILED),
+    (INTERNAL, QEMU, CLOSED + OPENED + "Read-only file system", Code.STORAGE_FAILED),
+    (INTERNAL, QEMU, CLOSED + OPENED + "Device or resource busy", Code.DEVICE_HELD),
+    (INTERNAL, QEMU, CLOSED + OPENED + "No such file or directory", Code.REPLICA_MISSING),
+    (INTERNAL, QEMU, CLOSED + OPENED + "No such device or address", Code.REPLICA_MISSING),
+    (SYSTEM, 0, "Failed to open file '/dev/drbd1000': Wrong medium type", Code.STORAGE_FAILED),
+    (INTERNAL, QEMU, COMMAND.format("cont") + "Could not reopen file: Read-only file system", Code.STORAGE_FAILED),
+    (
+        INTERNAL,
+        QEMU,
+        'Failed to get "write" lock Is another process using the image [/dev/drbd1000]?',
+        Code.DEVICE_HELD,
+    ),
+    (
+        SYSTEM,
+        QEMU,
+        "Unable to open file: /var/log/libvirt/qemu/web1.log: Read-only file system",
+        Code.HYPERVISOR_FAILED,
+    ),
+    # Numbers that are checked before, as QEMU refuses them.
+    (
+        INTERNAL,
+        QEMU,
+        COMMAND.format("migrate-set-parameters")
+        + "Parameter 'downtime_limit' expects an integer in the range of 0 to 2000 seconds",
+        Code.OPTION_UNSUPPORTED,
+    ),
+    (
+        INTERNAL,
+        QEMU,
+        COMMAND.format("migrate-set-parameters") + "Option multifd_channels expects a value between 1 and 255",
+        Code.OPTION_UNSUPPORTED,
+    ),
+    (
+        libvirt.VIR_ERR_OVERFLOW,
+        QEMU,
+        "numerical overflow: migration parameter 'bandwidth.postcopy' must be less than 17592186044416",
+        Code.OPTION_UNSUPPORTED,
+    ),
+    # One daemon and the other.
+    (
+        FAILED,
+        QEMU,
+        "operation failed: Failed to connect to remote libvirt URI qemu+tcp://node2/system: no route",
+        Code.PEER_UNREACHABLE,
+    ),
+    (FAILED, QEMU, "operation failed: Lost connection to destination host", Code.NODE_UNREACHABLE),
+    (
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        QEMU,
+        "Operation not supported: cannot migrate a domain with <interface type='vdpa'>",
+        Code.PASSTHROUGH,
+    ),
+    # What has to do with certificates, and what only is called so.
+    (SYSTEM, RPC, "Cannot read CA certificate '/etc/pki/CA/cacert.pem': No such file or directory", Code.TLS_FAILED),
+    (
+        SYSTEM,
+        RPC,
+        "Our own certificate /etc/pki/libvirt/servercert.pem failed validation against /etc/pki/CA/cacert.pem: x",
+        Code.TLS_FAILED,
+    ),
+    (SYSTEM, RPC, "Certificate failed validation: The certificate has been revoked.", Code.TLS_FAILED),
+    (INTERNAL, QEMU, CLOSED + "Certificate does not match the hostname node2", Code.TLS_FAILED),
+    (INTERNAL, QEMU, "internal error: qemu: Cannot load certificate '/x.pem' & key '/k.pem': x", Code.TLS_FAILED),
+    (
+        FAILED,
+        QEMU,
+        "operation failed: TLS handshake failed: The TLS connection was non-properly terminated.",
+        Code.TLS_FAILED,
+    ),
+    (SYSTEM, RPC, "Unable to set TLS x509 credentials: x", Code.TLS_FAILED),
+    (
+        SYSTEM,
+        libvirt.VIR_FROM_STORAGE,
+        "Cannot access storage file '/srv/certificates.iso': No such file or directory",
+        Code.REPLICA_MISSING,
+    ),
+    (SYSTEM, 0, "Cannot get interface MTU on 'certificate': No such device", Code.NETWORK_MISSING),
+    (
+        libvirt.VIR_ERR_NO_DOMAIN,
+        QEMU,
+        "Domain not found: no domain with matching name 'x509-certificate-server'",
+        Code.INSTANCE_UNKNOWN,
+    ),
+    (
+        FAILED,
+        QEMU,
+        "operation failed: domain 'gnutls-certificates' already exists with uuid 7b1c",
+        Code.INSTANCE_ON_TARGET,
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ import pytest
 from hv import job
 from hv.copy import LibvirtCopy
 from hv.job import Lent
+from lvmigrate.errors import Code
 from lvmigrate.protocols import CopyEnd
 
 TOTAL = 1 << 20
@@ -76,6 +77,19 @@ def test_progress_and_end(domain: Domain) -> None:
     finish.set()
     assert under_way.wait(30) == CopyEnd(ok=True)
     assert under_way.progress() == progress  # the last there was
+
+
+def test_a_daemon_that_fell_silent_is_told_by_its_code(domain: Domain) -> None:
+    def fail(_domain: Any) -> None:
+        error = libvirt.libvirtError("internal error: client socket is closed")
+        error.err = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "", 2, "", "", "", -1, -1)
+        raise error
+
+    end = LibvirtCopy("node1", lent(domain), fail).wait(30)
+    assert end is not None
+    assert (end.ok, end.code) == (False, Code.NODE_UNREACHABLE)
+    assert "client socket is closed" in end.detail
+    assert "both nodes" in end.hint
 
 
 def test_a_call_that_fails_says_libvirts_words(domain: Domain) -> None:
