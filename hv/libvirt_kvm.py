@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from threading import Event
 from typing import Any, Final
 
 import libvirt
@@ -23,7 +24,7 @@ from hv.observed import job_of, observed, one_of_many
 from hv.offer import needed, offered
 from hv.ports import Ports
 from lvmigrate.domain import Activity, Domain, Host
-from lvmigrate.errors import Code, CommandFailed, NodeUnreachable
+from lvmigrate.errors import Code, CommandFailed, MoveAborted, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
 from lvmigrate.premises import Needs, Offer
@@ -111,12 +112,14 @@ class LibvirtHypervisor:
         """What ``node``'s libvirt has of that. Its first answer for an emulator takes as long as that one's start."""
         return offered(node, self._connections.to(node), needs)
 
-    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
-        """What the running guest does to its memory, by libvirt's page sampling, which needs no KVM."""
+    def activity(self, node: str, uuid: str, seconds: int, *, cancel: Event) -> Activity:
+        """What the running guest does to its memory, by libvirt's page sampling, which needs no KVM.
+
+        Once ``cancel`` is set, it is waited for no longer; the sampling ends by itself.
+        """
         begun = self._measure(node, uuid, seconds)
         deadline = time.monotonic() + seconds + self.call_timeout_s
-        while True:
-            time.sleep(_MEASURED_S)
+        while not cancel.wait(_MEASURED_S):
             found = self._measured(node, uuid, begun)
             if found is not None:
                 return found
@@ -124,6 +127,7 @@ class LibvirtHypervisor:
                 raise NodeUnreachable(
                     node, "no dirty rate was measured", hint=f"Look with `virsh domstats --dirtyrate {uuid}` there."
                 )
+        raise MoveAborted("The measurement was stopped as asked.", hint="Nothing is left to do.")
 
     @bounded("Measuring what the guest dirties")
     def _measure(self, node: str, uuid: str, seconds: int) -> int:

@@ -47,6 +47,7 @@ from lvmigrate.status import NodeStatus, status
 from lvmigrate.survey import find
 from lvmigrate.tasklet import Context
 from lvmigrate.traffic import Departure, Limits, Schedule
+from lvmigrate.unless_stopped import unless_stopped
 from storage import DrbdStorage
 
 T = TypeVar("T")
@@ -473,7 +474,7 @@ def _moved(
     """Plan, tell of the plan, and do it, unless somebody has asked to stop by then."""
 
     def work() -> M_co:
-        plan = tasklet.check_prereq()
+        plan = unless_stopped(tasklet.check_prereq, stop)
         if on_plan is not None:
             on_plan(plan)
         if stop.is_set():

@@ -9,7 +9,7 @@ from typing import Final
 
 from lvmigrate.cleanup import CleanupInstance
 from lvmigrate.domain import Domain
-from lvmigrate.errors import Code, LvmigrateError, MoveAborted
+from lvmigrate.errors import Code, LvmigrateError
 from lvmigrate.failover import FailoverInstance, FailoverOptions
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
@@ -18,6 +18,7 @@ from lvmigrate.progress import StepProgress
 from lvmigrate.report import CleanupReport, Report
 from lvmigrate.tasklet import Context
 from lvmigrate.traffic import Departure
+from lvmigrate.unless_stopped import unless_stopped
 
 #: The step of a live migration that begins once the guest runs on the target, and was seen there alone.
 _AFTER_ARRIVAL: Final = "close"
@@ -80,9 +81,7 @@ def clean_up(context: Context, uuid: str, manner: Manner, *, abort: threading.Ev
 
 
 def _done(tasklet: MigrateInstance | FailoverInstance, abort: threading.Event) -> Report:
-    tasklet.check_prereq()
-    if abort.is_set():
-        raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
+    unless_stopped(tasklet.check_prereq, abort)
     return tasklet.exec()
 
 

@@ -26,7 +26,7 @@ def foretell(context: Context, plan: Plan, options: Options) -> Forecast | Findi
         )
     rate, source = found
     try:
-        activity = context.hypervisor.activity(plan.source, plan.domain.uuid, options.forecast_s)
+        activity = context.hypervisor.activity(plan.source, plan.domain.uuid, options.forecast_s, cancel=context.cancel)
     except LvmigrateError as error:
         return Finding(
             code=Code.NO_FORECAST, sentence=f"There is no forecast: {error}", hint=error.hint or "Move without one."

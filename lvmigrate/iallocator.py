@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +142,13 @@ def _node(view: NodeView, *, source: str, fitting: Collection[str]) -> dict[str,
     }
 
 
-def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collection[str]) -> str:
-    """The node that the program ``name`` chooses among ``fitting``. Raises `Refused` with what it says."""
+def ask(
+    name: str, domain: Domain, views: Sequence[NodeView], fitting: Collection[str], *, cancel: threading.Event
+) -> str:
+    """The node that the program ``name`` chooses among ``fitting``. Raises `Refused` with what it says.
+
+    It is ended when ``cancel`` is set, as one whose time is up.
+    """
     path = _found(name, domain)
     try:
         with tempfile.TemporaryDirectory(prefix="lvmigrate-") as away:
@@ -153,6 +159,7 @@ def ask(name: str, domain: Domain, views: Sequence[NodeView], fitting: Collectio
                 env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
                 within_s=_WITHIN_S,
                 most_bytes=_MOST,
+                cancel=cancel,
             )
     except LvmigrateError as error:
         raise _failed(domain, error.sentence, error.hint) from error

@@ -94,8 +94,11 @@ class Hypervisor(Protocol):
     def offer(self, node: str, needs: Needs) -> Offer:
         """What ``node`` has of that."""
 
-    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
-        """What the running guest does to its memory, measured for so long."""
+    def activity(self, node: str, uuid: str, seconds: int, *, cancel: Event) -> Activity:
+        """What the running guest does to its memory, measured for so long.
+
+        Raises `MoveAborted` once ``cancel`` is set.
+        """
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> MemoryCopy:
         """Start to copy the running guest's memory, peer-to-peer, to ``target``.

@@ -118,7 +118,7 @@ def chosen(context: Context, domain: Domain, wanted: str | None, wishes: Wishes)
     candidates, landscape = _looked(context, domain, others, wishes)
     fitting = [candidate.node for candidate in candidates if not candidate.out]
     if fitting and wishes.iallocator is not None:
-        answer = iallocator.ask(wishes.iallocator, domain, landscape, fitting)
+        answer = iallocator.ask(wishes.iallocator, domain, landscape, fitting, cancel=context.cancel)
         return Choice(node=answer, why=f"{wishes.iallocator} chose it")
     best = choose(candidates, balloon.current(domain))
     if best is None:

@@ -84,7 +84,7 @@ class SimulatedHypervisor:
         """All of it, on every node."""
         return self._call("offer", node, lambda: Offer(node=node), acts=False)
 
-    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+    def activity(self, node: str, uuid: str, seconds: int, *, cancel: threading.Event) -> Activity:  # noqa: ARG002 -- as the Protocol has it
         """A guest that does little."""
 
         def look() -> Activity:

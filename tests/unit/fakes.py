@@ -328,7 +328,7 @@ class FakeHypervisor:
         with self.world.call("offer", node):
             return self.world.offer
 
-    def activity(self, node: str, uuid: str, seconds: int) -> Activity:
+    def activity(self, node: str, uuid: str, seconds: int, *, cancel: threading.Event) -> Activity:
         with self.world.call("activity", node):
             return Activity(resident_bytes=100 << 20, dirty_rate=1 << 20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -479,7 +480,7 @@ def views(**frees: float) -> list[NodeView]:
 def ask(name: str, found: list[NodeView], fitting: list[str], memory_kib: int = GIB) -> str:
     domain = guest("node1", memory_kib=memory_kib)
     here = dataclasses.replace(found[0], guests=(domain,))
-    return iallocator.ask(name, domain, [here, *found[1:]], fitting)
+    return iallocator.ask(name, domain, [here, *found[1:]], fitting, cancel=threading.Event())
 
 
 @pytest.mark.parametrize(
@@ -524,6 +525,14 @@ def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(iallocator, "_WITHIN_S", 0.3)
     with pytest.raises(Refused, match="did not end in time"):
         ask(program(tmp_path, "sleep 1000"), views(node2=8), ["node2"])
+
+
+def test_a_program_that_nobody_waits_for_any_more_is_ended(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    found = views(node2=8)
+    with pytest.raises(Refused):
+        iallocator.ask(program(tmp_path, "sleep 1000"), guest("node1"), found, ["node2"], cancel=cancel)
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "/no/such/program"])
