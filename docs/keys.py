@@ -96,7 +96,7 @@ TABLES: Final = (
         _key(
             "migration_ports",
             '"49152-49183"',
-            "The ports on which it waits, the first and the last.",
+            "The ports on which it waits, the first and the last; the last of several is kept free.",
             "as libvirt's qemu.conf there says",
         ),
         _key("tls_name", '"beta.example"', "What the host's certificate names.", "`migration_address`"),

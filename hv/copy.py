@@ -115,7 +115,7 @@ class LibvirtCopy:
             else:
                 self._end = CopyEnd(ok=False, detail=words(error), code=code, hint=hint)
         except LvmigrateError as error:
-            self._end = CopyEnd(ok=False, detail=error.sentence)
+            self._end = CopyEnd(ok=False, detail=error.detail or error.sentence, code=error.code, hint=error.hint)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the waiting thread must hear that the call ended
             self._end = CopyEnd(ok=False, detail=f"{type(error).__name__}: {error}")
         finally:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
 
 
@@ -23,7 +24,10 @@ class Ports:
 
     @contextmanager
     def taken(self, node: Node) -> Iterator[int | None]:
-        """A port of ``node``'s range for the time in the context; ``None`` where libvirt chooses, or all are taken."""
+        """A port of ``node``'s range for the time in the context; ``None`` where libvirt chooses.
+
+        Raises `CommandFailed` (`Code.PORTS_TAKEN`) when all are taken: beyond them there may be a firewall.
+        """
         port = self._take(node)
         try:
             yield port
@@ -36,7 +40,7 @@ class Ports:
         if node.migration_ports is None:
             return None
         first, last = node.migration_ports
-        size = last - first + 1
+        size = last - first + (1 if node.spare_port is None else 0)
         with self._lock:
             used = self._used.setdefault(node.name, set())
             begin = self._last.get(node.name, first - 1) + 1 - first
@@ -46,4 +50,10 @@ class Ports:
                     used.add(port)
                     self._last[node.name] = port
                     return port
-        return None
+        raise CommandFailed(
+            node.name,
+            f"Taking one of the ports {first}-{last} for memory",
+            status=0,
+            code=Code.PORTS_TAKEN,
+            hint=f"Wait for the moves to {node.name} that are under way, or widen its migration_ports.",
+        )

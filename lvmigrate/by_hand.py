@@ -91,11 +91,12 @@ def _flags(domain: Domain, options: Options) -> Iterator[str]:
 
 def _parameters(domain: Domain, options: Options, peer: Node) -> Iterator[str]:
     address = f"[{peer.migration_address}]" if ":" in peer.migration_address else peer.migration_address
+    port = "" if peer.migration_ports is None else f":{peer.migration_ports[0]}"
     level = {Compression.MT: "mt", Compression.ZLIB: "zlib", Compression.ZSTD: "zstd"}.get(
         options.compression or Compression.XBZRLE
     )
     for option, value in (
-        ("--migrateuri", f"tcp://{address}"),
+        ("--migrateuri", f"tcp://{address}{port}"),
         ("--bandwidth", options.bandwidth_mib_s),
         ("--listen-address", peer.listen_address),
         ("--parallel-connections", options.connections),

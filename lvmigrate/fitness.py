@@ -304,11 +304,13 @@ def _reached(survey: Survey) -> Iterator[Finding]:
             hint=f"Open the ports {_range(survey)} on {target.node} for {source.node}, or correct migration_address.",
         )
     first, last = survey.there.ports
-    if last >= first and survey.there.listening.issuperset(range(first, last + 1)):
+    usable = {*range(first, last + 1)} - {survey.there.spare_port}
+    if usable and usable <= survey.there.listening:
         yield Finding(
             code=Code.PORTS_TAKEN,
             sentence=f"Every port for migrations ({_range(survey)}) is taken on {target.node}.",
-            hint="Wait for the moves under way, or widen migration_port_min and _max in its qemu.conf.",
+            hint="Wait for the moves under way, or widen the range: migration_ports in the configuration, or where that"
+            " names none, migration_port_min and _max in its qemu.conf.",
         )
 
 

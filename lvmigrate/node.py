@@ -29,7 +29,8 @@ class Node:
     fence_command: str | None = None
     #: The address on which this host's QEMU waits for memory; ``None``: libvirt's default, all of them.
     listen_address: str | None = None
-    #: The first and last port for that; ``None``: as libvirt's qemu.conf there says (by default 49152 to 49215).
+    #: The first and last port for that; ``None``: as libvirt's qemu.conf there says (by default 49152 to 49215).  No
+    #: memory is sent to the last of several: see `spare_port`.
     migration_ports: tuple[int, int] | None = None
     #: What the network carries to it, in MiB/s; ``None``: as earlier moves have shown.
     link_mib_s: int | None = None
@@ -50,6 +51,16 @@ class Node:
         if self.offline is not None:
             return f"is offline ({self.offline})"
         return None if self.drained is None else f"is drained ({self.drained})"
+
+    @property
+    def spare_port(self) -> int | None:
+        """The port of ``migration_ports`` that is knocked at to see whether this host is reached.
+
+        Nothing is to wait for memory there: it would take whoever knocks for the guest that it waits for.
+        """
+        if self.migration_ports is None or self.migration_ports[0] == self.migration_ports[1]:
+            return None
+        return self.migration_ports[1]
 
     @property
     def certified_name(self) -> str:

@@ -127,8 +127,10 @@ class Premises:
     saved: str | None = None
     #: By libvirt's services that are in use: whether they start after DRBD; empty where systemd does not say.
     after_drbd: Mapping[str, bool] = field(default_factory=dict)
-    #: The ports for migrations, as the node's qemu.conf says, and those that something listens on.
+    #: The ports for migrations, as the configuration says or else the node's qemu.conf; the one of them that no memory
+    #: is sent to; and those that something listens on.
     ports: tuple[int, int] = PORTS
+    spare_port: int | None = None
     listening: frozenset[int] = frozenset()
     #: Whether this node's root could connect to the peer's libvirt as libvirtd would, and what was said.
     peer: Match = Match.UNKNOWN

@@ -366,8 +366,8 @@ class Storage(Protocol):
     def premises(self, node: str, wanted: Wanted) -> Premises:
         """What is on ``node`` of that which is wanted there, and whether it reaches the peer.
 
-        The peer's libvirt is connected to, and the last port of libvirt's range for memory knocked at: libvirt takes
-        the first that is free.  Where the configuration names a range of its own no port is safe to be knocked at.
+        The peer's libvirt is connected to, and the last port of its range for memory knocked at: libvirt takes the
+        first that is free, and of a range that the configuration names the last is kept free (`Node.spare_port`).
         """
 
     def available_kib(self, node: str) -> int | None:

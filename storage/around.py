@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from lvmigrate.node import Node
 from lvmigrate.premises import PORTS, Match, Premises
 from lvmigrate.vitals import Vitals
 
@@ -14,26 +15,32 @@ _TOO_LONG: Final = 124
 _NO_SUCH_COMMAND: Final = 127
 
 
-def premises(node: str, text: str, configured: tuple[int, int] | None) -> Premises:
-    """``configured``: the ports that lvmigrate's configuration names for ``node``."""
+def ports(text: str) -> tuple[int, int]:
+    """The ports for migrations by a node's qemu.conf."""
+    first, _, last = _facts(text).get("ports", ["-"])[0].partition("-")
+    return _number(first, PORTS[0]), _number(last, PORTS[1])
+
+
+def premises(node: Node, text: str) -> Premises:
+    """What was said by ``node``, whose ports for migrations the configuration may name."""
     facts = _facts(text)
     there: dict[str, set[str]] = {"path": set(), "interface": set(), "program": set()}
     for thing in facts.get("has", ()):
         kind, _, name = thing.partition(":")
         there.setdefault(kind, set()).add(name)
-    first, _, last = facts.get("ports", ["-"])[0].partition("-")
     peer, peer_words = _answer(facts.get("peer"))
     memory, memory_words = _answer(facts.get("memory"))
     if "refused" in memory_words:  # by the address itself: only the port is closed, as it should be
         memory, memory_words = Match.YES, ""
     return Premises(
-        node=node,
+        node=node.name,
         paths=frozenset(there["path"]),
         interfaces=frozenset(there["interface"]),
         programs=frozenset(there["program"]),
         saved=facts.get("saved", [None])[0],
         after_drbd=dict(_units(facts.get("unit", ()))),
-        ports=configured or (_number(first, PORTS[0]), _number(last, PORTS[1])),
+        ports=node.migration_ports or ports(text),
+        spare_port=node.spare_port,
         listening=frozenset(int(port, 16) for port in facts.get("listening", ())),
         peer=peer,
         peer_words=peer_words,

@@ -14,7 +14,8 @@ from typing import Final
 
 from lvmigrate.certificates import Certificates
 from lvmigrate.errors import Code, CommandFailed
-from lvmigrate.premises import PORTS, Premises, Wanted
+from lvmigrate.node import Node
+from lvmigrate.premises import Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
 from lvmigrate.vitals import Vitals
@@ -140,19 +141,26 @@ class Marks:
     def premises(self, node: str, wanted: Wanted) -> Premises:
         """What is on ``node`` of that which is wanted there, and whether it reaches the peer."""
         peer = self._remote.node(wanted.peer)
-        knock = wanted.knock and peer.migration_ports is None
+        port = self._port_of(peer) if wanted.knock else None
         words = (
             wanted.instance,
             _YES_NO[wanted.autostart],
             peer.peer_uri if wanted.knock else "",
-            peer.migration_address if knock else "",
-            str(PORTS[1]),
+            "" if port is None else peer.migration_address,
+            "" if port is None else str(port),
             *(f"path:{path}" for path in sorted(wanted.paths)),
             *(f"interface:{name}" for name in sorted(wanted.interfaces)),
             *(f"program:{name}" for name in sorted(wanted.programs)),
         )
         out = self._remote.ask(node, "Looking around on the node", "premises", *words).out
-        return around.premises(node, out, self._remote.node(node).migration_ports)
+        return around.premises(self._remote.node(node), out)
+
+    def _port_of(self, peer: Node) -> int | None:
+        """Where ``peer`` can be knocked at. Of its own range libvirt takes the first that is free: at the last one."""
+        if peer.migration_ports is not None:
+            return peer.spare_port
+        out = self._remote.ask(peer.name, "Looking which ports are for memory", "ports").out
+        return around.ports(out)[1]
 
     def close(self) -> None:
         """End every connection and process of the adapter."""

@@ -256,8 +256,7 @@ premises() {
     done
     image=$root/var/lib/libvirt/qemu/save/$guest.save
     if [ -e "$image" ]; then say "saved $image"; fi
-    conf=$root/etc/libvirt/qemu.conf
-    say "ports $(setting migration_port_min "$conf") - $(setting migration_port_max "$conf")"
+    ports
     sed -n 's/^ *[0-9]*: [0-9A-F]*:\([0-9A-F]\{4\}\) [0-9A-F:]* 0A .*/listening \1/p' \
         "$root/proc/net/tcp" "$root/proc/net/tcp6" 2>/dev/null
     [ "$autostart" != yes ] || starters
@@ -272,6 +271,12 @@ premises() {
         said=$(timeout 5 bash -c ': <>"/dev/tcp/$0/$1"' "$address" "$port" 2>&1 </dev/null)
         say "memory $? $(say "$said" | tr '\n' ' ')"
     fi
+}
+
+# ports: the first and last one for migrations, where libvirt's qemu driver has other ones than its defaults.
+ports() {
+    conf=$root/etc/libvirt/qemu.conf
+    say "ports $(setting migration_port_min "$conf") - $(setting migration_port_max "$conf")"
 }
 
 # starters: what starts guests at boot, and what that waits for, as systemd says it.

@@ -78,6 +78,7 @@ CHOICES = (
 )
 PEERS = (
     TARGET,
+    dataclasses.replace(TARGET, migration_ports=(50000, 50009)),
     dataclasses.replace(TARGET, listen_address="10.0.0.2", tls_name="b.example", migration_address="fd00::2"),
 )
 
@@ -227,7 +228,8 @@ def test_virsh_migrate_asks_for_what_the_adapter_asks_for(
     (line,) = (one.words for one in commands(made, options, peer, step="memory") if one.words[1] == "migrate")
     asked, given = asked_for(line, peer)
     assert asked == flags.flags(domain, options)
-    assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, None).items()}
+    port = None if peer.migration_ports is None else peer.migration_ports[0]
+    assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, port).items()}
 
 
 def asked_for(line: tuple[str, ...], peer: Node) -> tuple[int, dict[str, str]]:
@@ -260,7 +262,8 @@ def test_the_ends_of_a_post_copy_are_connected_again_with_all_that_it_was_begun_
     # As the adapter's resume_post_copy.
     assert asked == flags.flags(domain, options) | libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
     assert asked & libvirt.VIR_MIGRATE_PERSIST_DEST
-    assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, None).items()}
+    port = None if peer.migration_ports is None else peer.migration_ports[0]
+    assert given == {key: str(value) for key, value in flags.parameters(domain, options, peer, port).items()}
     assert "--postcopy-resume" in options_of_virsh("migrate")
 
 

@@ -103,6 +103,7 @@ LATE = ((11, 3, 0), (10, 0, 2))
         (on("node1", peer=Match.NO, peer_words="Host key verification failed"), Code.PEER_UNREACHABLE, "Host key"),
         (on("node1", memory=Match.NO, memory_words="no answer in time"), Code.PORTS_UNREACHABLE, "no answer"),
         (on("node2", ports=(50000, 50001), listening=frozenset({50000, 50001})), Code.PORTS_TAKEN, "50000-50001"),
+        (on("node2", ports=(50000, 50001), spare_port=50001, listening=frozenset({50000})), Code.PORTS_TAKEN, "50000"),
     ],
     ids=lambda value: value.name if isinstance(value, Code) else "",
 )
@@ -150,6 +151,7 @@ HUGE: dict[str, Any] = {"hugepages_kib": frozenset({2048})}
             premises=on("node2", paths=frozenset({"/n/web1.fd"})).premises,
         ),
         on("node2", ports=(50000, 50001), listening=frozenset({50000, 22})),
+        on("node2", ports=(50000, 50002), spare_port=50002, listening=frozenset({50000, 50002})),
         on("node1", memory=Match.UNKNOWN),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import pytest
 from hv import job
 from hv.copy import LibvirtCopy
 from hv.job import Lent
+from hv.ports import Ports
 from lvmigrate.errors import Code
 from lvmigrate.protocols import CopyEnd
+from tests.unit.fakes import node_of
 
 TOTAL = 1 << 20
 
@@ -77,6 +80,18 @@ def test_progress_and_end(domain: Domain) -> None:
     finish.set()
     assert under_way.wait(30) == CopyEnd(ok=True)
     assert under_way.progress() == progress  # the last there was
+
+
+def test_a_copy_that_was_not_begun_says_why_by_its_code(domain: Domain) -> None:
+    def fail(_domain: Any) -> None:
+        with Ports().taken(full):
+            raise AssertionError("no port is left")
+
+    full = dataclasses.replace(node_of("node2"), migration_ports=(2, 1))  # none at all
+    end = LibvirtCopy("node1", lent(domain), fail).wait(30)
+    assert end is not None
+    assert (end.ok, end.code) == (False, Code.PORTS_TAKEN)
+    assert "widen its migration_ports" in end.hint
 
 
 def test_a_daemon_that_fell_silent_is_told_by_its_code(domain: Domain) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import libvirt
+import pytest
 from hypothesis import given
 
 from hv import flags
 from hv.ports import Ports
 from lvmigrate.domain import DomainState
+from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options, Switch
 from tests.unit.fakes import guest, node_of
@@ -88,15 +90,22 @@ def test_the_bandwidth_of_a_post_copy() -> None:
 
 def test_ports() -> None:
     ports, anywhere = Ports(), node_of("node2")
-    ranged = dataclasses.replace(anywhere, migration_ports=(1000, 1001))
+    ranged = dataclasses.replace(anywhere, migration_ports=(1000, 1002))
+    assert ranged.spare_port == 1002
     with ports.taken(anywhere) as none:
         assert none is None
-    with ports.taken(ranged) as first, ports.taken(ranged) as second, ports.taken(ranged) as third:
-        assert (first, second, third) == (1000, 1001, None)
+    with ports.taken(ranged) as first, ports.taken(ranged) as second:
+        assert (first, second) == (1000, 1001)
+        with pytest.raises(CommandFailed, match="one of the ports 1000-1002") as caught, ports.taken(ranged):
+            raise AssertionError("a port outside of the range, or the one that is kept free")
+        assert caught.value.code is Code.PORTS_TAKEN
     with ports.taken(ranged) as again:
         assert again == 1000
     with ports.taken(ranged) as other:
         assert other == 1001  # not the one that was used last: a port lingers after its connection
+    alone = dataclasses.replace(anywhere, name="node3", migration_ports=(1000, 1000))
+    with ports.taken(alone) as only:
+        assert (only, alone.spare_port) == (1000, None)
 
 
 def test_a_node_is_called_as_its_certificate_says() -> None:

@@ -65,16 +65,37 @@ def test_a_peer_that_cannot_be_reached(tmp_path: Path) -> None:
     assert "no-such-host" in found.memory_words
 
 
-def test_the_ports_of_the_configuration_are_not_knocked_at(tmp_path: Path) -> None:
+def knocked(tmp_path: Path, server: socket.socket, ports: tuple[int, int] | None) -> tuple[Match, bool]:
+    """Whether something came back, and whether that was from ``server``."""
+    found = storage(tmp_path, replace(HERE, migration_ports=ports)).premises("node1", WANTED)
+    server.settimeout(0)
+    try:
+        server.accept()[0].close()
+    except BlockingIOError:
+        return found.memory, False
+    return found.memory, True
+
+
+def test_of_the_ports_of_the_configuration_the_spare_one_is_knocked_at_and_no_other(tmp_path: Path) -> None:
+    """On any other a guest may be waited for."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        peer = replace(HERE, migration_ports=(port, port))
-        found = storage(tmp_path, peer).premises("node1", WANTED)
-        assert found.memory is Match.UNKNOWN
-        server.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            server.accept()
-        assert around.premises("node2", "listening 1F90", (8080, 8081)).listening == {8080}
+        assert knocked(tmp_path, server, (port, port)) == (Match.UNKNOWN, False)
+        assert knocked(tmp_path, server, (port - 1, port)) == (Match.YES, True)
+        assert knocked(tmp_path, server, (port, port + 1)) == (Match.YES, False)
+    told = around.premises(replace(HERE, migration_ports=(8080, 8081)), "ports 50000 - 50009\nlistening 1F90")
+    assert (told.ports, told.spare_port, told.listening) == ((8080, 8081), 8081, frozenset({8080}))
+
+
+def test_where_the_configuration_names_no_ports_the_last_one_of_the_peers_own_is_knocked_at(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (tmp_path / "etc/libvirt").mkdir(parents=True)
+        conf = tmp_path / "etc/libvirt/qemu.conf"
+        conf.write_text(f"migration_port_min = {port - 9}\nmigration_port_max = {port}\n")
+        assert knocked(tmp_path, server, None) == (Match.YES, True)
+        conf.write_text(f"#migration_port_max = {port}\n")
+        assert knocked(tmp_path, server, None) == (Match.YES, False)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +110,7 @@ def test_the_ports_of_the_configuration_are_not_knocked_at(tmp_path: Path) -> No
     ],
 )
 def test_what_came_back(said: str, match: Match, words: str) -> None:
-    found = around.premises("node1", said, None)
+    found = around.premises(HERE, said)
     assert (found.memory, found.memory_words) == (match, words)
 
 
@@ -105,10 +126,10 @@ unit After=network.target
 unit ActiveState=inactive
 unit UnitFileState=enabled
 """
-    found = around.premises("node1", text, None)
+    found = around.premises(HERE, text)
     assert found.after_drbd == {"libvirtd.service": True, "virtqemud.service": False}
     unused = text.replace("=enabled", "=disabled").replace("=active", "=inactive")
-    assert around.premises("node1", unused, None).after_drbd == {}
+    assert around.premises(HERE, unused).after_drbd == {}
 
 
 def program(folder: Path, name: str, says: str) -> None:
