@@ -27,16 +27,13 @@ from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.errors import Code, CommandFailed, MoveAborted, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
-from lvmigrate.premises import Needs, Offer
+from lvmigrate.premises import RESUME_KILLS, Needs, Offer
 
 _log = structlog.get_logger()
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-#: From which release on the target's daemon dies when it is to connect a broken post-copy again, and which has that
-#: mended (libvirt's NEWS of 11.4.0; met with 11.3.0).
-_RESUME_KILLS: Final = ((11, 2, 0), (11, 4, 0))
 #: How often it is looked whether a measurement is done, in seconds.
 _MEASURED_S: Final = 0.1
 
@@ -173,14 +170,15 @@ class LibvirtHypervisor:
     @bounded("Asking for libvirt's version")
     def _can_resume(self, node: str) -> None:
         version = _version(self._connections.to(node).getLibVersion())
-        if _RESUME_KILLS[0] <= version < _RESUME_KILLS[1]:
+        first, mended = RESUME_KILLS
+        if first <= version < mended:
             raise CommandFailed(
                 node,
                 "Connecting the two ends of the post-copy",
                 status=libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
                 code=Code.OPTION_UNSUPPORTED,
                 detail=f"the daemon of libvirt {'.'.join(map(str, version))} dies of it",
-                hint=f"Update libvirt on {node} to {'.'.join(map(str, _RESUME_KILLS[1]))} or later; guests run on.",
+                hint=f"Update libvirt on {node} to {'.'.join(map(str, mended))} or later; guests run on.",
             )
 
     def _copy(self, domain: Domain, target: str, options: Options, wanted: int, *, limit_ms: int | None) -> LibvirtCopy:

@@ -198,6 +198,8 @@ class Code(enum.StrEnum):
     UNGUARDED = "UNGUARDED"
     #: The target is made Primary by a command, and stays so when the guest is shut down (a warning).
     PROMOTED_EXPLICITLY = "PROMOTED_EXPLICITLY"
+    #: A post-copy whose link breaks could not be connected again, by the libvirt of the target (a warning).
+    POST_COPY_UNMENDED = "POST_COPY_UNMENDED"
     #: The guard on a node does not run, or does not acknowledge a renewal.
     GUARD_LOST = "GUARD_LOST"
     #: A node is Primary, and nothing there has the device open.

@@ -606,6 +606,14 @@ _ROWS: Final = (
         _MOVE,
     ),
     _row(
+        Code.POST_COPY_UNMENDED,
+        _WARNED,
+        "The target's libvirt is 11.2 or 11.3, whose daemon dies when it is to connect a broken post-copy again, so it"
+        " is not asked to; both ends would be held, half of the guest's memory at each.",
+        "Update libvirt on the target to 11.4 or later (guests run on), also while both ends are held.",
+        _MEMORY,
+    ),
+    _row(
         Code.GUARD_LOST,
         (Told.FOUND, Told.ENDED),
         "The guard on a node does not run, or does not acknowledge a renewal.",

@@ -223,5 +223,5 @@ def _planned(seen: Survey, mode: Mode, *, also: tuple[Finding, ...]) -> Plan:
         shrunk_kib=fit.shrunk_kib,
         tokens=seen.tokens,
         steps=described(STEPS),
-        warnings=(*checks.warnings(seen), *opening.explicit(seen), *opening.unguarded(seen), *also),
+        warnings=(*checks.warnings(seen), *opening.warnings(seen), *also),
     )

@@ -12,6 +12,9 @@ PORTS = (49152, 49215)
 _TPM_STATES = "/var/lib/libvirt/swtpm"
 #: The first libvirt that can remove a definition without the state of its TPM (VIR_DOMAIN_UNDEFINE_KEEP_TPM).
 KEEPS_TPM = (8, 9, 0)
+#: The first libvirt whose daemon on the target dies when it is to connect a broken post-copy again, and the first that
+#: does so no more (libvirt's NEWS of 11.4.0; met with 11.3.0: a null pointer in qemuProcessIncomingDefNew).
+RESUME_KILLS = ((11, 2, 0), (11, 4, 0))
 
 
 def tpm_state(uuid: str) -> str:

@@ -94,7 +94,7 @@ class Recovery:
             while (end := copy.wait(self.options.poll_s)) is None and self.clock.now() < self._deadline:
                 self._look(copy.progress())
         except LvmigrateError as error:
-            self._note(str(error))
+            self._note(" ".join(filter(None, (str(error), error.detail, error.hint))))
         else:
             if end is None:
                 self._note("libvirt has neither connected them nor given it up")
@@ -111,6 +111,8 @@ class Recovery:
         self._least = progress.remaining if self._least is None else min(self._least, progress.remaining)
 
     def _note(self, what: str) -> None:
-        self.tries.append(f"connecting the ends again: {what}")
-        self.chronicle.note(self.tries[-1])
+        tried = f"connecting the ends again: {what}"
+        if tried not in self.tries[-1:]:
+            self.tries.append(tried)
+        self.chronicle.note(tried)
         _log.warning("post_copy_reconnect", outcome=what)

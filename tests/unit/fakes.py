@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hv import xml
@@ -690,3 +690,35 @@ class FakeStorage:
 
     def close(self) -> None:
         pass
+
+
+class Renewing:
+    """A clock's ``every``: what it is told to call, and what has come to pass, ``began`` and ``ended``."""
+
+    def __init__(self) -> None:
+        self.story: list[str] = []
+        self.seconds = 0.0
+        self._calls: list[Callable[[], None]] = []
+        self._under_way = 0
+
+    @contextmanager
+    def every(self, seconds: float, call: Callable[[], None], _name: str) -> Iterator[None]:
+        if not self._under_way:
+            self.story.append("began")
+            self._calls.clear()
+        self.seconds = seconds
+        self._calls.append(call)
+        self._under_way += 1
+        yield
+        self._under_way -= 1
+        if not self._under_way:
+            self.story.append("ended")
+
+    def call(self) -> None:
+        """Its time has come."""
+        for call in self._calls:
+            call()
+
+    def of(self, context: Context) -> Context:
+        """The context with this in its clock."""
+        return replace(context, clock=replace(context.clock, every=self.every))

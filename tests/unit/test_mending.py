@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from lvmigrate.replication import ConnectionOptions, DiskState, Lineage, Reach, 
 from lvmigrate.report import CleanupReport
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Errand, Guarded, Token
-from tests.unit.fakes import NODES, UUID, World, guest, refusing
+from tests.unit.fakes import NODES, UUID, Renewing, World, guest, refusing
 
 ERRAND = Errand(source="node1", target="node2", ran=True, autostart=True, target_had_definition=False)
 DEAD = Token(uuid=UUID, instance="web1", id="the dead one's", holder="they", lease_s=30, errand=ERRAND)
@@ -240,38 +239,21 @@ def test_whoever_lost_the_token_forgets_no_definition() -> None:
     assert set(world.domains) == set(NODES)
 
 
-class Renewing:
-    """A clock's ``every``: what is called, and whether it has ended."""
-
-    def __init__(self, world: World) -> None:
-        self.call: Callable[[], None] = lambda: None
-        self.story: list[str] = []
-        context = world.context()
-        self.context = dataclasses.replace(context, clock=dataclasses.replace(context.clock, every=self.every))
-
-    @contextmanager
-    def every(self, _seconds: float, call: Callable[[], None], _name: str) -> Iterator[None]:
-        self.call = call
-        self.story.append("began")
-        yield
-        self.story.append("ended")
-
-
 def test_the_token_is_renewed_until_right_before_it_is_removed() -> None:
     world = opened()
-    renewing = Renewing(world)
+    renewing = Renewing()
     stories: list[list[str]] = []
     for method in ("demote", "disarm_guard", "drop_token"):
         world.faults[method, "node2"] = lambda: stories.append(list(renewing.story))
-    clean(world, renewing.context)
+    clean(world, renewing.of(world.context()))
     assert stories == [["began"], ["began"], ["began", "ended"]]
 
 
 def test_what_is_held_for_a_person_is_left_to_run_out() -> None:
     world = opened(domains={node: guest(node) for node in NODES})
-    renewing = Renewing(world)
+    renewing = Renewing()
     with pytest.raises(OutcomeUnknown):
-        clean(world, renewing.context)
+        clean(world, renewing.of(world.context()))
     assert renewing.story == ["began", "ended"]
 
 
@@ -297,7 +279,7 @@ def test_guards_that_died_while_the_token_was_waited_for_are_none() -> None:
 def test_renewals_wait_for_the_guards_only_where_both_nodes_have_one() -> None:
     for trouble, guarded in ((None, True), ("there is no systemd", False)):
         world = leaving(guards={}, guard_trouble=trouble)
-        renewing = Renewing(world)
+        renewing = Renewing()
         seen: list[bool] = []
 
         def look(_left: int, world: World = world, renewing: Renewing = renewing, seen: list[bool] = seen) -> None:
@@ -305,7 +287,7 @@ def test_renewals_wait_for_the_guards_only_where_both_nodes_have_one() -> None:
             seen.append(world.tokens["node1"].guarded)
 
         world.on_look = look
-        clean(world, renewing.context)
+        clean(world, renewing.of(world.context()))
         assert set(seen) == {guarded}
         assert bool(world.orders) is guarded
 
@@ -326,7 +308,7 @@ def test_a_guard_may_not_let_run_what_stood_or_what_nobody_forbids(changes: dict
 
 def test_while_the_guards_are_disarmed_the_token_does_not_wait_for_them() -> None:
     world = leaving()
-    renewing = Renewing(world)
+    renewing = Renewing()
     guarded: list[bool] = []
 
     def renew() -> None:
@@ -334,7 +316,7 @@ def test_while_the_guards_are_disarmed_the_token_does_not_wait_for_them() -> Non
         guarded.append(world.tokens["node2"].guarded)
 
     world.faults["disarm_guard", "node2"] = renew
-    clean(world, renewing.context)
+    clean(world, renewing.of(world.context()))
     assert guarded == [False]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -30,7 +28,7 @@ from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import DiskState, Reach, ReplicationState, Role
 from lvmigrate.tasklet import Context
 from lvmigrate.token import Token
-from tests.unit.fakes import NODES, UUID, FakeCopy, World, guest, unreachable
+from tests.unit.fakes import NODES, UUID, FakeCopy, Renewing, World, guest, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words")
 #: What was attached, and is another node's own on another node.
@@ -163,24 +161,9 @@ def test_only_the_target_s_guard_may_let_a_guest_run_and_only_one_that_ran(
     assert world.orders == orders
 
 
-class Renewing:
-    """A clock's ``every``: what is called, and whether it has ended."""
-
-    def __init__(self) -> None:
-        self.call: Callable[[], None] = lambda: None
-        self.story: list[str] = []
-
-    @contextmanager
-    def every(self, _seconds: float, call: Callable[[], None], _name: str) -> Iterator[None]:
-        self.call = call
-        self.story.append("began")
-        yield
-        self.story.append("ended")
-
-
 def with_renewing(world: World) -> tuple[Context, Renewing]:
     renewing, context = Renewing(), world.context()
-    return dataclasses.replace(context, clock=dataclasses.replace(context.clock, every=renewing.every)), renewing
+    return renewing.of(context), renewing
 
 
 def test_the_token_is_renewed_until_right_before_it_is_removed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from lvmigrate.domain import DomainState, Host
 from lvmigrate.errors import Code
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.plan import Options, Plan, Switch
+from lvmigrate.plan import Mode, Options, Plan, Switch
 from lvmigrate.replication import Reach
 from tests.unit.fakes import NODES, World, guest
 
@@ -56,3 +56,24 @@ def test_a_guest_that_nobody_would_let_run(options: Options, state: DomainState,
 def test_without_a_resource_there_is_no_guard_to_let_it_run() -> None:
     image = Reach(what="NFS filer:/vms web1.img (inode 7)")
     assert said(World(replicated=False, reached=dict.fromkeys(NODES, image)), Code.UNGUARDED)
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "mode", "state", "warned"),
+    [
+        ((11, 3, 0), Mode.POST_COPY, DomainState.RUNNING, True),
+        ((11, 2, 0), Mode.POST_COPY, DomainState.RUNNING, True),
+        ((11, 1, 0), Mode.POST_COPY, DomainState.RUNNING, False),
+        ((11, 4, 0), Mode.POST_COPY, DomainState.RUNNING, False),
+        ((11, 3, 0), Mode.LIVE, DomainState.RUNNING, False),
+        ((11, 3, 0), Mode.POST_COPY, DomainState.PAUSED, False),
+    ],
+)
+def test_a_libvirt_that_cannot_mend_a_post_copy(
+    libvirt: tuple[int, int, int], mode: Mode, state: DomainState, *, warned: bool
+) -> None:
+    world = World(
+        domains={"node1": guest("node1", state=state, reason="user")},
+        hosts={node: host(node, libvirt) for node in NODES},
+    )
+    assert said(world, Code.POST_COPY_UNMENDED, Options(mode=mode)) is warned
