@@ -224,8 +224,8 @@ class Cluster:
                 if self._states.of(node).state is not State.ONLINE:
                     self._states.set(node, State.ONLINE)
                 report = tasklet.exec()
-                if not report.stayed and not report.not_begun:
-                    self._states.all_back(node)
+                if not report.not_begun:
+                    self._states.back(node, away.keys() - {stayed.uuid for stayed in report.stayed})
                 return report
 
         return _in_thread(work, stop, name="return", harder=abort)
@@ -254,7 +254,7 @@ class Cluster:
         self._states.sent_away(departure.source, gone)
 
     def _came_back(self, moved: Moved) -> None:
-        self._states.came_back(moved.target, moved.uuid)
+        self._states.back(moved.target, {moved.uuid})
 
     def _returning(self, node: str, stop: threading.Event, *, every: bool) -> tuple[Context, Mapping[str, Gone]]:
         """A context in which the node is open as far as commands have closed it, and who was sent away."""

@@ -57,8 +57,10 @@ class ManyMoves(ABC):
         self.manner: Final = manner or Manner()
         self._abort = abort or threading.Event()
         self._schedule: Schedule | None = None
-        #: By UUID: the nodes that the checks of its move have refused.
-        self._not_to: dict[str, set[str]] = {}
+        #: By UUID: the nodes that the checks of its move have refused, with what they said.
+        self._not_to: dict[str, dict[str, Stay]] = {}
+        #: Whether nobody else's move may still take room, or leave it.
+        self._firm = True
 
     @abstractmethod
     def _question(self) -> Question:
@@ -80,15 +82,17 @@ class ManyMoves(ABC):
                     f"It names {', '.join(known)}.",
                 )
         seen = fleet.observe(self._context, self._question())
+        rooms = seen.left()
+        self._firm = not seen.arrivals
         checked: set[tuple[str, str]] = set()
         refused: list[Stay] = []
         while True:
-            drawn = plan(seen.rooms, seen.travellers, self.manner.limits)
+            drawn = plan(rooms, seen.travellers, self.manner.limits)
             against = self._against(seen, drawn, checked)
             if not against:
                 break
-            for uuid, node in against:
-                self._not_to.setdefault(uuid, set()).add(node)
+            for (uuid, node), stay in against.items():
+                self._not_to.setdefault(uuid, {})[node] = stay
             guests = {guest.uuid: _without(guest, against) for guest in seen.travellers}
             # Those that have another node go there; the others are named.
             refused += [stay for (uuid, _), stay in against.items() if not _goes_somewhere(guests[uuid])]
@@ -110,7 +114,7 @@ class ManyMoves(ABC):
 
         def work(record: Record) -> DrainReport:
             run = Run(self._context, question, self.manner, record, abort=self._abort, not_to=self._not_to)
-            report = run.run(schedule, self.what, self._nodes)
+            report = run.run(schedule, self.what, self._nodes, firm=self._firm)
             if report.exit_code is not ExitCode.OK:
                 raise _Incomplete(report)
             return report

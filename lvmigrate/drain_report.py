@@ -24,7 +24,8 @@ FOR_GOOD: Final = frozenset(
         *(Code.NODE_DRAINED, Code.NODE_OFFLINE, Code.NO_TARGET),
     }
 )
-
+#: The same of a guest that was only looked for: one that is off is not waited for.
+LASTING: Final = FOR_GOOD | {Code.INSTANCE_STOPPED}
 
 #: What is said of a guest that has moved, and was not before.
 AFTERWARDS: Final = frozenset({Code.DISKS_DIFFER, Code.VERIFY_UNFINISHED, Code.HOOK_FAILED})

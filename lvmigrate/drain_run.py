@@ -9,18 +9,19 @@ import contextvars
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
 import structlog
 
 from lvmigrate import drain_move, fleet
-from lvmigrate.assignment import assign, short
+from lvmigrate.assignment import Stay, assign, short
+from lvmigrate.census import Unfinished
 from lvmigrate.defect import defect
 from lvmigrate.domain import Domain
-from lvmigrate.drain_report import AFTERWARDS, FOR_GOOD, DrainReport, Moved, Stayed
+from lvmigrate.drain_report import AFTERWARDS, FOR_GOOD, LASTING, DrainReport, Moved, Stayed
 from lvmigrate.errors import (
     Code,
     ExitCode,
@@ -33,7 +34,7 @@ from lvmigrate.errors import (
     Refused,
     TokenLost,
 )
-from lvmigrate.fleet import Fleet, Question, Unfinished
+from lvmigrate.fleet import Question
 from lvmigrate.journal import Kind, Record
 from lvmigrate.manner import Manner
 from lvmigrate.node_states import Wish
@@ -59,6 +60,18 @@ _TRIES: Final = 2
 _TRIES_LOCKED: Final = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Word:
+    """What a guest's move to one node, or the check of it, came to; ``for_good``: the next one would too."""
+
+    stayed: Stayed
+    for_good: bool
+
+    @classmethod
+    def by_plan(cls, stay: Stay) -> _Word:
+        return cls(stayed=Stayed.by_plan(stay), for_good=stay.finding.code in FOR_GOOD)
+
+
 class Run:
     """One drain under way. ``context.cancel``: begin nothing more; ``abort``: end what is under way as well."""
 
@@ -70,7 +83,7 @@ class Run:
         record: Record,
         *,
         abort: threading.Event,
-        not_to: Mapping[str, Collection[str]],
+        not_to: Mapping[str, Mapping[str, Stay]],
     ) -> None:
         self._context = context
         self._question = question
@@ -94,7 +107,12 @@ class Run:
         self._off: tuple[str, ...] = ()
         self._domains: dict[str, Domain] = {}
         self._peers: dict[str, tuple[str, ...]] = {}
-        self._not_to = {uuid: set(nodes) for uuid, nodes in not_to.items()}
+        #: By UUID: the nodes where it is not to go, with what its own move, or the check of it, came to there.
+        self._not_to: dict[str, dict[str, _Word]] = {
+            uuid: {node: _Word.by_plan(stay) for node, stay in nodes.items()} for uuid, nodes in not_to.items()
+        }
+        #: The nodes that others' moves bring memory to.
+        self._others: frozenset[str] = frozenset()
         self._tries: Counter[str] = Counter()
         #: By UUID: the cleanups that did all they could.
         self._cleanups: Counter[str] = Counter()
@@ -106,13 +124,14 @@ class Run:
         self._silent_since: float | None = None
         self._paused = False
 
-    def run(self, schedule: Schedule, what: str, nodes: tuple[str, ...]) -> DrainReport:
-        """Do all of it."""
+    def run(self, schedule: Schedule, what: str, nodes: tuple[str, ...], *, firm: bool = True) -> DrainReport:
+        """Do all of it. ``firm``: no room that the schedule lacks can come of others' moves."""
         began = self._context.clock.now()
         self._names = {leg.departure.uuid: leg.departure.name for leg in schedule.legs}
         self._told(self._manner.onlooker.planned, schedule)
         for stay in schedule.stays:
-            self._stays(Stayed.by_plan(stay), for_good=stay.finding.code in FOR_GOOD | {Code.MEMORY_SHORT})
+            short_for_good = firm and stay.finding.code is Code.MEMORY_SHORT
+            self._stays(Stayed.by_plan(stay), for_good=short_for_good or stay.finding.code in LASTING)
         try:
             while self._turn():
                 pass
@@ -189,7 +208,7 @@ class Run:
 
     def _may_begin(self) -> bool:
         wish = self._manner.wish()
-        if wish is Wish.STOP:
+        if wish is Wish.STOP or self._abort.is_set():
             self._context.cancel.set()
         paused = wish is Wish.PAUSE
         if paused is not self._paused:
@@ -205,8 +224,7 @@ class Run:
             self._stale = True  # by a look while others were under way: who found no room may have it now
         elif self._traffic.waiting:
             for ticket in self._traffic.waiting:  # they wait for room that nobody makes
-                stay = short(ticket.traveller, self._traffic.free_kib)
-                self._stays(Stayed.by_plan(stay), for_good=True)
+                self._finds_no_room(short(ticket.traveller, self._traffic.free_kib))
             self._stale = True
         elif self._again:
             self._try_again()
@@ -249,21 +267,23 @@ class Run:
         self._domains |= seen.domains
         self._peers |= {guest.uuid: (*guest.peers, *guest.last_resort) for guest in seen.travellers}
         self._names |= {guest.uuid: guest.name for guest in seen.travellers}
-        self._traffic = Traffic(seen.rooms, self._manner.limits)
+        finishing = [left for left in seen.unfinished if self._cleanups[left.uuid] < _TRIES]
+        mine = {*alive, *(left.uuid for left in finishing)}
+        self._others = frozenset(arrival.target for arrival in seen.arrivals if arrival.uuid not in mine)
+        self._traffic = Traffic(seen.left(but=mine), self._manner.limits)
+        # What is under way, and what was left, counts as if none of its memory were there yet: too much rather than too
+        # little; and before anybody else is promised room.
         for departure in under_way:
             self._traffic.occupy(departure)
+        for left in seen.unfinished:
+            self._finish(left)
         rooms = [replace(room, free_kib=self._traffic.free_kib[room.node]) for room in seen.rooms]
         tickets, no_room = assign(rooms, seen.travellers)
         self._traffic.add(tickets)
         for stay in seen.stays:
-            self._stays(Stayed.by_plan(stay), for_good=stay.finding.code in FOR_GOOD)
-        if (
-            self._firm
-        ):  # what is under way counts as if none of its memory were there yet: too much rather than too little
-            for stay in no_room:
-                self._stays(Stayed.by_plan(stay), for_good=True)
-        for left in seen.unfinished:
-            self._finish(left, seen)
+            self._goes_nowhere(stay, for_good=stay.finding.code in LASTING)
+        for stay in no_room if self._firm else ():
+            self._finds_no_room(stay)
 
     def _not_told(self, error: Refused) -> None:
         """A node that this is about is silent: what is under way is waited for, and then the node, for a while."""
@@ -292,7 +312,7 @@ class Run:
         self._note(f"{departure.name} sets out for {departure.target}, with {departure.bandwidth_mib_s} MiB/s")
         self._start(departure, partial(self._move, departure))
 
-    def _finish(self, left: Unfinished, seen: Fleet) -> None:
+    def _finish(self, left: Unfinished) -> None:
         """A move that was left: a cleanup watches it to its end, or undoes it."""
         if self._cleanups[left.uuid] >= _TRIES:
             finding = Finding(
@@ -306,8 +326,7 @@ class Run:
             self._stays(stayed, for_good=True)
             return
         self._firm = False
-        known = {room.node for room in seen.rooms}
-        there = {left.source, left.target} <= known
+        there = {left.source, left.target} <= self._traffic.free_kib.keys()
         departure = Departure(
             uuid=left.uuid,
             name=left.name,
@@ -319,6 +338,8 @@ class Run:
         )
         self._names[left.uuid] = left.name
         self._traffic.occupy(departure)
+        if left.source in self._question.sources and left.target in self._question.targets:
+            self._remembered(self._manner.leaving, departure, left.name)
         self._say(f"{left.name}: a move to {left.target} was begun before; it is finished or undone first")
         self._start(departure, partial(self._clean_up, left))
 
@@ -431,23 +452,37 @@ class Run:
             self._stays(stayed, for_good=True)
             return
         undecided = isinstance(error, LeftBehind | OutcomeUnknown | TokenLost)
-        tried = self._not_to.setdefault(uuid, set()) | {departure.target}
-        elsewhere = [peer for peer in self._peers.get(uuid, ()) if peer not in tried]
+        codes = {finding.code for finding in error.findings} if isinstance(error, Refused) else {error.code}
+        words = self._not_to.setdefault(uuid, {})
+        elsewhere = [peer for peer in self._peers.get(uuid, ()) if peer not in words and peer != departure.target]
         if error.code is Code.MEMORY_SHORT and self._tries[uuid] < _TRIES:
             self._tries[uuid] += 1  # it filled up: the next look tells how much is free
             self._tell(stayed, again=True)
-        elif elsewhere and not undecided:
-            self._not_to[uuid].add(departure.target)
+            return
+        words[departure.target] = _Word(stayed=stayed, for_good=bool(codes & FOR_GOOD))
+        if elsewhere and not undecided:
             self._tell(stayed, again=True)
         else:
-            codes = {finding.code for finding in error.findings} if isinstance(error, Refused) else {error.code}
-            self._stays(stayed, for_good=bool(codes & FOR_GOOD))
+            self._stays(stayed, for_good=all(word.for_good for word in words.values()))
 
-    def _stays(self, stayed: Stayed, *, for_good: bool) -> None:
+    def _goes_nowhere(self, stay: Stay, *, for_good: bool) -> None:
+        """By a look. Where its own moves failed, that is the reason; and what passes of it is tried again."""
+        words = tuple(self._not_to.get(stay.uuid, {}).values())
+        stayed = words[-1].stayed if words else Stayed.by_plan(stay)
+        self._stays(stayed, for_good=for_good and all(word.for_good for word in words))
+
+    def _finds_no_room(self, stay: Stay) -> None:
+        """Nobody of this drain is going to make any; others who are on their way to its nodes may."""
+        if self._others.isdisjoint(self._peers.get(stay.uuid, ())):
+            self._goes_nowhere(stay, for_good=True)
+        else:
+            self._stays(Stayed.by_plan(stay), for_good=False, most=_TRIES_LOCKED)
+
+    def _stays(self, stayed: Stayed, *, for_good: bool, most: int = _TRIES) -> None:
         """It does not go: not any more, or not before the others."""
         self._names[stayed.uuid] = stayed.name
         self._tries[stayed.uuid] += 1
-        most = _TRIES_LOCKED if stayed.finding.code is Code.LOCKED else _TRIES
+        most = _TRIES_LOCKED if stayed.finding.code is Code.LOCKED else most
         again = not for_good and self._tries[stayed.uuid] < most and not self._context.cancel.is_set()
         (self._again if again else self._stayed)[stayed.uuid] = stayed
         self._tell(stayed, again=again)

@@ -1,37 +1,35 @@
-"""One look at every node: which guests are to leave, where each of them could go, and what somebody has left undone."""
+"""One look at every node: which guests are to leave, where each of them could go, and what somebody has left undone.
+
+What is asked of a node, and what is looked at for a guest, grows with what they have, not with the fleet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from itertools import chain, islice
+from typing import Final, TypeVar
 
-from lvmigrate import balloon, checks, occasion
+from lvmigrate import balloon, checks, occasion, room
 from lvmigrate.assignment import Room, Stay, Traveller
-from lvmigrate.domain import Domain
+from lvmigrate.census import Census, Guests, Unfinished
+from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
 from lvmigrate.node import Node
 from lvmigrate.node_states import Gone
 from lvmigrate.plan import Options
-from lvmigrate.replication import ReplicationState, Resource
-from lvmigrate.target import Look, against_policy, lacks, look_at
+from lvmigrate.replication import Place, ReplicationState, Resource
+from lvmigrate.target import Look, against_policy, lacks
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of
-from lvmigrate.token import GuardSeen, Held, Traces
+
+T = TypeVar("T")
 
 _SYNCING: Final = frozenset(ReplicationState) - {ReplicationState.OFF, ReplicationState.ESTABLISHED}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
-    """A move of a guest that somebody is at, or has left: only a cleanup tells which, and ends it."""
-
-    uuid: str
-    name: str
-    source: str
-    target: str
-    memory_kib: int
+#: Of so many nodes a sentence tells what is against each.
+_SAID: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +67,8 @@ class Fleet:
     #: Guests that can go nowhere, whatever room there is.
     stays: tuple[Stay, ...]
     unfinished: tuple[Unfinished, ...]
+    #: Every move that brings a node memory which may not be there yet, whoever is at it; the unfinished ones too.
+    arrivals: tuple[Unfinished, ...]
     #: Guests that are defined on the nodes this is about, and are off.
     off: tuple[Domain, ...]
     #: By UUID: the node that a guest is active on, of all guests on the nodes that answered.
@@ -78,21 +78,22 @@ class Fleet:
     #: By UUID: the guests that are to leave.
     domains: Mapping[str, Domain]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Census:
-    """Who is on one node, and what moves have left there."""
-
-    domains: tuple[Domain, ...]
-    traces: Traces
+    def left(self, *, but: Collection[str] = ()) -> list[Room]:
+        """The rooms without what is still to come there; the guests in ``but`` are left to the caller."""
+        coming: Counter[str] = Counter()
+        for arrival in self.arrivals:
+            if arrival.uuid not in but:
+                coming[arrival.target] += arrival.memory_kib
+        return [replace(room, free_kib=room.free_kib - coming[room.node]) for room in self.rooms]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    """What one node says of the guests' disks, and whether any of its copies is being brought up to date."""
+    """What one node has for others' guests: of their disks those that may be there."""
 
-    look: Look
-    resyncs: bool
+    host: Host
+    places: Mapping[str, Place]
+    shared: Collection[str]
 
 
 def observe(context: Context, question: Question) -> Fleet:
@@ -100,17 +101,16 @@ def observe(context: Context, question: Question) -> Fleet:
 
     A target that is silent takes nobody.  Raises `Refused` when a node that this is about gives no answer.
     """
-    asked = tuple(
+    answers = _Answers(question.about)
+    silent = answers.silent
+    asked = [
         name
         for name, node in context.nodes.items()
         if node.offline is None or name in question.sources | question.about
-    )
-    census = dict(zip(asked, outcomes_of([partial(_census, context, node) for node in asked]), strict=True))
-    silent = {node: word for node, word in census.items() if isinstance(word, LvmigrateError)}
-    for node in sorted(question.about & silent.keys()):
-        raise _silent(node, silent[node])
-    known = {node: word for node, word in census.items() if isinstance(word, _Census)}
-    unfinished = tuple(_unfinished(known, question))
+    ]
+    known = answers.of({node: partial(_census, context, node) for node in asked})
+    guests = Guests(known)
+    unfinished = tuple(guests.unfinished(question.about, question.leave_alone))
     busy = {left.uuid for left in unfinished} | set(question.leave_alone)
     leavers = {
         domain.uuid: domain
@@ -118,42 +118,109 @@ def observe(context: Context, question: Question) -> Fleet:
         for domain in known[node].domains
         if domain.state.active and domain.uuid not in busy and question.leaves(domain)
     }
-    paths = frozenset(d.source for guest in leavers.values() for d in checks.replicated_disks(guest) if d.source)
-    views = dict(zip(known, outcomes_of([partial(_view, context, node, paths) for node in known]), strict=True))
-    silent |= {node: word for node, word in views.items() if isinstance(word, LvmigrateError)}
-    for node in sorted(question.about & silent.keys()):
-        raise _silent(node, silent[node])
-    seen = {node: word for node, word in views.items() if isinstance(word, _View)}
-    travellers, stays = [], list(_unseen(context.nodes, known, silent, question))
+    paths: dict[str, set[str]] = {}
+    for guest in leavers.values():
+        paths.setdefault(guest.node, set()).update(_paths(guest))
+    homes = answers.of({node: partial(context.storage.locate, node, frozenset(mine)) for node, mine in paths.items()})
+    leads, unplaced = _led(paths, homes)
+    views = answers.of(
+        {
+            node: partial(
+                _view,
+                context,
+                node,
+                frozenset(path for name in census.resources for path in leads.get(name, ())),
+                unplaced,
+                takes=node in question.targets,
+            )
+            for node, census in known.items()
+            if node not in silent
+        }
+    )
+    choice = _Choice(context.nodes, known, homes, views, silent, question)
+    unasked = {
+        name: (silent[name].code, "gives no answer")
+        if name in silent
+        else (Code.NODE_OFFLINE, node.closed or "was not asked")
+        for name, node in context.nodes.items()
+        if name not in known
+    }
+    expected = {uuid: gone for uuid, gone in question.away.items() if uuid not in busy}
+    travellers, stays = [], list(guests.missing(expected, question.targets, unasked))
     for domain in leavers.values():
-        able, reasons = _able(context.nodes, seen, silent, domain, question)
-        if able is None and question.if_replicated and all(f.code is Code.REPLICA_MISSING for f in reasons):
-            continue
-        if able is None:
-            stays.append(_stay(domain, reasons))
-        else:
-            travellers.append(able)
+        found = choice.of(domain)
+        if isinstance(found, Traveller):
+            travellers.append(found)
+        elif found is not None:
+            stays.append(found)
     if question.forecast_s:
         travellers = _measured(context, travellers, question.forecast_s)
+    arrivals = {(left.uuid, left.target): left for left in (*guests.arrivals(), *unfinished)}
     return Fleet(
-        rooms=tuple(_room(context.nodes[node], view) for node, view in seen.items()),
+        rooms=tuple(_room(context.nodes[node], known[node], view) for node, view in views.items()),
         travellers=tuple(travellers),
         stays=tuple(stays),
         unfinished=unfinished,
+        arrivals=tuple(arrivals.values()),
         off=tuple(d for node in sorted(question.about) for d in known[node].domains if not d.state.active),
-        whereabouts={d.uuid: node for node, word in known.items() for d in word.domains if d.state.active},
+        whereabouts=guests.whereabouts,
         silent=silent,
         domains=leavers,
     )
 
 
-def _census(context: Context, node: str) -> _Census:
-    return _Census(domains=context.hypervisor.domains(node), traces=context.storage.traces(node))
+class _Answers:
+    """What nodes said that were asked side by side, and who was silent. A silent one of ``needed`` is refused."""
+
+    def __init__(self, needed: frozenset[str]) -> None:
+        self._needed = needed
+        self.silent: dict[str, LvmigrateError] = {}
+
+    def of(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        """By node. Raises `Refused`."""
+        answers = {}
+        for node, word in zip(calls, outcomes_of(list(calls.values())), strict=True):
+            if isinstance(word, LvmigrateError):
+                self.silent[node] = word
+            else:
+                answers[node] = word
+        for node in sorted(self._needed & self.silent.keys()):
+            raise _silent(node, self.silent[node])
+        return answers
 
 
-def _view(context: Context, node: str, paths: frozenset[str]) -> _View:
-    everything = context.storage.observe(node)
-    return _View(look=look_at(context, node, paths), resyncs=any(map(_resyncs, everything.values())))
+def _led(
+    paths: Mapping[str, set[str]], homes: Mapping[str, Mapping[str, Place]]
+) -> tuple[Mapping[str, set[str]], frozenset[str]]:
+    """By resource: the paths that lead to it on the nodes the guests are on; and those that lead to none."""
+    leads: dict[str, set[str]] = {}
+    unplaced: set[str] = set()
+    for node, places in homes.items():
+        unplaced |= paths[node] - places.keys()
+        for path, place in places.items():
+            leads.setdefault(place.resource, set()).add(path)
+    return leads, frozenset(unplaced)
+
+
+def _census(context: Context, node: str) -> Census:
+    return Census(
+        domains=context.hypervisor.domains(node),
+        traces=context.storage.traces(node),
+        resources=context.storage.observe(node),
+    )
+
+
+def _view(context: Context, node: str, paths: frozenset[str], unplaced: frozenset[str], *, takes: bool) -> _View:
+    return _View(
+        host=room.host(context.hypervisor, context.storage, node),
+        places=context.storage.locate(node, paths) if takes and paths else {},
+        shared=context.storage.shared(node, unplaced).keys() if takes and unplaced else (),
+    )
+
+
+def _paths(domain: Domain) -> frozenset[str]:
+    """Its disks' paths, as far as a node must have them."""
+    return frozenset(disk.source for disk in checks.replicated_disks(domain) if disk.source and not disk.network)
 
 
 def _resyncs(resource: Resource) -> bool:
@@ -174,157 +241,149 @@ def _silent(node: str, error: LvmigrateError) -> Refused:
     )
 
 
-def _room(node: Node, view: _View) -> Room:
-    look = view.look
+def _room(node: Node, census: Census, view: _View) -> Room:
     return Room(
         node=node.name,
-        free_kib=look.host.free_memory_kib,
+        free_kib=view.host.free_memory_kib,
         link_mib_s=node.link_mib_s,
-        resyncs=view.resyncs,
-        vcpus=sum(guest.vcpus for guest in look.domains if guest.state.active),
-        cpus=look.host.cpus,
+        resyncs=any(map(_resyncs, census.resources.values())),
+        vcpus=sum(guest.vcpus for guest in census.domains if guest.state.active),
+        cpus=view.host.cpus,
     )
 
 
-def _unfinished(known: Mapping[str, _Census], question: Question) -> Iterator[Unfinished]:
-    """Every guest with a token or a guard that has to do with the nodes in question."""
-    marks: dict[str, list[Held | GuardSeen]] = {}
-    for census in known.values():
-        here: tuple[Held | GuardSeen, ...] = (*census.traces.tokens, *census.traces.guards)
-        for mark in here:
-            marks.setdefault(mark.uuid, []).append(mark)
-    for uuid, left in sorted(marks.items()):
-        if uuid in question.leave_alone:
-            continue
-        errand = next((mark.errand for mark in left if isinstance(mark, Held) and mark.errand is not None), None)
-        ends = {mark.node for mark in left} if errand is None else {errand.source, errand.target}
-        if not ends & question.about:
-            continue
-        copies = [(node, d) for node, census in known.items() for d in census.domains if d.uuid == uuid]
-        active = [(node, domain) for node, domain in copies if domain.state.active]
-        source = errand.source if errand is not None else next((node for node, _ in active), min(ends))
-        target = (
-            errand.target if errand is not None else next((node for node in sorted(ends) if node != source), source)
+class _Choice:
+    """Where each guest can go. What holds for all guests is found once."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        known: Mapping[str, Census],
+        homes: Mapping[str, Mapping[str, Place]],
+        views: Mapping[str, _View],
+        silent: Mapping[str, LvmigrateError],
+        question: Question,
+    ) -> None:
+        self._nodes = nodes
+        self._known = known
+        self._homes = homes
+        self._views = views
+        self._silent = silent
+        self._question = question
+        #: By node: why nobody goes there.
+        self._barred: dict[str, Finding] = {}
+        #: Those that may be gone to, and by path who of them has it.
+        self._open: list[str] = []
+        self._having: dict[str, list[str]] = {}
+        for name in sorted(question.targets):
+            node = nodes[name]
+            if node.closed is not None:
+                code = Code.NODE_DRAINED if node.offline is None else Code.NODE_OFFLINE
+                self._barred[name] = _finding(code, f"{name} {node.closed}")
+            elif name not in views:
+                code = silent[name].code if name in silent else Code.NODE_UNREACHABLE
+                self._barred[name] = _finding(code, f"{name} gives no answer")
+            else:
+                self._open.append(name)
+                for path in {*views[name].places, *views[name].shared}:
+                    self._having.setdefault(path, []).append(name)
+        self._barred_codes = {finding.code for finding in self._barred.values()}
+
+    def of(self, domain: Domain) -> Traveller | Stay | None:
+        """The guest with the nodes that can take it; or why there is none; or nothing, where it is not asked for."""
+        if domain.node not in self._views:
+            error = self._silent[domain.node]
+            return _stay(domain, _finding(error.code, error.sentence.rstrip(".")))
+        paths = _paths(domain)
+        source = self._look(domain.node, self._homes[domain.node], paths)
+        options = self._question.options(domain)
+        sizes = occasion.sizes(source.places, source.resources)
+        not_to = self._question.not_to.get(domain.uuid, ())
+        good: list[str] = []
+        doubtful: list[str] = []
+        against: dict[str, Finding] = {}
+        # A node without one of its disks is none; where it needs none of a node, each may be.
+        for name in self._having.get(min(paths), ()) if paths else self._open:
+            look = self._look(name, self._views[name].places, paths)
+            if name == domain.node or lacks(look, source, domain):
+                continue
+            if words := against_policy(self._nodes[name].policy, domain, sizes, options):
+                against[name] = _finding(Code.IPOLICY, f"{name} {words[0]}")
+            elif name in not_to:
+                against[name] = _finding(Code.NO_TARGET, f"{name} was tried")
+            elif all(resource.in_step_with(domain.node) for resource in look.resources.values()):
+                good.append(name)
+            else:
+                doubtful.append(name)
+        if not good and not doubtful:
+            return self._nowhere(domain, source, paths, against)
+        memory = balloon.current(domain)
+        return Traveller(
+            uuid=domain.uuid,
+            name=domain.name,
+            source=domain.node,
+            memory_kib=memory,
+            resident_kib=memory,
+            peers=tuple(good),
+            last_resort=tuple(doubtful),
+            vcpus=domain.vcpus,
+            downtime_limit_s=options.downtime_limit_s,
         )
-        yield Unfinished(
-            uuid=uuid,
-            name=left[0].instance,
-            source=source,
-            target=target,
-            memory_kib=max((balloon.current(domain) for _, domain in active), default=0),
+
+    def _look(self, node: str, places: Mapping[str, Place], paths: Collection[str]) -> Look:
+        """What a node says of one guest's disks alone."""
+        view, resources = self._views[node], self._known[node].resources
+        mine = {path: places[path] for path in paths if path in places}
+        return Look(
+            host=view.host,
+            domains=(),
+            places=mine,
+            resources={p.resource: resources[p.resource] for p in mine.values() if p.resource in resources},
+            shared=frozenset(path for path in paths if path in view.shared),
         )
 
-
-def _unseen(
-    nodes: Mapping[str, Node],
-    known: Mapping[str, _Census],
-    silent: Mapping[str, LvmigrateError],
-    question: Question,
-) -> Iterator[Stay]:
-    """Guests that are expected and that may be on a node that was not asked, or gave no answer."""
-    domains = [domain for census in known.values() for domain in census.domains]
-    done = {domain.uuid for domain in domains if domain.state.active} | set(question.leave_alone)
-    defined = {domain.uuid for domain in domains}
-    away = [node for node in nodes if node not in known]
-    for uuid, gone in sorted(question.away.items(), key=lambda item: item[1].name):
-        # Where it was sent to, or, if that one answers and has nothing of it, anywhere else.
-        where = [gone.target] if gone.target in away else [] if uuid in defined else away
-        if uuid in done or not where:
-            continue
-        words = " and ".join(f"{node} {'gives no answer' if node in silent else nodes[node].closed}" for node in where)
-        unanswered = next((silent[node].code for node in where if node in silent), Code.NODE_OFFLINE)
-        finding = Finding(
-            code=unanswered,
-            sentence=f"{gone.name} was sent to {gone.target}, and is on no node that answers; {words}.",
-            hint=f"Once {' and '.join(where)} can be asked, the same again: {gone.name} is remembered until then.",
-        )
-        yield Stay(uuid=uuid, name=gone.name, source=gone.target, finding=finding)
-
-
-def _of(view: _View, domain: Domain) -> Look:
-    """What a node says of this guest's disks alone."""
-    paths = {disk.source for disk in domain.layers}
-    places = {path: place for path, place in view.look.places.items() if path in paths}
-    names = {place.resource for place in places.values()}
-    resources = {name: resource for name, resource in view.look.resources.items() if name in names}
-    return replace(view.look, places=places, resources=resources)
-
-
-def _able(
-    nodes: Mapping[str, Node],
-    seen: Mapping[str, _View],
-    silent: Mapping[str, LvmigrateError],
-    domain: Domain,
-    question: Question,
-) -> tuple[Traveller | None, list[Finding]]:
-    """The guest with the nodes that can take it; or why there is none, a finding for each node."""
-    here = seen.get(domain.node)
-    if here is None:
-        error = silent[domain.node]
-        return None, [Finding(code=error.code, sentence=error.sentence, hint=error.hint)]
-    source = _of(here, domain)
-    options = question.options(domain)
-    sizes = occasion.sizes(source.places, source.resources)
-    good: list[str] = []
-    doubtful: list[str] = []
-    against: list[Finding] = []
-    for name in sorted(question.targets - {domain.node}):
-        node, view = nodes[name], seen.get(name)
-        look = None if view is None else _of(view, domain)
-        word = silent.get(name)
-        if node.closed is not None:
-            code = Code.NODE_DRAINED if node.offline is None else Code.NODE_OFFLINE
-            against.append(_finding(code, f"{name} {node.closed}"))
-        elif word is not None or look is None:
-            code = Code.NODE_UNREACHABLE if word is None else word.code
-            against.append(_finding(code, f"{name} gives no answer"))
-        elif missing := lacks(look, source, domain):
-            against.append(_finding(Code.REPLICA_MISSING, f"{name} {missing[0]}"))
-        elif words := against_policy(node.policy, domain, sizes, options):
-            against.append(_finding(Code.IPOLICY, f"{name} {words[0]}"))
-        elif name in question.not_to.get(domain.uuid, ()):
-            against.append(_finding(Code.NO_TARGET, f"{name} was tried"))
-        elif all(resource.in_step_with(domain.node) for resource in look.resources.values()):
-            good.append(name)
+    def _nowhere(
+        self, domain: Domain, source: Look, paths: Collection[str], against: Mapping[str, Finding]
+    ) -> Stay | None:
+        """All that is against every node as one sentence."""
+        if against or self._barred:
+            # That other nodes have no copy of a guest's disks goes without saying, as long as one has.
+            codes = {finding.code for finding in against.values()} | self._barred_codes
+            some = dict(islice(chain(against.items(), self._barred.items()), _SAID))
+            said = "; ".join(some[node].sentence for node in sorted(some))
+            words = _and_more(said, len(against) + len(self._barred))
+            # What its own moves have come to there, only where nothing else is said.
+            telling = codes - {Code.NO_TARGET} or codes
+            code = next(iter(telling)) if len(telling) == 1 else Code.NO_TARGET
+        elif self._question.if_replicated:
+            return None
+        elif self._open:
+            code = Code.REPLICA_MISSING
+            looks = {name: self._look(name, self._views[name].places, paths) for name in self._open[:_SAID]}
+            said = "; ".join(f"{name} {''.join(lacks(look, source, domain))}" for name, look in looks.items())
+            words = _and_more(said, len(self._open))
+            words = words if len(looks) == 1 else f"no other node has a copy of all its disks ({words})"
         else:
-            doubtful.append(name)
-    if not good and not doubtful:
-        return None, against
-    memory = balloon.current(domain)
-    traveller = Traveller(
-        uuid=domain.uuid,
-        name=domain.name,
-        source=domain.node,
-        memory_kib=memory,
-        resident_kib=memory,
-        peers=tuple(good),
-        last_resort=tuple(doubtful),
-        vcpus=domain.vcpus,
-        downtime_limit_s=options.downtime_limit_s,
-    )
-    return traveller, []
+            code, words = Code.NO_TARGET, "there is no node that it may go to"
+        return _stay(domain, _finding(code, words))
+
+
+def _and_more(said: str, count: int) -> str:
+    return said if count <= _SAID else f"{said}; and {count - _SAID} more"
 
 
 def _finding(code: Code, sentence: str) -> Finding:
     return Finding(code=code, sentence=sentence, hint="")
 
 
-def _stay(domain: Domain, against: list[Finding]) -> Stay:
-    """One sentence of all that is against every node; its code, where it is the same for all that have its disks."""
-    codes = {finding.code for finding in against}
-    # That most nodes have no copy of a guest's disks goes without saying, as long as one has.
-    telling = codes - {Code.REPLICA_MISSING} or codes
-    said = [finding for finding in against if finding.code in telling]
-    words = "; ".join(finding.sentence for finding in said) or "there is no node that it may go to"
-    if telling == {Code.REPLICA_MISSING} and len(said) > 1:
-        words = f"no other node has a copy of all its disks ({words})"
+def _stay(domain: Domain, why: Finding) -> Stay:
     return Stay(
         uuid=domain.uuid,
         name=domain.name,
         source=domain.node,
         finding=Finding(
-            code=next(iter(telling)) if len(telling) == 1 else Code.NO_TARGET,
-            sentence=f"{domain.name} can go nowhere: {words}.",
+            code=why.code,
+            sentence=f"{domain.name} can go nowhere: {why.sentence}.",
             hint=f"Mend that; `lvmigrate check {domain.name} --to NODE` says all that is against one node.",
         ),
     )

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,18 +101,15 @@ class NodeStates:
         if self.kept:
             self._change(node, lambda before: replace(before, gone={**before.gone, guest.uuid: guest}))
 
-    def came_back(self, node: str, uuid: str) -> None:
-        """It is there again. Nothing where nothing is kept."""
+    def back(self, node: str, uuids: Collection[str]) -> None:
+        """These are not away any more. Nothing where nothing is kept."""
         if self.kept:
             self._change(
                 node,
-                lambda before: replace(before, gone={key: gone for key, gone in before.gone.items() if key != uuid}),
+                lambda before: replace(
+                    before, gone={uuid: gone for uuid, gone in before.gone.items() if uuid not in uuids}
+                ),
             )
-
-    def all_back(self, node: str) -> None:
-        """Nobody is away any more. Nothing where nothing is kept."""
-        if self.kept:
-            self._change(node, lambda before: replace(before, gone={}))
 
     def _change(self, node: str, change: Callable[[NodeState], NodeState]) -> None:
         if self._directory is None:

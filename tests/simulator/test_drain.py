@@ -20,6 +20,7 @@ from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.node_states import Wish
 from lvmigrate.plan import Options
+from lvmigrate.replication import ConnectionOptions
 from lvmigrate.simulator import ControllerKilled, Guest, Happening, Kind, World, audit
 from lvmigrate.simulator.host import Job, TokenFile
 from lvmigrate.sqlite_journal import SqliteJournal
@@ -187,6 +188,67 @@ def test_a_move_that_somebody_has_left_is_finished_first() -> None:
         assert "web0: a move to node2 was begun before; it is finished or undone first" in eye.lines
         assert report.exit_code is ExitCode.OK
         whole(world, {"node2": [guests[0]], "node3": [guests[1]]})
+
+
+def test_what_a_move_that_was_left_needs_is_promised_to_nobody() -> None:
+    with World(NODES) as world:
+        guests = web(world, 3)
+        world.hosts["node2"].free_memory_kib = guests[0].memory_kib
+        world.faults.add("c9.renew_token@node1#1", Kind.KILLED_BEFORE)
+        move = MigrateInstance(world.controller("c9"), "web0")
+        move.check_prereq()
+        with pytest.raises(ControllerKilled):
+            move.exec()
+        schedule = DrainNodes(world.controller("c1"), ["node1"]).check_prereq()
+        assert [(stay.name, stay.finding.code) for stay in schedule.stays] == [("web2", Code.MEMORY_SHORT)]
+        assert [leg.departure.name for leg in schedule.legs] == ["web1"]
+
+
+def announced(world: World, guest: Guest, source: str, target: str, left_s: float) -> None:
+    """The token of a move of somebody else's, on both nodes."""
+    errand = Errand(source=source, target=target, ran=True, autostart=True, target_had_definition=False)
+    token = Token(uuid=guest.uuid, instance=guest.name, id="t", holder="somebody", lease_s=30.0, errand=errand)
+    for node in (source, target):
+        deadline_s = world.hosts[node].uptime(world.now) + left_s
+        world.hosts[node].tokens[guest.uuid] = TokenFile(token=token, deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize(("left_s", "stays"), [(30.0, ["web0"]), (-1.0, [])])
+def test_room_that_the_move_of_another_command_has_announced_is_not_promised(left_s: float, stays: list[str]) -> None:
+    """Between two nodes that this drain is not about; nothing comes of a token that ran out."""
+    with World(NODES) as world:
+        guests = web(world, 1)
+        other = world.add_guest("db", "node3", peer="node2")
+        world.timeline.advance(1.0)
+        world.hosts["node2"].free_memory_kib = guests[0].memory_kib * 3 // 2
+        announced(world, other, "node3", "node2", left_s)
+        schedule = DrainNodes(world.controller("c1"), ["node1"]).check_prereq()
+        assert [stay.name for stay in schedule.stays if stay.finding.code is Code.MEMORY_SHORT] == stays
+        # Its room comes back when that move has ended elsewhere: the guest is tried again then.
+        for node in ("node2", "node3"):
+            world.timeline.after(20.0, world.hosts[node].tokens.clear)
+        assert drain(world).exit_code is ExitCode.OK
+        assert world.running(guests[0]) == ["node2"]
+
+
+def test_room_that_a_copy_without_a_token_fills_is_not_promised() -> None:
+    """As `virsh migrate` makes one, by hand."""
+    with World(NODES) as world:
+        guests = web(world, 1)
+        other = world.add_guest("db", "node3", peer="node2", copy_s=1000.0)
+        world.timeline.advance(1.0)
+        world.hosts["node2"].free_memory_kib = guests[0].memory_kib * 3 // 2
+        for node in ("node2", "node3"):
+            world.set_options(node, other.resources[0].name, ConnectionOptions(allow_two_primaries=True, protocol="C"))
+        other.resources[0].promote("node2")
+        by_hand = world.controller("somebody").hypervisor
+        domain = by_hand.domain("node3", "db")
+        assert domain is not None
+        by_hand.copy_memory(domain, "node2", Options())
+        world.timeline.advance(5.0)
+        assert {copy.node for copy in world.copies(other)} == {"node2", "node3"}
+        schedule = DrainNodes(world.controller("c1"), ["node1"]).check_prereq()
+        assert [(stay.name, stay.finding.code) for stay in schedule.stays] == [("web0", Code.MEMORY_SHORT)]
 
 
 def test_what_no_cleanup_takes_away_is_not_cleaned_up_for_ever() -> None:

@@ -15,6 +15,7 @@ from lvmigrate import cli, cluster, traffic
 from lvmigrate.assignment import Stay
 from lvmigrate.cluster import Cluster
 from lvmigrate.config import Config, Limits
+from lvmigrate.domain import DomainState
 from lvmigrate.drain_display import LiveDrain, report_lines, schedule_lines
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.errors import Code, ExitCode, Finding, UsageError
@@ -136,6 +137,29 @@ def test_who_was_undefined_meanwhile_is_waited_for_no_more(world: World, tmp_pat
     here = InMemory(world, tmp_path)
     here.drain(["node1"])
     world.domains.clear()
+    assert here.bring_back("node1").exit_code is ExitCode.OK
+    assert "node1" not in here.node_states()
+
+
+def test_who_was_shut_down_meanwhile_is_named_and_waited_for(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+    here.drain(["node1"])
+    world.set("node2", state=DomainState.OFF)
+    assert [stay.finding.code for stay in here.check_return("node1").stays] == [Code.INSTANCE_STOPPED]
+    report = here.bring_back("node1")
+    assert [(stayed.name, stayed.finding.code) for stayed in report.stayed] == [("web1", Code.INSTANCE_STOPPED)]
+    assert "is off, defined on node2" in report.stayed[0].finding.sentence
+    assert report.seconds < 10.0  # it is not waited for
+    assert [gone.name for gone in here.node_states()["node1"].gone.values()] == ["web1"]
+    world.set("node2", state=DomainState.RUNNING)
+    assert [moved.name for moved in here.bring_back("node1").moved] == ["web1"]
+    assert "node1" not in here.node_states()
+
+
+def test_who_is_off_at_home_again_is_waited_for_no_more(world: World, tmp_path: Path) -> None:
+    here = InMemory(world, tmp_path)
+    here.drain(["node1"])
+    world.domains = {"node1": replace(world.domains["node2"], node="node1", state=DomainState.OFF)}
     assert here.bring_back("node1").exit_code is ExitCode.OK
     assert "node1" not in here.node_states()
 

@@ -6,13 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from lvmigrate import fleet
-from lvmigrate.assignment import Room, Traveller
+from lvmigrate.assignment import Room, Stay, Traveller
+from lvmigrate.census import Unfinished
 from lvmigrate.domain import Domain
 from lvmigrate.drain_move import shared
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
@@ -33,7 +34,7 @@ from lvmigrate.journal import NO_RECORD
 from lvmigrate.manner import Manner
 from lvmigrate.node_states import Wish
 from lvmigrate.plan import Mode, Options
-from lvmigrate.report import Report
+from lvmigrate.report import CleanupReport, Report
 from lvmigrate.traffic import Departure, Limits, plan
 from tests.unit.fakes import World, guest
 
@@ -63,9 +64,17 @@ class Stage(Nobody):
     abort: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
+    #: Moves that somebody has left, until a cleanup has undone them; others' moves; why a guest can go nowhere.
+    unfinished: list[Unfinished] = field(default_factory=list)
+    arrivals: tuple[Unfinished, ...] = ()
+    nowhere: dict[str, Code] = field(default_factory=dict)
+    looks: int = 0
+
     # ---- what is seen
 
     def observe(self, _context: object, question: Question) -> Fleet:
+        self.looks += 1
+        unfinished = tuple(left for left in self.unfinished if left.uuid not in question.leave_alone)
         known = [
             Traveller(
                 uuid=f"u{number}",
@@ -77,23 +86,41 @@ class Stage(Nobody):
             )
             for number in range(self.count)
         ]
-        there = [each for each in known if each.uuid not in self.gone and each.uuid not in question.leave_alone]
+        away = {*self.gone, *question.leave_alone, *(left.uuid for left in unfinished)}
+        there = [each for each in known if each.uuid not in away]
         taken = len(self.gone)
         rooms = [Room(node="node1", free_kib=0)]
         rooms += [Room(node=peer, free_kib=(self.free_gib - taken) * GIB) for peer in self.peers]
         domains: dict[str, Domain] = {each.uuid: guest("node1", name=each.name, uuid=each.uuid) for each in there}
         return Fleet(
             rooms=tuple(rooms),
-            travellers=tuple(there),
-            stays=(),
-            unfinished=(),
+            travellers=tuple(each for each in there if each.name not in self.nowhere and each.peers),
+            stays=tuple(self._stay(each) for each in there if each.name in self.nowhere or not each.peers),
+            unfinished=unfinished,
+            arrivals=(*self.arrivals, *self.unfinished),
             off=(),
             whereabouts={},
             silent={},
             domains=domains,
         )
 
+    def _stay(self, each: Traveller) -> Stay:
+        code = self.nowhere.get(each.name, Code.NO_TARGET)
+        finding = Finding(code=code, sentence=f"{each.name} can go nowhere.", hint="Mend that.")
+        return Stay(uuid=each.uuid, name=each.name, source=each.source, finding=finding)
+
     # ---- what is done
+
+    def clean_up(self, left: Unfinished) -> CleanupReport:
+        self.begun_.append((left.name, "cleanup"))
+        time.sleep(self.move_s)
+        self.unfinished.remove(left)
+        self.gone.add(left.uuid)
+        self.begun_.append((left.name, "cleaned"))
+        return CleanupReport(
+            instance=left.name, uuid=left.uuid, node=left.target, running=True, seconds=1.0, acts=(),
+            warnings=(),
+        )  # fmt: skip
 
     def move(self, departure: Departure) -> Report:
         with self.lock:
@@ -133,6 +160,7 @@ class Stage(Nobody):
         )
         run = Run(context, question, manner, NO_RECORD, abort=self.abort, not_to={})
         monkeypatch.setattr(run, "_move", self.move)
+        monkeypatch.setattr(run, "_clean_up", self.clean_up)
         seen = self.observe(context, question)
         return run.run(plan(seen.rooms, seen.travellers, manner.limits), "drain", ("node1",))
 
@@ -292,6 +320,114 @@ def test_everybody_is_told_of_before_it_sets_out_and_when_it_has_arrived(monkeyp
     )
     for number in range(3):
         assert notes.index(f"leaving g{number}") < notes.index(f"arrived g{number}")
+
+
+def left_of(number: int, memory_gib: int) -> Unfinished:
+    return Unfinished(uuid=f"u{number}", name=f"g{number}", source="node1", target="node2", memory_kib=memory_gib * GIB)
+
+
+def test_what_a_move_that_was_left_needs_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3 GiB on the target 2 are still to be filled by what another command has begun."""
+    stage = Stage(count=3, free_gib=3, unfinished=[left_of(2, 2)])
+    stage.run(monkeypatch)
+    assert len(stage.begun_[: stage.begun_.index(("g2", "cleaned"))]) <= 2
+    assert {name for name, _ in stage.begun_} == {"g0", "g1", "g2"}
+
+
+def test_what_no_cleanup_ends_needs_its_memory_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stubborn(Stage):
+        def clean_up(self, left: Unfinished) -> CleanupReport:
+            report = super().clean_up(left)
+            self.gone.remove(left.uuid)
+            self.unfinished.append(left)
+            return replace(report, node="node1")
+
+    stage = Stubborn(count=3, free_gib=3, unfinished=[left_of(2, 2)])
+    report = stage.run(monkeypatch)
+    assert len(report.moved) == 1
+    assert sorted(stayed.finding.code for stayed in report.stayed) == [Code.LEFT_BEHIND, Code.MEMORY_SHORT]
+
+
+def test_who_is_brought_over_by_a_cleanup_is_remembered_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(count=1, unfinished=[left_of(0, 1)])
+    left: list[tuple[str, str, str]] = []
+    report = stage.run(monkeypatch, leaving=lambda d: left.append((d.uuid, d.source, d.target)))
+    assert [(moved.name, moved.how) for moved in report.moved] == [("g0", "cleanup")]
+    assert left == [("u0", "node1", "node2")]
+
+
+def test_room_that_anothers_move_takes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Passing(Stage):
+        def observe(self, context: object, question: Question) -> Fleet:
+            self.arrivals = (left_of(9, 2),) if self.looks < 3 else ()
+            return super().observe(context, question)
+
+    stage = Passing(count=3, free_gib=4)
+    report = stage.run(monkeypatch)
+    assert len(report.moved) == 3
+    assert [line for line in stage.told if "MEMORY_SHORT" in line] == ["again g2 MEMORY_SHORT"]
+
+
+def test_room_that_anothers_move_takes_for_long_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(count=3, free_gib=4, arrivals=(left_of(9, 2),))
+    report = stage.run(monkeypatch)
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.MEMORY_SHORT]
+    assert len(report.moved) == 2
+
+
+def test_what_passes_is_tried_again_though_the_other_node_is_closed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = MoveFailed("The daemon went away.", hint="Look.")
+
+    class Closes(Stage):
+        def observe(self, context: object, question: Question) -> Fleet:
+            if self.begun_:
+                self.peers = (self.begun_[0][1],)
+            return super().observe(context, question)
+
+    stage = Closes(count=1, peers=("node2", "node3"), acts={"g0": [error, None]})
+    report = stage.run(monkeypatch)
+    assert [(moved.name, moved.target) for moved in report.moved] == [("g0", stage.begun_[0][1])]
+    assert not any("NO_TARGET" in line for line in stage.told)
+
+
+@pytest.mark.parametrize("closed", [Code.NO_TARGET, Code.NODE_DRAINED, Code.MEMORY_SHORT])
+def test_what_is_told_of_a_guest_is_why_its_move_failed(monkeypatch: pytest.MonkeyPatch, closed: Code) -> None:
+    """Not that the one other node takes it no more."""
+    error = MoveFailed("The daemon went away.", hint="Look.")
+
+    class Closes(Stage):
+        def observe(self, context: object, question: Question) -> Fleet:
+            if self.begun_ and question.not_to.get("u0") and closed is not Code.MEMORY_SHORT:
+                self.nowhere = {"g0": closed}
+            elif self.begun_ and question.not_to.get("u0"):
+                self.free_gib = 0
+            else:
+                self.nowhere, self.free_gib = {}, 100
+            return super().observe(context, question)
+
+    stage = Closes(count=1, peers=("node2", "node3"), acts={"g0": [error]})
+    report = stage.run(monkeypatch)
+    assert [stayed.finding.code for stayed in report.stayed] == [error.code]
+    assert len(stage.begun_) == 2
+
+
+def test_told_to_abort_alone_it_begins_nobody_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(move_s=60.0)
+    stage.abort.set()
+    report = stage.run(monkeypatch, Limits())
+    assert (stage.begun_, len(report.not_begun), report.exit_code) == ([], 6, ExitCode.ABORTED)
+
+
+def test_aborted_on_the_way_it_begins_nobody_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Aborts(Stage):
+        def move(self, departure: Departure) -> Report:
+            self.abort.set()
+            return super().move(departure)
+
+    stage = Aborts(move_s=60.0)
+    report = stage.run(monkeypatch, Limits(at_once=1))
+    assert [stayed.finding.code for stayed in report.stayed] == [Code.ABORTED]
+    assert (len(stage.begun_), len(report.not_begun)) == (1, 5)
 
 
 @pytest.mark.parametrize(

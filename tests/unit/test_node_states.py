@@ -45,18 +45,18 @@ def test_who_was_sent_away_is_remembered_beside_the_state(tmp_path: Path) -> Non
     for number in (1, 2):
         states.sent_away(NODE1, Gone(uuid=f"u{number}", name=f"web{number}", target=NODE2))
     states.set(NODE1, State.DRAINED)
-    states.came_back(NODE1, "u1")
+    states.back(NODE1, {"u1"})
     assert {gone.name for gone in states.of(NODE1).gone.values()} == {"web2"}
     assert states.of(NODE1).state is State.DRAINED
-    states.all_back(NODE1)
+    states.back(NODE1, {"u1", "u2"})
     assert states.of(NODE1).gone == {}
 
 
 def test_without_a_place_nothing_is_kept() -> None:
     states = NodeStates(None)
     states.sent_away(NODE1, Gone(uuid="u1", name="web1", target=NODE2))
-    states.came_back(NODE1, "u1")
-    states.all_back(NODE1)
+    states.back(NODE1, {"u1"})
+    states.back(NODE1, {"u1", "u2"})
     assert states.all() == {}
     with pytest.raises(UsageError) as caught:
         states.set(NODE1, State.DRAINED)
