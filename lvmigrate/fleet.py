@@ -17,17 +17,17 @@ from lvmigrate.assignment import Room, Stay, Traveller
 from lvmigrate.census import Census, Guests, Unfinished
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
+from lvmigrate.ipolicy import NO_POLICY
 from lvmigrate.node import Node
 from lvmigrate.node_states import Gone
 from lvmigrate.plan import Options
-from lvmigrate.replication import Place, ReplicationState, Resource
+from lvmigrate.replication import Place, ReplicationState
 from lvmigrate.target import Look, against_policy, lacks
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of
 
 T = TypeVar("T")
 
-_SYNCING: Final = frozenset(ReplicationState) - {ReplicationState.OFF, ReplicationState.ESTABLISHED}
 #: Of so many nodes a sentence tells what is against each.
 _SAID: Final = 8
 
@@ -93,7 +93,7 @@ class _View:
 
     host: Host
     places: Mapping[str, Place]
-    shared: Collection[str]
+    shared: frozenset[str]
 
 
 def observe(context: Context, question: Question) -> Fleet:
@@ -103,11 +103,8 @@ def observe(context: Context, question: Question) -> Fleet:
     """
     answers = _Answers(question.about)
     silent = answers.silent
-    asked = [
-        name
-        for name, node in context.nodes.items()
-        if node.offline is None or name in question.sources | question.about
-    ]
+    named = question.sources | question.about
+    asked = [name for name, node in context.nodes.items() if node.offline is None or name in named]
     known = answers.of({node: partial(_census, context, node) for node in asked})
     guests = Guests(known)
     unfinished = tuple(guests.unfinished(question.about, question.leave_alone))
@@ -118,9 +115,10 @@ def observe(context: Context, question: Question) -> Fleet:
         for domain in known[node].domains
         if domain.state.active and domain.uuid not in busy and question.leaves(domain)
     }
+    disks = {uuid: _paths(guest) for uuid, guest in leavers.items()}
     paths: dict[str, set[str]] = {}
     for guest in leavers.values():
-        paths.setdefault(guest.node, set()).update(_paths(guest))
+        paths.setdefault(guest.node, set()).update(disks[guest.uuid])
     homes = answers.of({node: partial(context.storage.locate, node, frozenset(mine)) for node, mine in paths.items()})
     leads, unplaced = _led(paths, homes)
     views = answers.of(
@@ -139,16 +137,14 @@ def observe(context: Context, question: Question) -> Fleet:
     )
     choice = _Choice(context.nodes, known, homes, views, silent, question)
     unasked = {
-        name: (silent[name].code, "gives no answer")
-        if name in silent
-        else (Code.NODE_OFFLINE, node.closed or "was not asked")
+        name: (silent[name].code, "gives no answer") if name in silent else (Code.NODE_OFFLINE, node.closed or "")
         for name, node in context.nodes.items()
         if name not in known
     }
     expected = {uuid: gone for uuid, gone in question.away.items() if uuid not in busy}
     travellers, stays = [], list(guests.missing(expected, question.targets, unasked))
     for domain in leavers.values():
-        found = choice.of(domain)
+        found = choice.of(domain, disks[domain.uuid])
         if isinstance(found, Traveller):
             travellers.append(found)
         elif found is not None:
@@ -191,14 +187,14 @@ class _Answers:
 
 def _led(
     paths: Mapping[str, set[str]], homes: Mapping[str, Mapping[str, Place]]
-) -> tuple[Mapping[str, set[str]], frozenset[str]]:
+) -> tuple[Mapping[str, list[str]], frozenset[str]]:
     """By resource: the paths that lead to it on the nodes the guests are on; and those that lead to none."""
-    leads: dict[str, set[str]] = {}
+    leads: dict[str, list[str]] = {}
     unplaced: set[str] = set()
     for node, places in homes.items():
         unplaced |= paths[node] - places.keys()
         for path, place in places.items():
-            leads.setdefault(place.resource, set()).add(path)
+            leads.setdefault(place.resource, []).append(path)
     return leads, frozenset(unplaced)
 
 
@@ -214,7 +210,7 @@ def _view(context: Context, node: str, paths: frozenset[str], unplaced: frozense
     return _View(
         host=room.host(context.hypervisor, context.storage, node),
         places=context.storage.locate(node, paths) if takes and paths else {},
-        shared=context.storage.shared(node, unplaced).keys() if takes and unplaced else (),
+        shared=frozenset(context.storage.shared(node, unplaced)) if takes and unplaced else frozenset(),
     )
 
 
@@ -223,8 +219,13 @@ def _paths(domain: Domain) -> frozenset[str]:
     return frozenset(disk.source for disk in checks.replicated_disks(domain) if disk.source and not disk.network)
 
 
-def _resyncs(resource: Resource) -> bool:
-    return any(volume.replication in _SYNCING for peer in resource.connections for volume in peer.volumes)
+def _resyncs(census: Census) -> bool:
+    return any(
+        volume.replication is not ReplicationState.ESTABLISHED and volume.replication is not ReplicationState.OFF
+        for resource in census.resources.values()
+        for peer in resource.connections
+        for volume in peer.volumes
+    )
 
 
 def _silent(node: str, error: LvmigrateError) -> Refused:
@@ -246,7 +247,7 @@ def _room(node: Node, census: Census, view: _View) -> Room:
         node=node.name,
         free_kib=view.host.free_memory_kib,
         link_mib_s=node.link_mib_s,
-        resyncs=any(map(_resyncs, census.resources.values())),
+        resyncs=_resyncs(census),
         vcpus=sum(guest.vcpus for guest in census.domains if guest.state.active),
         cpus=view.host.cpus,
     )
@@ -287,17 +288,20 @@ class _Choice:
                 self._open.append(name)
                 for path in {*views[name].places, *views[name].shared}:
                     self._having.setdefault(path, []).append(name)
+        self._bounded = any(nodes[name].policy != NO_POLICY for name in self._open)
         self._barred_codes = {finding.code for finding in self._barred.values()}
 
-    def of(self, domain: Domain) -> Traveller | Stay | None:
-        """The guest with the nodes that can take it; or why there is none; or nothing, where it is not asked for."""
+    def of(self, domain: Domain, paths: frozenset[str]) -> Traveller | Stay | None:
+        """The guest with the nodes that can take it; or why there is none; or nothing, where it is not asked for.
+
+        ``paths``: those of its disks that a node must have.
+        """
         if domain.node not in self._views:
             error = self._silent[domain.node]
             return _stay(domain, _finding(error.code, error.sentence.rstrip(".")))
-        paths = _paths(domain)
         source = self._look(domain.node, self._homes[domain.node], paths)
         options = self._question.options(domain)
-        sizes = occasion.sizes(source.places, source.resources)
+        sizes = occasion.sizes(source.places, source.resources) if self._bounded else {}
         not_to = self._question.not_to.get(domain.uuid, ())
         good: list[str] = []
         doubtful: list[str] = []
@@ -330,7 +334,7 @@ class _Choice:
             downtime_limit_s=options.downtime_limit_s,
         )
 
-    def _look(self, node: str, places: Mapping[str, Place], paths: Collection[str]) -> Look:
+    def _look(self, node: str, places: Mapping[str, Place], paths: frozenset[str]) -> Look:
         """What a node says of one guest's disks alone."""
         view, resources = self._views[node], self._known[node].resources
         mine = {path: places[path] for path in paths if path in places}
@@ -339,11 +343,11 @@ class _Choice:
             domains=(),
             places=mine,
             resources={p.resource: resources[p.resource] for p in mine.values() if p.resource in resources},
-            shared=frozenset(path for path in paths if path in view.shared),
+            shared=paths & view.shared,
         )
 
     def _nowhere(
-        self, domain: Domain, source: Look, paths: Collection[str], against: Mapping[str, Finding]
+        self, domain: Domain, source: Look, paths: frozenset[str], against: Mapping[str, Finding]
     ) -> Stay | None:
         """All that is against every node as one sentence."""
         if against or self._barred:

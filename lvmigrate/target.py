@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from lvmigrate import balloon, checks, iallocator, occasion, room
 from lvmigrate.domain import Domain, Host
 from lvmigrate.errors import Code, Finding, LvmigrateError, Refused
-from lvmigrate.ipolicy import InstancePolicy
+from lvmigrate.ipolicy import NO_POLICY, InstancePolicy
 from lvmigrate.node import Node
 from lvmigrate.replication import DiskState, Place, Resource
 from lvmigrate.survey import Survey
@@ -253,7 +253,9 @@ def _candidate(
 
 def against_policy(bounds: InstancePolicy, domain: Domain, sizes: Mapping[str, int], wishes: Wishes) -> list[str]:
     """What a node's policy has against the guest, a clause each."""
-    return [] if wishes.ignore_ipolicy else [f"takes no guest with {w}" for w in bounds.objections(domain, sizes)]
+    if wishes.ignore_ipolicy or bounds == NO_POLICY:
+        return []
+    return [f"takes no guest with {words}" for words in bounds.objections(domain, sizes)]
 
 
 def lacks(look: Look, source: Look, domain: Domain) -> list[str]:
