@@ -14,6 +14,8 @@ import select
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -27,6 +29,12 @@ log = structlog.get_logger(__name__)
 
 #: How many sessions are kept for a node; of more than these at once the rest ends with its call.
 _KEPT: Final = 3
+#: How many serve a node at once. sshd takes 10 over one connection (MaxSessions): the rest is for streams of events.
+#: What is refused there costs a connection of its own, with a login.
+_MOST: Final = 8
+#: How long a call waits for one of them, in seconds. Then it has one more all the same: what hangs on a node, as a
+#: command does on a disk that does not answer, must not keep the tokens of others from being renewed.
+_PATIENCE_S: Final = 1.0
 _CHUNK: Final = 65_536
 #: The longest answer that is taken, in bytes: thousands of resources are told of in some MiB.
 MOST: Final = 64 << 20
@@ -102,6 +110,8 @@ class Sessions:
         self._script = script
         self._text = text.encode()
         self._idle: dict[str, list[_Session]] = {}
+        #: By node: who may serve.
+        self._turns: dict[str, threading.Semaphore] = {}
         self._closed = False
         self._guard = threading.Lock()
 
@@ -111,6 +121,10 @@ class Sessions:
         Raises `NodeUnreachable` when the node gave no answer within ``timeout_s``: whether the request did anything is
         not known then.
         """
+        with self._turn(node, timeout_s):
+            return self._ask(node, request, what=what, timeout_s=timeout_s)
+
+    def _ask(self, node: Node, request: str, *, what: str, timeout_s: float) -> Answer:
         begin = time.monotonic()
         answer = None
         while answer is None:
@@ -150,6 +164,17 @@ class Sessions:
             idle = [session for sessions in self._idle.values() for session in sessions]
             self._idle.clear()
         together([session.leave for session in idle])
+
+    @contextmanager
+    def _turn(self, node: Node, timeout_s: float) -> Iterator[None]:
+        with self._guard:
+            turns = self._turns.setdefault(node.name, threading.Semaphore(_MOST))
+        ours = turns.acquire(timeout=min(_PATIENCE_S, timeout_s))
+        try:
+            yield
+        finally:
+            if ours:
+                turns.release()
 
     def _open(self, node: Node, timeout_s: float) -> _Session:
         self._shell.connect(node, timeout_s)

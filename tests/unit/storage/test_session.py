@@ -13,6 +13,7 @@ import pytest
 
 from lvmigrate.errors import NodeUnreachable
 from lvmigrate.node import Node
+from storage import session
 from storage.remote import Remote
 from storage.shell import Answer, Shell
 from tests.unit.storage.conftest import here
@@ -85,6 +86,41 @@ def test_calls_one_after_the_other_have_one_shell_and_those_at_once_one_each(cal
     for thread in threads:
         thread.join(30)
     assert len(set(seen)) == 8
+
+
+def at_once(call: Call, count: int, *words: str) -> list[threading.Thread]:
+    threads = [threading.Thread(target=call, args=words) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_no_more_calls_are_served_at_once_than_sshd_takes(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_PATIENCE_S", 60.0)
+    # Each says how many others there are, itself included, while it is there.
+    words = f"touch {tmp_path}/in.$$; ls {tmp_path} | grep -c in >>{tmp_path}/most; sleep 0.1; rm {tmp_path}/in.$$"
+    for thread in at_once(call, 24, "eval", words):
+        thread.join(60)
+    seen = [int(line) for line in (tmp_path / "most").read_text().split()]
+    assert len(seen) == 24
+    assert max(seen) <= 8
+
+
+def test_those_that_hang_do_not_keep_others_from_being_served(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_PATIENCE_S", 0.05)
+    hanging = at_once(call, 8, "eval", f"touch {tmp_path}/$$; until [ -e {tmp_path}/go ]; do sleep 0.05; done")
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert call("echo", "served").out == "served\n"
+    (tmp_path / "go").touch()
+    for thread in hanging:
+        thread.join(30)
 
 
 def test_a_shell_that_ended_meanwhile_is_replaced(call: Call) -> None:
