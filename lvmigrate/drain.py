@@ -27,6 +27,7 @@ from lvmigrate.lease import holder
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.node_states import Gone
+from lvmigrate.once import once
 from lvmigrate.tasklet import Context
 from lvmigrate.together import outcomes_of
 from lvmigrate.traffic import Departure, Schedule, plan
@@ -84,11 +85,12 @@ class ManyMoves(ABC):
         seen = fleet.observe(self._context, self._question())
         rooms = seen.left()
         self._firm = not seen.arrivals
+        context = once(self._context)
         checked: set[tuple[str, str]] = set()
         refused: list[Stay] = []
         while True:
             drawn = plan(rooms, seen.travellers, self.manner.limits)
-            against = self._against(seen, drawn, checked)
+            against = self._against(context, seen, drawn, checked)
             if not against:
                 break
             for (uuid, node), stay in against.items():
@@ -134,13 +136,15 @@ class ManyMoves(ABC):
         except _Incomplete as incomplete:
             return incomplete.report
 
-    def _against(self, seen: Fleet, drawn: Schedule, checked: set[tuple[str, str]]) -> dict[tuple[str, str], Stay]:
+    def _against(
+        self, context: Context, seen: Fleet, drawn: Schedule, checked: set[tuple[str, str]]
+    ) -> dict[tuple[str, str], Stay]:
         """Every move that was not yet checked, checked as it is planned; those that are refused, by guest and node."""
         legs = [leg.departure for leg in drawn.legs if (leg.departure.uuid, leg.departure.target) not in checked]
         found = {}
         for first in range(0, len(legs), _CHECKS):
             some = legs[first : first + _CHECKS]
-            words = outcomes_of([partial(self._check, seen.domains[leg.uuid], leg) for leg in some])
+            words = outcomes_of([partial(self._check, context, seen.domains[leg.uuid], leg) for leg in some])
             for leg, word in zip(some, words, strict=True):
                 checked.add((leg.uuid, leg.target))
                 if isinstance(word, LvmigrateError) and not _of_room_alone(word):
@@ -149,9 +153,9 @@ class ManyMoves(ABC):
                     )
         return found
 
-    def _check(self, domain: Domain, leg: Departure) -> None:
+    def _check(self, context: Context, domain: Domain, leg: Departure) -> None:
         options = replace(self.manner.options(domain), iallocator=None, forecast_s=0)
-        MigrateInstance(self._context, leg.uuid, target=leg.target, options=options).check_prereq()
+        MigrateInstance(context, leg.uuid, target=leg.target, options=options).check_prereq()
 
 
 class DrainNodes(ManyMoves):

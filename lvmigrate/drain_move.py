@@ -20,8 +20,9 @@ from lvmigrate.tasklet import Context
 from lvmigrate.traffic import Departure
 from lvmigrate.unless_stopped import unless_stopped
 
-#: The step of a live migration that begins once the guest runs on the target, and was seen there alone.
-_AFTER_ARRIVAL: Final = "close"
+#: The first step that begins once the guest runs on the target: of a live migration, where it was seen there alone, and
+#: of a failover.
+_AFTER_ARRIVAL: Final = frozenset({"close", "verify"})
 #: After these, where the guest is allowed to, it is shut down and started on the target.
 _TOO_BUSY: Final = frozenset({Code.NOT_CONVERGING, Code.COPY_TIMEOUT})
 
@@ -58,7 +59,7 @@ def _told(manner: Manner, arrived: Callable[[], None]) -> Callable[[StepProgress
 
     def told(progress: StepProgress) -> None:
         manner.onlooker.progress(progress)
-        if progress.step == _AFTER_ARRIVAL and waiting:
+        if progress.step in _AFTER_ARRIVAL and waiting:
             waiting.pop()()
 
     return told

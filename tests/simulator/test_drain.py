@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +16,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lvmigrate.drain import DrainNodes, ReturnGuests
+from lvmigrate.drain_move import move
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.errors import Code, ExitCode, Refused
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.node_states import Wish
 from lvmigrate.plan import Options
+from lvmigrate.progress import StepProgress
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.simulator import ControllerKilled, Guest, Happening, Kind, World, audit
 from lvmigrate.simulator.host import Job, TokenFile
@@ -125,6 +129,61 @@ def test_a_plan_changes_nothing() -> None:
         assert (len(schedule.legs), schedule.stays) == (4, ())
         assert not any(call.acts for call in world.calls)
         whole(world, {"node1": guests})
+
+
+def test_for_a_plan_a_node_is_asked_once_for_all_guests_and_before_each_move_anew() -> None:
+    with World(NODES) as world:
+        guests = web(world, 20, memory_kib=1 << 16)
+        tasklet = DrainNodes(world.controller("c1"), ["node1"])
+        tasklet.check_prereq()
+        asked = Counter(call.place.method for call in world.calls)
+        for look in ("domains", "host", "traces"):
+            assert asked[look] == 2 * len(NODES), look  # by the look at the fleet, and by the checks of all guests
+        for look in ("guard_trouble", "keepalive_s"):
+            assert asked[look] == len(NODES), look
+        assert asked["domain"] == 2 * len(guests)  # nowhere but where it is
+        assert len(world.calls) <= 20 * len(guests)
+        tasklet.exec()
+        before_each = Counter(call.place.method for call in world.calls)
+        before_each.subtract(asked)
+        for look in ("domains", "host", "traces", "guard_trouble", "keepalive_s", "openers"):
+            assert before_each[look] >= 2 * len(guests), look
+        whole(world, {"node2": guests[::2], "node3": guests[1::2]})
+
+
+def test_a_node_that_gives_no_answer_to_one_check_is_asked_again_by_the_next() -> None:
+    with World(NODES) as world:
+        web(world, 4)
+        world.faults.add("c1.domains@node1#2", Kind.LOST_BEFORE)
+        schedule = DrainNodes(world.controller("c1"), ["node1"]).check_prereq()
+        assert [(stay.name, stay.finding.code) for stay in schedule.stays] == [("web0", Code.NODE_UNREACHABLE)]
+        assert len(schedule.legs) == 3
+
+
+@pytest.mark.parametrize("options", [Options(), Options(always_failover=True)], ids=["live", "failover"])
+def test_the_next_one_may_begin_once_a_guest_runs_there_before_its_move_is_finished(options: Options) -> None:
+    with World(NODES) as world:
+        (guest,) = web(world, 1)
+        arrived: list[list[str]] = []
+        steps: list[str] = []
+
+        class Steps(Nobody):
+            def progress(self, progress: StepProgress) -> None:
+                steps.append(progress.step)
+
+        context = world.controller("c1")
+        domain = context.hypervisor.domain("node1", "web0")
+        assert domain is not None
+        departure = Departure(
+            uuid=guest.uuid, name="web0", source="node1", target="node2", memory_kib=1, bandwidth_mib_s=1, seconds=1.0
+        )
+        manner = Manner(options=lambda _domain: options, onlooker=Steps())
+
+        def arrive() -> None:
+            arrived.append([*world.running(guest), steps[-1]])
+
+        move(context, departure, manner, domain, abort=threading.Event(), arrived=arrive)
+        assert arrived == [["node2", "verify" if options.always_failover else "close"]]
 
 
 def test_a_node_that_nobody_knows_and_one_that_is_silent() -> None:
