@@ -19,6 +19,7 @@ from lvmigrate.replication import (
     DiskState,
     PeerVolume,
     Place,
+    Reach,
     ReplicationState,
     Resource,
     Role,
@@ -76,6 +77,8 @@ class Landscape:
     domains_: dict[str, list[Domain]] = field(default_factory=dict)
     resources: dict[str, dict[str, Resource]] = field(default_factory=dict)
     tokens: dict[str, list[Held]] = field(default_factory=dict)
+    #: By path: the nodes that reach it beside DRBD.
+    reached: dict[str, frozenset[str]] = field(default_factory=dict)
     #: How many paths were asked for in all, and how many calls were made of each kind.
     paths: int = 0
     calls: Counter[str] = field(default_factory=Counter)
@@ -154,10 +157,10 @@ class Landscape:
         there = self.resources.get(node, {})
         return {path: Place(resource=name, volume=0) for path, name in names.items() if name in there}
 
-    def shared(self, _node: str, paths: Collection[str]) -> Mapping[str, Any]:
+    def shared(self, node: str, paths: Collection[str]) -> Mapping[str, Reach]:
         self.calls["shared"] += 1
         self.paths += len(paths)
-        return {}
+        return {path: Reach(what="the same") for path in paths if node in self.reached.get(path, ())}
 
 
 def _domain(guest: Traveller) -> Domain:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lvmigrate import fleet
+from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code
 from lvmigrate.fleet import Fleet
 from lvmigrate.together import in_turn
@@ -67,6 +68,25 @@ def test_a_sentence_does_not_name_every_node_there_is() -> None:
     seen = looked(Landscape.of(40, 40, seed=3), drained="new disks")
     assert {stay.finding.code for stay in seen.stays} == {Code.NODE_DRAINED}
     assert seen.stays[0].finding.sentence.endswith("new0007 is drained (new disks); and 12 more.")
+
+
+def test_disks_that_are_reached_beside_drbd_lead_where_they_are_reached() -> None:
+    landscape = Landscape.of(8, 8, seed=3)
+    image = DomainDisk(target="vda", source="/srv/web.img", kind="file", device="disk", read_only=False)
+    on = {
+        "guest000000": (image,),
+        "guest000001": (replace(image, source="pool/web", kind="network", network=True),),
+        "guest000002": (replace(image, source="/srv/other.img"),),
+    }
+    landscape.reached = {"/srv/web.img": frozenset({"new0001", "new0003"})}
+    for node, domains in landscape.domains_.items():
+        landscape.domains_[node] = [replace(each, disks=on.get(each.name, each.disks)) for each in domains]
+    seen = looked(landscape)
+    peers = {each.name: each.peers for each in seen.travellers}
+    assert peers["guest000000"] == ("new0001", "new0003")
+    assert peers["guest000001"] == ("new0000", "new0001", "new0002", "new0003")
+    assert [(stay.name, stay.finding.code) for stay in seen.stays] == [("guest000002", Code.REPLICA_MISSING)]
+    assert "new0003 has no copy of vda)." in seen.stays[0].finding.sentence
 
 
 def nobody_has_them(landscape: Landscape) -> None:
