@@ -3,7 +3,8 @@
 Two guests, ``web1`` and ``db1``, change places at the same time, each with its own fault, or with one that both meet.
 After each, the guards are waited for, ``lvmigrate cleanup`` runs from another directory with a configuration that has
 no journal, and the audits and the records on both nodes' disks are looked at.  One JSON line per guest and fault, then
-the sums; what went wrong leaves a folder to look at.
+the sums, whatever ends the campaign; what went wrong leaves a folder to look at.  A fault that was not met is tried
+again, and shows nothing: it fails the campaign as a violation does, and as an error of the campaign itself does.
 
 The order is drawn anew from ``--seed``, and ``--minutes`` ends it: an emulated node needs a minute per fault, and there
 are more than a hundred (``--all``).
@@ -21,8 +22,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -31,39 +32,25 @@ from typing import Final
 
 from lvmigrate import ExitCode
 from tests.bench.figure import show
-from tests.lab.faults import Case, NotMetError, Play, case, cases, guarded, wait_until
+from tests.lab.deadlines import LIMITS, PATIENCE
+from tests.lab.faults import Case, KernelRefusedError, NotMetError, Play, case, cases, guarded, wait_until
 from tests.lab.support import LVMIGRATE, Running, acquaint, side_by_side
+from tests.lab.tally import Outcome, Tally, rounds_played, whatever_ends_it
 from tests.lab.under import Under
-from vagrant.labkit import audit, guests
+from vagrant.labkit import audit, guests, links
 from vagrant.labkit.guests import DB1, WEB1, Guest
-from vagrant.labkit.lab import NODES, Lab, LabError, other
+from vagrant.labkit.lab import NODES, Lab, other
 from vagrant.labkit.witness import Witness
 
 #: Enough memory traffic that the copy takes some seconds, so that there is a middle of it; and not more, since each
 #: guest is emulated by a processor that is emulated itself.
 GUESTS: Final = tuple(dataclasses.replace(guest, dirty_mib=3, rate=200, record_ms=100) for guest in (WEB1, DB1))
 SLOWLY: Final = ("--bandwidth", "2")
-#: Of a lease that is waited for.
-_LEASE_S: Final = 30
 _CLEANUPS: Final = 6
+#: Where what went wrong is kept.
+BUNDLES: Final = Path(".lab-bundles")
 #: What a move whose command lived may end with; wrong usage and a traceback are none of these.
 _ENDS: Final = frozenset(ExitCode) - {ExitCode.USAGE, ExitCode.CONFIGURATION}
-
-
-@dataclasses.dataclass(kw_only=True)
-class Outcome:
-    """What became of one guest under one fault."""
-
-    case: str
-    guest: str
-    #: How the command ended: an exit code's name, or ``killed``.
-    ended: str
-    home: str | None = None
-    #: What was left to a person, rightly, and how it was decided.
-    held: list[str] = dataclasses.field(default_factory=list)
-    met: bool = True
-    seconds: float = 0.0
-    violations: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +77,11 @@ class Desk:
 class Campaign:
     """The two guests, wherever they are, and what is done to them."""
 
-    def __init__(self, lab: Lab, desk: Desk, stack: ExitStack) -> None:
+    def __init__(self, lab: Lab, desk: Desk, stack: ExitStack, *, bundles: Path = BUNDLES) -> None:
         self.lab = lab
         self.desk = desk
+        self.bundles = bundles
+        self.under_way: list[Under] = []
         self.witnesses = {guest.name: stack.enter_context(Witness(lab, guest)) for guest in GUESTS}
         self.running: dict[str, Running] = {}
 
@@ -102,8 +91,30 @@ class Campaign:
         made = side_by_side(*(partial(self._made, guest, node) for guest, node in zip(GUESTS, NODES, strict=True)))
         self.running = {it.guest.name: it for it in made}
 
+    def heal(self) -> None:
+        """Nothing runs, every link is whole, both nodes are on and their copies one; then as `begin`."""
+        self.stop()
+        for node in NODES:
+            self.lab.switch_on(node)
+        links.mended(self.lab)
+        for guest in GUESTS:
+            if self._parted(guest):
+                self.lab.both(f"virsh -q destroy {guest.name} 2>/dev/null; true")
+                self._give_up(guest, NODES[1])
+        self.begin()
+
+    def stop(self) -> None:
+        """No command of a move is under way."""
+        for under in list(self.under_way):
+            if under.alive:
+                under.kill()
+        self.under_way.clear()
+        (self.desk.config.parent / "journal" / "ballast").unlink(missing_ok=True)
+
     def end(self) -> None:
         """No trace of them."""
+        self.stop()
+        links.mended(self.lab)
         side_by_side(*(partial(guests.remove, self.lab, guest) for guest in GUESTS))
 
     def _made(self, guest: Guest, node: str) -> Running:
@@ -116,6 +127,7 @@ class Campaign:
         """One case, which both guests' moves meet, or one for each guest."""
         begin = time.monotonic()
         pairs = list(zip(GUESTS, chosen if len(chosen) > 1 else [*chosen, *chosen], strict=True))
+        side_by_side(*(partial(self._loaded, guest, one) for guest, one in pairs))
         plays = [(self._play(guest, one), one) for guest, one in pairs]
         outcomes = side_by_side(
             *(
@@ -132,28 +144,38 @@ class Campaign:
         found = self.desk.run("audit")
         if found.returncode != ExitCode.OK or json.loads(found.stdout)["findings"]:
             outcomes[0].violations.append(f"the audit: {found.stdout}{found.stderr}")
+        self.stop()
         for outcome in outcomes:
             outcome.seconds = round(time.monotonic() - begin, 1)
         return outcomes
+
+    def _loaded(self, guest: Guest, one: Case) -> None:
+        """It runs with the load that the fault needs: newly made where it has another."""
+        it = self.running[guest.name]
+        wanted = guest if one.fault.rate is None else dataclasses.replace(guest, rate=one.fault.rate)
+        if it.guest != wanted:
+            self.running[guest.name] = self._made(wanted, it.home)
 
     def _play(self, guest: Guest, one: Case) -> Play:
         it = self.running[guest.name]
         slowly = () if "--bandwidth" in one.fault.words else SLOWLY
         under = Under(guest, self.desk.config, *slowly, *one.fault.words)
+        self.under_way.append(under)
         return Play(lab=self.lab, it=it, under=under, config=self.desk.config)
 
     def _one(self, play: Play, one: Case, *, leads: bool) -> Outcome:
-        outcome = Outcome(case=str(one), guest=play.guest.name, ended="")
-        if leads:
-            outcome.met = play.under.until(one.step)
-            if outcome.met:
-                try:
-                    one.fault.act(play)
-                except NotMetError:
-                    outcome.met = False
-        code = play.under.end()
-        if not outcome.met:
-            outcome.held.append(f"the fault was not met: {play.under.said.strip()[-300:]}")
+        outcome = Outcome(case=str(one), guest=play.guest.name)
+        try:
+            if leads:
+                meet(play, one, outcome)
+            code = play.under.end()
+        except Exception as error:  # noqa: BLE001 -- the other guest's part goes on
+            if play.under.alive:
+                play.under.kill()
+            outcome.errors.append(f"{type(error).__name__}: {error}")
+            return outcome
+        if outcome.not_met:
+            outcome.not_met += f": {play.under.said.strip()[-300:]}"
         outcome.ended = "killed" if play.under.killed else _name(code)
         if not play.under.killed and code not in _ENDS:
             outcome.violations.append(f"it ended with {code}: {play.under.said[-2000:]}")
@@ -203,12 +225,17 @@ class Campaign:
         if "--discard-my-data" not in said:
             outcome.violations.append(f"the copies have parted, and no hint says what to do: {said}")
         where = self._running_on(guest) or [node for node, state in guests.where(self.lab, guest).items() if state]
-        loser, resource = other(where[0]), guest.resource
+        loser = other(where[0])
         outcome.held.append(f"split-brain: the copy on {loser} was given up")
-        self.lab.run(where[0], f"drbdadm disconnect {resource}; true")
+        self._give_up(guest, loser)
+
+    def _give_up(self, guest: Guest, loser: str) -> None:
+        """Of two copies that have parted, that on ``loser``. Guaranteed afterwards: both are in step."""
+        resource, winner = guest.resource, other(loser)
+        self.lab.run(winner, f"drbdadm disconnect {resource}; true")
         self.lab.run(loser, f"drbdadm disconnect {resource}; drbdadm secondary {resource}; true")
         self.lab.run(loser, f"drbdadm connect --discard-my-data {resource}")
-        self.lab.run(where[0], f"drbdadm connect {resource}; true")
+        self.lab.run(winner, f"drbdadm connect {resource}; true")
         self._in_step(guest)
 
     def _decide(self, play: Play, said: str, outcome: Outcome) -> None:
@@ -238,10 +265,12 @@ class Campaign:
             f"{guest.resource} did not come in step",
         )
 
-    def _judge(self, play: Play, _one: Case, outcome: Outcome) -> None:
+    def _judge(self, play: Play, one: Case, outcome: Outcome) -> None:
         """A second cleanup has nothing to do; memory and records are whole."""
         if outcome.home is None:
             return
+        if one.fault.given_up and not outcome.not_met and outcome.home != play.source:
+            outcome.violations.append(f"a move that was given up led to {outcome.home}")
         again = self.desk.run("cleanup", play.guest.name)
         if again.returncode != ExitCode.OK or json.loads(again.stdout)["acts"]:
             outcome.violations.append(f"a second cleanup was not idle: {again.stdout}{again.stderr}")
@@ -256,9 +285,9 @@ class Campaign:
 
     # ---- what is kept
 
-    def bundle(self, outcomes: Sequence[Outcome], folder: Path) -> Path:
+    def bundle(self, outcomes: Sequence[Outcome]) -> Path:
         """Everything that tells what happened, in a folder of its own."""
-        place = folder / f"{int(time.time())}-{outcomes[0].case}"
+        place = self.bundles / f"{int(time.time())}-{outcomes[0].case}"
         place.mkdir(parents=True)
         (place / "outcomes.json").write_text("\n".join(json.dumps(dataclasses.asdict(one)) for one in outcomes))
         journal = self.desk.config.parent / "journal"
@@ -278,12 +307,29 @@ class Campaign:
         return place
 
 
+def meet(play: Play, one: Case, outcome: Outcome) -> None:
+    """Do the fault, once its step has begun."""
+    if not play.under.until(one.step):
+        outcome.not_met = f"{one.step} did not begin"
+        return
+    try:
+        one.fault.act(play)
+    except NotMetError as error:
+        outcome.not_met = str(error)
+    except KernelRefusedError as error:
+        outcome.refused = str(error)
+
+
 def _told(act: Callable[[Play, Case, Outcome], None], play: Play, one: Case, outcome: Outcome) -> None:
-    """What goes wrong is one of the outcome's violations, not the campaign's end."""
+    """What does not come in time is one of the outcome's violations; what else goes wrong is its error."""
+    if outcome.errors:
+        return
     try:
         act(play, one, outcome)
-    except (TimeoutError, LabError, OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
-        outcome.violations.append(f"{type(error).__name__}: {error}")
+    except TimeoutError as error:
+        outcome.violations.append(f"in vain: {error}")
+    except Exception as error:  # noqa: BLE001 -- one case is not the campaign's end
+        outcome.errors.append(f"{type(error).__name__}: {error}")
 
 
 def _name(code: int) -> str:
@@ -319,10 +365,21 @@ def drawn(chosen: Sequence[Case], seed: int) -> list[list[Case]]:
     return rounds
 
 
+def with_deadlines(text: str) -> str:
+    """The configuration ``text`` with those of the campaign, none of which is longer than its long cuts."""
+    limits = {"connect_s": LIMITS.connect_s, "command_s": LIMITS.command_s, "lease_s": LIMITS.lease_s}
+    tables = {"limits": limits, "defaults": PATIENCE}
+    without = re.sub(r"(?m)^\[(limits|defaults)\]\n(?:(?!\[).*\n)*", "", text)
+    lines = [
+        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items()) for name, keys in tables.items()
+    ]
+    return "\n".join([*lines, without])
+
+
 @contextlib.contextmanager
 def desk(lab: Lab) -> Iterator[Desk]:
-    """The lab's configuration with a short lease, and its journal on a small disk of its own."""
-    text = lab.config.read_text(encoding="utf-8").replace("lease_s = 60", f"lease_s = {_LEASE_S}")
+    """The lab's configuration with the campaign's deadlines, and its journal on a small disk of its own."""
+    text = with_deadlines(lab.config.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="campaign-lab-") as made:
         folder = Path(made)
         disk = folder / "here" / "journal"
@@ -338,35 +395,31 @@ def desk(lab: Lab) -> Iterator[Desk]:
             subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def run(rounds: Sequence[Sequence[Case]], *, until: float, bundles: Path) -> Counter[str]:
-    """Play them until the time is up; the sums."""
-    sums: Counter[str] = Counter()
-    with Lab.open() as lab, desk(lab) as at, ExitStack() as stack:
-        campaign = Campaign(lab, at, stack)
-        campaign.begin()
-        try:
-            for chosen in rounds:
-                if time.monotonic() > until:
-                    break
-                outcomes = campaign.play(chosen)
-                for outcome in outcomes:
-                    print(json.dumps(dataclasses.asdict(outcome)), flush=True)
-                    sums["cases"] += 1
-                    sums["not met"] += not outcome.met
-                    sums["held for a person"] += bool(outcome.held)
-                    sums["violations"] += bool(outcome.violations)
-                    sums[f"ended {outcome.ended}"] += 1
-                (at.config.parent / "journal" / "ballast").unlink(missing_ok=True)
-                if any(outcome.violations for outcome in outcomes):
-                    print(f"kept: {campaign.bundle(outcomes, bundles)}", file=sys.stderr, flush=True)
-                    campaign.begin()  # whatever is wrong now must not count twice
-        finally:
-            campaign.end()
-    return sums
+def run(rounds: Sequence[Sequence[Case]], *, until: float, bundles: Path, tell: Callable[[Tally], None]) -> Tally:
+    """Play them until the time is up; the sums are told whatever ends it."""
+    tally = Tally()
+    stopping = threading.Event()
+    there: list[Campaign] = []
+
+    def work() -> None:
+        with Lab.open() as lab, desk(lab) as at, ExitStack() as stack:
+            campaign = Campaign(lab, at, stack, bundles=bundles)
+            there.append(campaign)
+            stack.callback(campaign.end)
+            campaign.begin()
+            rounds_played(campaign, rounds, tally, more=lambda: not stopping.is_set() and time.monotonic() <= until)
+
+    def stop() -> None:
+        stopping.set()
+        for campaign in there:
+            campaign.stop()
+
+    whatever_ends_it(tally, work, tell=lambda: tell(tally), stop=stop)
+    return tally
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """1 if anything was wrong."""
+    """1 if anything was wrong, or was not met; more than 128 if a signal ended it."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab.campaign", description=__doc__)
     parser.add_argument("--minutes", type=float, default=23, help="begin no further round after so many (23)")
     parser.add_argument("--all", action="store_true", help="every fault at every step: hours")
@@ -374,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="PATTERN", help="only those whose names match")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the order (default: the time)")
     parser.add_argument("--list", action="store_true", help="the names of all cases")
-    parser.add_argument("--bundles", type=Path, default=Path(".lab-bundles"), help="where what went wrong is kept")
+    parser.add_argument("--bundles", type=Path, default=BUNDLES, help="where what went wrong is kept")
     asked = parser.parse_args(arguments)
     if asked.list:
         print("\n".join(map(str, cases())))
@@ -383,10 +436,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [one for one in cases() if re.search(asked.only, str(one))]
     rounds = in_order([case(text) for text in asked.case]) if asked.case else drawn(wanted, asked.seed)
     until = float("inf") if asked.all or asked.case else begin + 60 * asked.minutes
-    sums = run(rounds, until=until, bundles=asked.bundles)
-    detail = {"seconds": round(time.monotonic() - begin), "seed": asked.seed, "of": len(wanted), **sums}
-    show("campaign_lab_cases", sums["cases"], "", goal=0, higher=True, **detail)
-    return 0 if show("campaign_lab_violations", sums["violations"], "", goal=0, higher=False) else 1
+
+    def tell(tally: Tally) -> None:
+        detail = {"seconds": round(time.monotonic() - begin), "seed": asked.seed, "of": len(wanted), **tally.sums}
+        show("campaign_lab_cases", tally.counted["cases"], "", goal=1, higher=True, **detail)
+        show("campaign_lab_violations", tally.counted["violations"], "", goal=0, higher=False)
+        show("campaign_lab_not_met", len(tally.not_met), "", goal=0, higher=False, cases=tally.not_met)
+        show("campaign_lab_errors", tally.counted["errors"], "", goal=0, higher=False)
+
+    tally = run(rounds, until=until, bundles=asked.bundles, tell=tell)
+    return 128 + tally.signal if tally.signal else int(tally.failed)
 
 
 if __name__ == "__main__":

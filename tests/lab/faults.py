@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 import tomllib
@@ -10,21 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvmigrate import ExitCode
+from lvmigrate import Code, ExitCode
+from tests.lab.deadlines import BLINK_S, LONG_S, SHORT_S, STOPPED_S
 from tests.lab.support import LVMIGRATE, Running
 from tests.lab.under import NAMES, Under
 from vagrant.labkit import links
 from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import HERE, NODES, Lab, other
 
-#: Seconds: less than every deadline, and more than every one (lease 30, libvirt's keepalive 30, DRBD's 2).
-SHORT_S, LONG_S = 5.0, 45.0
 #: libvirt's default for the ports where a QEMU waits for memory.
 _MEMORY_PORTS = "49152:49215"
 
 
 class NotMetError(Exception):
-    """The fault could not be done: what it is about was over already."""
+    """The fault could not be done: what it is about was over already, or did not come."""
+
+
+class KernelRefusedError(Exception):
+    """A node's kernel refused to do the fault: its words."""
 
 
 @dataclass(kw_only=True)
@@ -69,6 +73,10 @@ class Fault:
     #: More words for the move's command, and for the cleanup's.
     words: tuple[str, ...] = ()
     cleanup_words: tuple[str, ...] = ()
+    #: Pages a second that the guest dirties, if not as many as all others do.
+    rate: int | None = None
+    #: The move is given up by its policy, and the guest stays at home.
+    given_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +131,7 @@ def _kill_in_copy(share: float) -> Callable[[Play], None]:
 def _stop(play: Play) -> None:
     play.under.stop()
     try:
-        time.sleep(LONG_S)
+        time.sleep(STOPPED_S)
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: not guarded(play.lab, play.guest), "the guards did not end", timeout_s=90)
     finally:
@@ -161,7 +169,13 @@ def _of_libvirt(play: Play, node: str) -> list[str]:
 
 def _cut(of: Sequence[Callable[[Play, str], list[str]]], seconds: float) -> Callable[[Play], None]:
     def act(play: Play) -> None:
-        with links.dropped(play.lab, {node: [rule for one in of for rule in one(play, node)] for node in NODES}):
+        rules = {node: [rule for one in of for rule in one(play, node)] for node in NODES}
+        if seconds < 1:
+            # To reach a node takes longer than that: one end is deaf, and measures it itself.
+            deaf = rules[play.source]
+            play.lab.run(play.source, f"{links.adding(deaf)}; sleep {seconds}; {links.deleting(deaf)}")
+            return
+        with links.dropped(play.lab, rules):
             time.sleep(seconds)
 
     return act
@@ -172,7 +186,7 @@ def _controller_cut(seconds: float) -> Callable[[Play], None]:
 
     def act(play: Play) -> None:
         ways = [
-            [chain, flag, links.address(play.lab, node), "-p", "tcp", "-j", "DROP"]
+            [chain, flag, links.address(play.lab, node), "-p", "tcp", *links.MARK.split(), "-j", "DROP"]
             for node in NODES
             for chain, flag in (("INPUT", "-s"), ("OUTPUT", "-d"))
         ]
@@ -237,13 +251,38 @@ def power_on(lab: Lab, node: str) -> None:
 def _detached(at: Callable[[Play], str]) -> Callable[[Play], None]:
     def act(play: Play) -> None:
         resource, node = play.guest.resource, at(play)
-        play.lab.run(node, f"drbdadm detach {resource}; true")
+        said = play.lab.run(node, f"drbdadm detach {resource} 2>&1; true")
         try:
+            seen = play.lab.run(node, f"drbdsetup events2 --now {resource}")
+            if not is_detached(seen):
+                raise KernelRefusedError(said.strip() or "every volume has its disk still")
             time.sleep(SHORT_S)
         finally:
             play.lab.run(node, f"drbdadm attach {resource}; true")
 
     return act
+
+
+def is_detached(events: str) -> bool:
+    """Whether a node has no disk of any volume of the resource that its ``drbdsetup events2 --now`` tells of."""
+    disks = re.findall(r"^exists device .*\bdisk:(\w+)", events, re.MULTILINE)
+    return bool(disks) and set(disks) == {"Diskless"}
+
+
+# ---- the guest
+
+
+def _load(play: Play) -> None:
+    """It dirties more than is sent; the policy's word for the end is there in the end."""
+    given_up(play, play.under.end())
+
+
+def given_up(play: Play, code: int) -> None:
+    """Whether the move was ended as the default policy promises of a copy that makes no progress."""
+    if code == ExitCode.OK:
+        raise NotMetError("the copy came to its end")
+    if code != ExitCode.FAILED or Code.NOT_CONVERGING.value not in play.under.said:
+        play.wrong.append(f"a copy without progress was not given up by its policy: {code} {play.under.said[-2000:]}")
 
 
 def _source(play: Play) -> str:
@@ -272,18 +311,22 @@ FAULTS: tuple[Fault, ...] = (
         words=("--downtime-limit", "0.001", "--bandwidth", "1"),
         cleanup_words=("--abort",),
     ),
-    Fault(name="stop", act=_stop, steps=("sync", "guard", *_OPENED, "verify")),
-    Fault(name="rival", act=_rival, steps=("open", "memory")),
+    Fault(name="stop", act=_stop),
+    Fault(name="rival", act=_rival),
     Fault(name="full", act=_full, steps=("sync", "open", "memory", "close")),
     Fault(
         name="load",
-        act=lambda _play: None,
+        act=_load,
         steps=("memory",),
-        words=("--downtime-limit", "0.001", "--bandwidth", "1"),
+        # Near the most that the policy allows, so that it has its end within a minute.
+        words=("--downtime-limit", "0.9", "--bandwidth", "1"),
+        # 1.6 MiB a second, of an area that takes 3 s to be sent: every pass begins with all of it.
+        rate=400,
+        given_up=True,
     ),
     *(
         fault
-        for word, seconds in (("short", SHORT_S), ("long", LONG_S))
+        for word, seconds in (("blink", BLINK_S), ("short", SHORT_S), ("long", LONG_S))
         for fault in (
             Fault(name=f"drbd-cut-{word}", act=_cut([_of_drbd], seconds)),
             Fault(name=f"libvirt-cut-{word}", act=_cut([_of_libvirt], seconds), shared=True),

@@ -55,6 +55,11 @@ class Under:
         os.killpg(self.process.pid, signal.SIGCONT)
 
     @property
+    def alive(self) -> bool:
+        """Whether nobody has waited for its end yet."""
+        return self.process.returncode is None
+
+    @property
     def killed(self) -> bool:
         """Whether `kill` has ended it."""
         return self.process.returncode == -signal.SIGKILL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,7 +11,7 @@ from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import Lab, other
 
 #: What marks each rule, by which it is found again whoever made it.
-_MARK = "-m comment --comment lvmigrate-lab"
+MARK = "-m comment --comment lvmigrate-lab"
 
 
 def address(lab: Lab, node: str) -> str:
@@ -41,12 +42,12 @@ def long_replies(lab: Lab, node: str) -> list[str]:
 
 def adding(rules: Sequence[str]) -> str:
     """A script that puts the rules in place."""
-    return "; ".join(f"iptables -w -I INPUT {rule} {_MARK} -j DROP" for rule in rules)
+    return "; ".join(f"iptables -w -I INPUT {rule} {MARK} -j DROP" for rule in rules)
 
 
 def deleting(rules: Sequence[str]) -> str:
     """A script that takes them away; one that is not there is no error."""
-    return "; ".join(f"iptables -w -D INPUT {rule} {_MARK} -j DROP" for rule in rules) + "; true"
+    return "; ".join(f"iptables -w -D INPUT {rule} {MARK} -j DROP" for rule in rules) + "; true"
 
 
 @contextlib.contextmanager
@@ -68,5 +69,7 @@ def dropped_packets(lab: Lab, node: str) -> int:
 
 
 def mended(lab: Lab) -> None:
-    """No rule of this kind is left on any node, whoever made it."""
-    lab.both("iptables-save | sed -n '/lvmigrate-lab/s/^-A/-w -D/p' | while read -r rule; do eval iptables $rule; done")
+    """No rule of this kind is left on any node, nor here, whoever made it."""
+    delete = "iptables-save | sed -n '/lvmigrate-lab/s/^-A/-w -D/p' | while read -r rule; do eval iptables $rule; done"
+    subprocess.run(["sh", "-c", delete], check=True, capture_output=True)
+    lab.both(delete)
