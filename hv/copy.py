@@ -102,6 +102,7 @@ class LibvirtCopy:
                 if stopped:
                     self._end = CopyEnd(ok=False, detail="stopped before it began")
                     return
+                _log.debug("copy_call_began", node=self._node)
                 call(domain)
             self._end = CopyEnd(ok=True)
         except libvirt.libvirtError as error:

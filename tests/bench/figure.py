@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def show(name: str, value: float, unit: str, *, goal: float, higher: bool, **detail: Any) -> bool:
-    """Print it, and say whether the goal holds."""
-    holds = value >= goal if higher else value <= goal
+def show(name: str, value: float, unit: str, *, goal: float | None, higher: bool, **detail: Any) -> bool:
+    """Print it, and say whether the goal holds; one without a goal stands beside another that has one."""
+    holds = goal is None or (value >= goal if higher else value <= goal)
     print(
         json.dumps(
             {

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from tests.bench.trips import Counter, Trips
 from vagrant.labkit.by_hand import ByHand
 from vagrant.labkit.guests import Guest
 from vagrant.labkit.lab import NODES, Lab, other
 
 #: How often the seed asks while it waits for disks, and for a migration, in seconds.
-_DISKS_S = 1.0
-_COPY_S = 2.0
+_DISKS_S: Final = 1.0
+_COPY_S: Final = 2.0
+#: How long either may take.
+_PATIENCE_S: Final = 300.0
+#: How virsh tells what it was asked to time (``-t``): the call alone, without its own start and its connection.
+_TIME: Final = re.compile(r"\(Time: ([\d.]+) ms\)")
+
+
+class HandFailedError(RuntimeError):
+    """A move by hand did not come to its end; the guest is as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,21 +31,20 @@ class Took:
     """One move. Seconds."""
 
     total: float
-    #: Both nodes Primary, less the time that libvirt took for the copy.
+    #: Both nodes Primary, less libvirt's migrate call: from the moment it is made until it has returned.
     dual_beyond_copy: float
-    #: Commands that went to a node.
-    commands: int
+    trips: Trips
 
 
 class Hand:
     """An operator with a shell on each node, over one kept connection each."""
 
-    def __init__(self, lab: Lab, guest: Guest) -> None:
+    def __init__(self, lab: Lab, guest: Guest, trips: Counter) -> None:
         self._lab = lab
         self._guest = guest
         self._resource = str(guest.resource)
         self._words = ByHand.of(lab, guest)
-        self._commands = 0
+        self._trips = trips
         self._demoted = 0.0
 
     def shortest(self, source: str) -> Took:
@@ -42,17 +52,30 @@ class Hand:
 
         One command after the other; nothing is looked at in between, since each fails if it cannot be done.
         """
+        return self._by_hand(source, look=lambda: None)
+
+    def with_looks(self, source: str) -> Took:
+        """The same, by an operator who sees on both nodes what each command has done before the next one."""
+        return self._by_hand(source, look=self._look)
+
+    def _by_hand(self, source: str, *, look: Callable[[], object]) -> Took:
         target = other(source)
 
         def before() -> None:
+            look()
             self._options("yes")
+            look()
             self._promote(target)
 
         def after() -> None:
+            look()
             self._demote(source)
+            look()
             self._options("no")
+            look()
 
-        return self._timed(source, before=before, after=after)
+        # What is seen of the promotion is seen while both are Primary.
+        return self._timed(source, before=before, after=after, copy=lambda: (look(), self._copied(source))[1])
 
     def as_the_seed(self, source: str) -> Took:
         """What `TLMigrateInstance._ExecMigration` does: one primary, apart, together with two, and all of it back."""
@@ -71,42 +94,43 @@ class Hand:
             self._apart_and_together(two="no")
             self._in_step()
 
-        return self._timed(source, before=before, after=after, poll_s=_COPY_S)
+        return self._timed(source, before=before, after=after, copy=lambda: self._copied_asking(source))
 
     def _timed(
-        self, source: str, *, before: Callable[[], object], after: Callable[[], object], poll_s: float = 0
+        self, source: str, *, before: Callable[[], object], after: Callable[[], object], copy: Callable[[], float]
     ) -> Took:
-        self._commands = 0
+        self._trips.begin()
         begin = time.monotonic()
         before()
         dual = time.monotonic()
-        copy_s = self._copy(source, poll_s)
+        copy_s = copy()
         after()
-        return Took(
-            total=time.monotonic() - begin,
-            dual_beyond_copy=self._demoted - dual - copy_s,
-            commands=self._commands,
-        )
+        total = time.monotonic() - begin
+        return Took(total=total, dual_beyond_copy=self._demoted - dual - copy_s, trips=self._trips.made())
 
-    def _copy(self, source: str, poll_s: float) -> float:
-        begin = time.monotonic()
-        words = self._words.migrate(source, bandwidth_mib_s=2)
-        if not poll_s:
-            self._run(source, words)
-            return time.monotonic() - begin
-        # The seed starts it, and asks for its state until it has ended.
+    def _copied(self, source: str) -> float:
+        """Seconds of the migrate call, whose end is waited for."""
+        return _call_s(self._run(source, self._words.migrate(source, bandwidth_mib_s=2, timed=True)))
+
+    def _copied_asking(self, source: str) -> float:
+        """The same, as the seed does it: started, and asked for until it has ended. Raises `HandFailedError`."""
+        words = self._words.migrate(source, bandwidth_mib_s=2, timed=True)
         self._run(
-            source, f"({words} >/run/bench.log 2>&1; echo $? >/run/bench.rc) >/dev/null 2>&1 & rm -f /run/bench.rc"
+            source, f"rm -f /run/bench.rc; ({words} >/run/bench.log 2>&1; echo $? >/run/bench.rc) >/dev/null 2>&1 &"
         )
-        while True:
-            time.sleep(poll_s)
-            said = self._run(
-                source, f"virsh domjobinfo {self._guest.name} 2>/dev/null; cat /run/bench.rc 2>/dev/null; true"
-            )
-            if (code := said.split()[-1:]) and code[0].isdigit() and "Job" not in said:
-                if code[0] != "0":
-                    raise RuntimeError(f"virsh migrate failed: {said}")
-                return time.monotonic() - begin
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (ended := self._run(source, "cat /run/bench.rc 2>/dev/null; true").strip()):
+            if time.monotonic() > deadline:
+                raise HandFailedError(f"virsh migrate has no end within {_PATIENCE_S:g} s")
+            time.sleep(_COPY_S)
+        said = self._run(source, "cat /run/bench.log")
+        if ended != "0":
+            raise HandFailedError(f"virsh migrate failed with {ended}: {said.strip()}")
+        return _call_s(said)
+
+    def _look(self) -> None:
+        for node in NODES:
+            self._run(node, f"drbdsetup status {self._resource}; drbdsetup show {self._resource}")
 
     def _options(self, allow: str) -> None:
         for node in NODES:
@@ -130,12 +154,21 @@ class Hand:
                 self._run(node, f"drbdadm connect {self._resource}")
 
     def _in_step(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
         while not all(
             text.count("UpToDate") == 2 * len(self._guest.disks)
             for text in [self._run(node, f"drbdsetup status {self._resource}") for node in NODES]
         ):
+            if time.monotonic() > deadline:
+                raise HandFailedError(f"{self._resource} is not in step within {_PATIENCE_S:g} s")
             time.sleep(_DISKS_S)
 
     def _run(self, node: str, command: str) -> str:
-        self._commands += 1
         return self._lab.run(node, command)
+
+
+def _call_s(said: str) -> float:
+    found = _TIME.search(said)
+    if found is None:
+        raise HandFailedError(f"virsh does not tell how long its call took: {said.strip()}")
+    return float(found[1]) / 1000

@@ -189,25 +189,44 @@ def open_close() -> bool:
         hand = Hand(lab)
         try:
             hand.run("node1", "drbdsetup primary 0" if hand.old else "drbdsetup primary web1")
-            pairs = []
+            pairs, blind_pairs = [], []
             for _ in range(_PAIRS):
+                # The guest's home is the other node each time.
                 ours = ours_s(storage, "node1", "node2")
-                by_hand = hand.open_close_s("node2", "node1")
-                pairs.append((ours, by_hand))
+                looks = hand.open_close_s("node2", "node1", looks=True)
+                ours_again = ours_s(storage, "node1", "node2")
+                blind = hand.open_close_s("node2", "node1", looks=False)
+                pairs.append((ours, looks))
+                blind_pairs.append((ours_again, blind))
         finally:
             storage.close()
             lab.both("drbdadm secondary web1", check=False)
-    return show(
+    by_hand = "drbdsetup by ssh over one kept connection a node, one command after the other"
+    _open_close_shown(
+        "open_close_ratio_to_hand_without_looks",
+        blind_pairs,
+        goal=None,
+        hand=f"{by_hand}: the six that act, and nothing is seen of what they did; no token and no guard",
+    )
+    return _open_close_shown(
         "open_close_ratio_to_hand",
+        pairs,
+        goal=0.7,
+        hand=f"{by_hand}: what is set and seen before and after each act on both nodes; no token and no guard",
+    )
+
+
+def _open_close_shown(name: str, pairs: list[tuple[float, float]], *, goal: float | None, hand: str) -> bool:
+    return show(
+        name,
         statistics.median(ours / by_hand for ours, by_hand in pairs),
         "",
-        goal=0.7,
+        goal=goal,
         higher=False,
         pairs_s=[[round(ours, 3), round(by_hand, 3)] for ours, by_hand in pairs],
         ours="tokens and guards on both nodes, two primaries allowed and seen, target promoted and seen, source demoted"
         " and seen, options restored and seen, guards and tokens gone; both nodes side by side",
-        hand="drbdsetup by ssh over one kept connection a node, one command after the other: what is set and seen"
-        " before and after each act on both nodes; no token and no guard",
+        hand=hand,
     )
 
 
@@ -248,7 +267,7 @@ def ours_s(storage: DrbdStorage, source: str, target: str) -> float:
 
 
 class Hand:
-    """An operator who types drbdsetup, and looks before and after."""
+    """An operator who types drbdsetup, and looks before and after, or does not."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -259,19 +278,22 @@ class Hand:
         """One command by ssh, over the node's kept connection."""
         return self._lab.run(node, command)
 
-    def open_close_s(self, source: str, target: str) -> float:
-        """Seconds for the same as `ours_s`."""
+    def open_close_s(self, source: str, target: str, *, looks: bool) -> float:
+        """Seconds for the same as `ours_s`, or for no more than the acts."""
         resource = "0" if self.old else "web1"
+        acts = (
+            lambda: self._options("yes"),
+            lambda: self.run(target, f"drbdsetup primary {resource}"),
+            lambda: self.run(source, f"drbdsetup secondary {resource}"),
+            lambda: self._options("no"),
+        )
         begin = time.perf_counter()
-        self._look()
-        self._options("yes")
-        self._look()
-        self.run(target, f"drbdsetup primary {resource}")
-        self._look()
-        self.run(source, f"drbdsetup secondary {resource}")
-        self._look()
-        self._options("no")
-        self._look()
+        for act in acts:
+            if looks:
+                self._look()
+            act()
+        if looks:
+            self._look()
         return time.perf_counter() - begin
 
     def _look(self) -> None:
