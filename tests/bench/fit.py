@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -15,6 +16,15 @@ def exponent(points: Points) -> float:
     What y is without any x makes this smaller: give it the larger of the points only.  Needs two of them, above 0.
     """
     return statistics.linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope
+
+
+def steady(points: Points) -> float:
+    """As `slope`, whatever single points say: the median of the slopes between every two of them.
+
+    0 where nothing steady is there, and where there are no two points.
+    """
+    slopes = [(y - v) / (x - u) for (u, v), (x, y) in itertools.combinations(points, 2) if x != u]
+    return statistics.median(slopes) if slopes else 0.0
 
 
 def slope(points: Points) -> float:

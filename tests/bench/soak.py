@@ -33,7 +33,7 @@ from lvmigrate.report import Report
 from lvmigrate.service.remote import RemoteCluster
 from tests.bench.commanded import Commanded, Order
 from tests.bench.figure import show
-from tests.bench.fit import slope
+from tests.bench.fit import steady
 from tests.bench.picture import draw
 from tests.bench.served import Served, served
 from tests.bench.usage import Usage
@@ -50,6 +50,13 @@ _WARM: Final = 0.2
 #: How much more the process may have in the second half than in the first: the allocator's unevenness; a leak of
 #: 10 KiB a round would be 2 MiB in the hundred and more rounds between the two halves' middles.
 _RSS_MIB: Final = 3.0
+#: The same of what is counted: one more in four times as long a run is none.
+_COUNTED: Final = 0.25
+#: What there is of ssh. No sshd is among what this project installs.
+SSH: Final = (
+    "the pair's hosts are reached by nsenter, so that no connection of ssh's is expected; the shells that are kept open"
+    " on hosts, as over ssh, are among the children"
+)
 #: How long what a round has left in a controller may take to go, such as a thread that is just ending.
 _REST_S: Final = 2.0
 #: How long a controller that was killed keeps others waiting.
@@ -356,6 +363,7 @@ def told(soak: Soak, samples: dict[str, list[Sample]], seed: int, load: list[flo
         ("fds", "file descriptors"),
         ("threads", "threads"),
         ("children", "child processes"),
+        ("ssh", "ssh's processes"),
         ("sockets", "sockets: libvirt's connections, and clients of the service"),
     ):
         curves = {
@@ -380,24 +388,29 @@ def told(soak: Soak, samples: dict[str, list[Sample]], seed: int, load: list[flo
     ]
     for name, what, unit, goal in (
         ("soak_rss_growth_mib", "rss_mib", "MiB", _RSS_MIB),
-        ("soak_fd_growth", "fds", "", 0.0),
-        ("soak_threads_growth", "threads", "", 0.0),
-        ("soak_children_growth", "children", "", 0.0),
-        ("soak_connections_growth", "sockets", "", 0.0),
+        ("soak_fd_growth", "fds", "", _COUNTED),
+        ("soak_threads_growth", "threads", "", _COUNTED),
+        ("soak_children_growth", "children", "", _COUNTED),
+        ("soak_connections_growth", "sockets", "", _COUNTED),
+        ("soak_ssh_growth", "ssh", "", _COUNTED),
     ):
-        grown = {hand: growth(each, what) for hand, each in samples.items()}
+        halves = {hand: growth(each, what) for hand, each in samples.items()}
+        slopes = {hand: rise(each, what) for hand, each in samples.items()}
         held.append(
             show(
                 name,
-                max(grown.values()),
+                max(*halves.values(), *slopes.values()),
                 unit,
                 goal=goal,
                 higher=False,
-                by_controller={hand: round(value, 2) for hand, value in grown.items()},
+                by_halves={hand: round(value, 2) for hand, value in halves.items()},
+                by_slope={hand: round(value, 2) for hand, value in slopes.items()},
                 first_and_last={hand: [value(each[0], what), value(each[-1], what)] for hand, each in samples.items()},
                 per_hour={hand: per_hour(each, what) for hand, each in samples.items()},
-                includes="the median of the second half less that of the first, after a fifth to warm up; the worse of"
-                " a program that uses the Python API and of the service",
+                includes="after a fifth to warm up, the median of the second half less that of the first; and the"
+                " median slope between every two samples, for half of the time: the worst of both, of a program that"
+                " uses the Python API and of the service",
+                ssh=SSH,
                 **common,
             )
         )
@@ -415,10 +428,19 @@ def growth(samples: Sequence[Sample], what: str) -> float:
     )
 
 
+def rise(samples: Sequence[Sample], what: str) -> float:
+    """By how much it grows, by its slope, in the time between the middles of the two halves, without the beginning."""
+    warm = _points(samples, what)
+    return steady(warm) * (warm[-1][0] - warm[0][0]) / 2 if warm else 0.0
+
+
 def per_hour(samples: Sequence[Sample], what: str) -> float:
     """By how much it grows in an hour, by all samples without the beginning."""
-    warm = [(sample.at_s / 3600, value(sample, what)) for sample in samples[int(_WARM * len(samples)) :]]
-    return round(slope(warm), 2) if len(warm) > 2 else 0.0
+    return round(3600 * steady(_points(samples, what)), 2)
+
+
+def _points(samples: Sequence[Sample], what: str) -> list[tuple[float, float]]:
+    return [(sample.at_s, value(sample, what)) for sample in samples[int(_WARM * len(samples)) :]]
 
 
 def value(sample: Sample, what: str) -> float:

@@ -24,8 +24,9 @@ class Usage:
     fds: int
     #: Those of them that are sockets: connections of libvirt, mostly.
     sockets: int
-    #: Its children, and theirs.
+    #: Its children, and theirs; those of them that are ssh's, of which one keeps each connection.
     children: int
+    ssh: int
     #: Seconds of CPU since it began, without its children's.
     cpu_s: float
 
@@ -36,13 +37,15 @@ class Usage:
         memory = (at / "smaps_rollup").read_text()
         words = (at / "stat").read_text().rpartition(")")[2].split()
         files = list(_files(at / "fd"))
+        children = descendants(pid if pid is not None else os.getpid())
         return cls(
             rss_mib=_kib(memory, "Rss") / 1024,
             pss_mib=_kib(memory, "Pss") / 1024,
             threads=len(list((at / "task").iterdir())),
             fds=len(files),
             sockets=sum(file.startswith("socket:") for file in files),
-            children=len(descendants(pid if pid is not None else os.getpid())),
+            children=len(children),
+            ssh=sum(_name(child) == "ssh" for child in children),
             cpu_s=(int(words[11]) + int(words[12])) / _TICKS,
         )
 
@@ -62,6 +65,12 @@ def descendants(pid: int) -> tuple[int, ...]:
                 for child in map(int, (task / "children").read_text().split()):
                     found += [child, *descendants(child)]
     return tuple(found)
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return (Path("/proc") / str(pid) / "comm").read_text().strip()
+    return ""
 
 
 def _kib(text: str, name: str) -> int:
