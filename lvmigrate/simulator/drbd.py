@@ -38,6 +38,11 @@ class Version(enum.Enum):
     V84 = "8.4"
     V9 = "9"
 
+    @property
+    def module(self) -> str:
+        """As the kernel's module says it: that of the recorded ones."""
+        return "9.3.3" if self is Version.V9 else "8.4.11"
+
 
 class KernelRefused(Exception):
     """The kernel's no: the exit code of ``drbdsetup`` and its words."""

@@ -156,7 +156,7 @@ class SimulatedStorage:
         def look() -> Surroundings:
             here = self._called.asked(node, names)
             return Surroundings(
-                version=here[0][1].version.value if here else "",
+                version=here[0][1].version.module if here else "",
                 two_primaries_for_good=frozenset(n for n, r in here if r.for_good and r.ends[node].two_primaries),
             )
 
@@ -426,7 +426,7 @@ class SimulatedStorage:
 
         def look() -> Vitals:
             here = self._called.here(node)
-            module = here[0][1].version.value if here else ""
+            module = here[0][1].version.module if here else ""
             after = {"libvirtd.service": True}
             return Vitals(node=node, clock_s=0.0, clock_error_s=0.0, module=module, max_sessions=10, after_drbd=after)
 

@@ -15,8 +15,9 @@ from typing import Protocol
 import pytest
 
 from lvmigrate.errors import Code, CommandFailed, DeviceHeld, TokenLost
+from lvmigrate.lineage import Kin, kin, parted
 from lvmigrate.protocols import Storage
-from lvmigrate.replication import DiskState, PeerVolume, ReplicationState, Role
+from lvmigrate.replication import ConnectionState, DiskState, PeerVolume, ReplicationState, Role, Surroundings
 from lvmigrate.token import Errand, Guarded, Token
 
 BOTH = ("node1", "node2")
@@ -45,8 +46,11 @@ class Stage(Protocol):
     def old(self, node: str) -> AbstractContextManager[None]:
         """While in the context, the copy there is Outdated, and has no peer; then both are connected and in step again.
 
-        Whatever was done to it meanwhile, nothing was written to the other copy.
+        Whatever was done to it meanwhile, nothing was written to the other copy; it may be connected again already.
         """
+
+    def for_good(self) -> AbstractContextManager[None]:
+        """While in the context, two primaries are allowed on both nodes, now and by their configuration."""
 
 
 @pytest.fixture
@@ -83,6 +87,12 @@ def allowed(stage: Stage) -> list[bool]:
     return [stage.storage.options(node, stage.name, PEER[node]).allow_two_primaries for node in BOTH]
 
 
+def relation(stage: Stage) -> Kin:
+    """What the copy on node1 is to that on node2."""
+    one, two = (stage.storage.lineages(node, PEER[node], [stage.name])[f"{stage.name}/0"] for node in BOTH)
+    return kin(one, two)
+
+
 def until(stage: Stage, holds: Callable[[], bool], what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     deadline = stage.now() + patience_s
     while not holds():
@@ -106,6 +116,73 @@ class StorageContract:
         one, two = (stage.storage.generations(node, [stage.name]) for node in BOTH)
         assert one == two
         assert f"{stage.name}/0" in one
+
+    def test_what_is_around_at_rest(self, stage: Stage) -> None:
+        found = [stage.storage.surroundings(node, [stage.name]) for node in BOTH]
+        assert all(seen.version.startswith(("8.", "9.")) for seen in found)
+        assert [(seen.two_primaries_for_good, seen.other_hands) for seen in found] == [(frozenset(), ())] * 2
+        assert stage.storage.surroundings("node1", []) == Surroundings()
+
+    def test_two_primaries_for_good_are_those_of_the_configuration(self, stage: Stage, ours: Token) -> None:
+        storage, name = stage.storage, stage.name
+
+        def for_good() -> list[frozenset[str]]:
+            return [storage.surroundings(node, [name]).two_primaries_for_good for node in BOTH]
+
+        before = storage.options("node1", name, "node2")
+        storage.allow_two_primaries("node1", name, "node2", ours)
+        assert (allowed(stage), for_good()) == ([True, True], [frozenset(), frozenset()])
+        storage.restore_options("node1", name, "node2", before, ours)
+        with stage.for_good():
+            assert for_good() == [frozenset({name})] * 2
+            assert all(name in storage.two_primaries(node) for node in BOTH)
+        assert (allowed(stage), for_good()) == ([False, False], [frozenset(), frozenset()])
+
+    def test_the_lineages_tell_which_copy_has_all_of_the_other(self, stage: Stage, ours: Token) -> None:
+        storage, name = stage.storage, stage.name
+        nodes = ("node1", "node2")
+        assert storage.lineages("node1", "node2", []) == {}
+        assert set(storage.lineages("node1", "node2", [name])) == set(storage.lineages("node2", "node1", [name]))
+        assert relation(stage) is Kin.SAME
+        with stage.old("node2"):
+            assert relation(stage) is Kin.SAME  # no Primary has written alone
+            storage.promote_by_force("node2", name, ours)
+            assert relation(stage) is Kin.SECOND_NEWER
+            assert parted(storage, name, nodes) is None
+            storage.demote("node2", name, ours)
+            assert relation(stage) is Kin.SECOND_NEWER
+        assert relation(stage) is Kin.SAME
+        assert parted(storage, name, nodes) is None
+
+    def test_what_was_disconnected_is_connected_again_as_it_was(self, stage: Stage, ours: Token) -> None:
+        storage, name = stage.storage, stage.name
+        before = {node: storage.options(node, name, PEER[node]) for node in BOTH}
+        with stage.old("node2"):
+
+            def disks() -> set[DiskState]:
+                return {volume.disk for volume in storage.observe("node2", [name])[name].volumes}
+
+            def connection() -> ConnectionState | None:
+                found = storage.observe("node2", [name])[name].towards("node1")
+                return None if found is None else found.state
+
+            # 8.4 forgets a connection that is StandAlone.
+            assert connection() in {None, ConnectionState.STANDALONE}
+            # It takes both ends; the one that looks for its peer is left as it is.
+            for node in BOTH:
+                storage.reconnect(node, name, PEER[node], before[node], ours)
+            until(
+                stage,
+                lambda: all(storage.observe(node, [name])[name].in_step_with(PEER[node]) for node in BOTH),
+                lambda: [storage.observe(node, [name]) for node in BOTH],
+            )
+            assert (connection(), disks()) == (ConnectionState.CONNECTED, {DiskState.UP_TO_DATE})
+            assert [role(stage, node) for node in BOTH] == [Role.SECONDARY, Role.SECONDARY]
+            assert {node: storage.options(node, name, PEER[node]) for node in BOTH} == before
+            # What is connected is left as it is, whatever options are given.
+            for node in BOTH:
+                storage.reconnect(node, name, PEER[node], replace(before[node], allow_two_primaries=True), ours)
+            assert allowed(stage) == [False, False]
 
     def test_a_token_excludes_until_it_runs_out_or_is_replaced(self, stage: Stage, token: Token) -> None:
         take, drop = stage.storage.take_token, stage.storage.drop_token

@@ -50,9 +50,26 @@ class Real:
             self._lab.run(node, f"drbdadm outdate {self.name}")
             yield
         finally:
-            self._lab.run(node, f"drbdadm secondary {self.name}; drbdadm connect {self.name}")
+            connected = f"drbdsetup events2 --now {self.name} | grep -q 'connection:Connected'"
+            self._lab.run(node, f"drbdadm secondary {self.name}; {connected} || drbdadm connect {self.name}")
             in_step = f"drbdsetup events2 --now {self.name} | grep -q 'replication:Established.*peer-disk:UpToDate'"
             self._lab.both(f"n=0; until {in_step}; do n=$((n + 1)); [ $n -lt 300 ] || exit 1; sleep 0.2; done")
+
+    @contextmanager
+    def for_good(self) -> Iterator[None]:
+        file = "/etc/drbd.d/global_common.conf"
+        # The options before the file: in between they differ, as after a change by hand.
+        self._allow("yes")
+        try:
+            self._lab.both(f"sed -i.kept 's/protocol C;/protocol C; allow-two-primaries yes;/' {file}")
+            yield
+        finally:
+            self._lab.both(f"[ ! -e {file}.kept ] || mv {file}.kept {file}")
+            self._allow("no")
+
+    def _allow(self, two_primaries: str) -> None:
+        for node in NODES:  # one after the other: each change is told to the other end
+            self._lab.run(node, f"drbdadm net-options --allow-two-primaries={two_primaries} {self.name}")
 
 
 @pytest.fixture(scope="module")

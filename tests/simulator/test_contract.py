@@ -93,6 +93,17 @@ class Disks(Simulated):
         self.resource.reconnect(node)
         self.world.timeline.advance(30.0)
 
+    @contextmanager
+    def for_good(self) -> Iterator[None]:
+        self._configure(two_primaries=True)
+        yield
+        self._configure(two_primaries=False)
+
+    def _configure(self, *, two_primaries: bool) -> None:
+        self.resource.for_good = two_primaries
+        for node in self.resource.nodes:
+            self.resource.set_options(node, two_primaries=two_primaries, protocol="C")
+
 
 class TestStorage(storage.StorageContract):
     @pytest.fixture(
