@@ -7,6 +7,7 @@ Each mutating call checks the token in the same remote command, under the guest'
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -331,9 +332,10 @@ class Kernels:
         would look whole.
         """
         world, bad = World(node), []
-        for line in dump.splitlines():
+        # By its ends alone, as a stream's: a name may have other characters at which `splitlines` would part a line.
+        for line in io.StringIO(dump, newline="\n"):
             try:
-                world.apply(events2.parse(line))
+                world.apply(events2.parse(line.removesuffix("\n")))
             except (BadLine, Gap) as error:
                 log.warning("bad_events2_line", node=node, reason=str(error))
                 named = NAME.search(line)

@@ -277,7 +277,7 @@ class ReplicationWatch:
                     try:
                         self._take(node, world, unread, line)
                     except Gap as gap:
-                        log.warning("rebuilding_world", node=node, reason=str(gap))
+                        log.debug("rebuilding_world", node=node, reason=str(gap))
                         self._forget(node, str(gap))
                         return
             finally:
@@ -287,7 +287,7 @@ class ReplicationWatch:
                 self._lost(node, self._why(node, lines.end()))
 
     def _lost(self, node: str, error: LvmigrateError) -> None:
-        log.warning("lost_stream", node=node, error=str(error), detail=error.detail)
+        log.debug("lost_stream", node=node, error=str(error), detail=error.detail)
         with self._changed:
             self._first_error.setdefault(node, error)
         self._forget(node, str(error).rstrip("."))
@@ -300,6 +300,8 @@ class ReplicationWatch:
             if before is not None:
                 self._wake()
                 return
+            # Once for each time, however often its stream is started again for nothing.
+            log.warning("node_unwatched", node=node, reason=reason)
             self._gap(words)
             self._since[node] = time.monotonic() - self._begin
             for number, name in enumerate(self._names):
@@ -328,6 +330,9 @@ class ReplicationWatch:
             return
         with self._changed:
             again = first and self._unknown.pop(node, _NOT_YET) != _NOT_YET
+            if again and (lost_s := self._since.get(node)) is not None:
+                away_s = round(time.monotonic() - self._begin - lost_s, 3)
+                log.warning("node_watched_again", node=node, away_s=away_s)
             for name in self._names if first else (event.name,):
                 if name in unread:
                     self._gap(f"what {node} says of {name} is not understood")

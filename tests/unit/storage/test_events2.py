@@ -18,6 +18,8 @@ from lvmigrate.replication import ConnectionState, DiskState, ReplicationState, 
 from storage import events2
 from storage.drbd import DrbdStorage
 from storage.events2 import Action, BadLine, Event, Kind
+from storage.watch import ReplicationWatch
+from storage.world import Gap, World
 from tests.unit.storage.mutate import mutated
 
 TRANSCRIPTS = Path(__file__).parents[2] / "transcripts"
@@ -122,29 +124,74 @@ def test_any_text_is_an_event_or_a_bad_line(text: str) -> None:
 
 
 def test_a_hundred_thousand_mutated_lines_are_events_or_one_log_line_each(
-    lines: Callable[[str], list[str]], fake: Callable[[str], Any], storage: DrbdStorage
+    lines: Callable[[str], list[str]], storage: DrbdStorage
 ) -> None:
+    """In the order of the lines: of those that are no event, and of events that fit nowhere; of no other."""
     draw = random.Random(84)
     real = [line for name in FILES for line in lines(name)]
-    for part in range(10):
-        dump = [mutated(draw.choice(real), draw) for _ in range(10_000)]
-        bad = [line for line in dump if not understood(line)]
-        # Some are events of what was never announced: these fit nowhere.
+    understood = 0
+    for _ in range(10):
+        dump = [mutated(draw.choice(real), draw).replace("\n", " ") for _ in range(10_000)]
+        expected = reasons(dump)
+        understood += len(dump) - len(expected)
         tracemalloc.start()
         with capture_logs() as logged, pytest.raises(CommandFailed) as caught:
-            storage._kernels._resources("node1", "\n".join(line.replace("\n", " ") for line in dump))
+            storage._kernels._resources("node1", "\n".join(dump) + "\n")
         used, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert len(bad) <= len(logged) < 10_000, part
-        assert {entry["event"] for entry in logged} == {"bad_events2_line"}
-        assert all(len(entry["reason"]) < 500 for entry in logged)
+        assert [(entry["event"], entry["node"], entry["reason"]) for entry in logged] == [
+            ("bad_events2_line", "node1", reason) for reason in expected
+        ]
+        assert all(len(reason) < 500 for reason in expected)
         assert len(caught.value.detail) < 2000
         assert used < 30 << 20
+    assert 5_000 < understood < 95_000
 
 
-def understood(line: str) -> bool:
-    try:
-        events2.parse(line)
-    except BadLine:
-        return False
-    return True
+def reasons(dump: list[str]) -> list[str]:
+    """Of each line that is not understood, in order, why."""
+    world, found = World("node1"), []
+    for line in dump:
+        try:
+            world.apply(events2.parse(line))
+        except (BadLine, Gap) as error:
+            found.append(str(error))
+    return found
+
+
+def test_a_line_ends_where_the_node_ended_it(storage: DrbdStorage) -> None:
+    """And not at other characters that end a line elsewhere: one that is damaged stays one."""
+    dump = (
+        "exists resource name:r0 role:Pri\x0cma\u2028ry\nexists resource name:r1 role:Primary suspended:no\nexists -\n"
+    )
+    with capture_logs() as logged:
+        found = storage._kernels._resources("node1", dump, ["r1"])
+    assert [entry["event"] for entry in logged] == ["bad_events2_line"]
+    assert set(found) == {"r1"}
+
+
+def test_what_a_stream_says_is_logged_once_where_it_is_not_understood(lines: Callable[[str], list[str]]) -> None:
+    """Whatever becomes of the stream then: a line about others, about one in the dump, or one that begins it anew."""
+    draw = random.Random(93)
+    real = [line for name in FILES for line in lines(name)]
+    called = {"node1": {"r0": "r0", "r1": "r1"}}
+    never: Any = None  # nothing is followed
+    watch = ReplicationWatch(called=called, follow=never, why=never, on_change=None, answer_within_s=1)
+    world, unread = World("node1"), dict[str, float]()
+    for number in range(100):
+        world.complete = number % 2 == 1
+        unread.clear()
+        said = [mutated(draw.choice(real), draw).replace("\n", " ") for _ in range(200)]
+        expected = []
+        for line in said:
+            try:
+                events2.parse(line)
+            except BadLine as error:
+                expected.append(str(error))
+        with capture_logs() as logged:
+            for line in said:
+                with contextlib.suppress(Gap):
+                    watch._parsed("node1", world, unread, line)
+        assert [(entry["event"], entry["reason"]) for entry in logged] == [
+            ("bad_events2_line", reason) for reason in expected
+        ]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
+import select
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from lvmigrate.errors import CommandFailed, LvmigrateError, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.replication import Role
+from storage import shell as shell_module
 from storage import watch
 from storage.feed import LIMIT, Change, Snapshot
 from storage.shell import Answer, Shell, Stream
@@ -437,6 +443,115 @@ def test_the_watch_says_since_when_a_node_is_unknown(replay: Replay, tmp_path: P
         assert isinstance(item, Change)
         assert item.resource is not None
         assert item.resource.role is Role.PRIMARY
+
+
+def test_a_node_that_is_not_watched_is_logged_once_with_the_reason_and_once_when_it_is_again(
+    replay: Replay, tmp_path: Path
+) -> None:
+    def told(logged: list[MutableMapping[str, Any]]) -> list[tuple[str, str]]:
+        return [(entry["event"], entry["node"]) for entry in logged if entry["log_level"] != "debug"]
+
+    for node in ("node1", "node2"):
+        replay.begin(node, [*state(), END])
+    with capture_logs() as logged, replay.watch() as seen:
+        for times in (1, 2):
+            (tmp_path / "node2").rename(tmp_path / "away")
+            replay.cut("node2")
+            assert seen.wait(lambda: bool(seen.unwatched()), 10)
+            # It is tried again, in vain, more than once.
+            ended = [entry for entry in logged if entry["event"] == "lost_stream"]
+            deadline = time.monotonic() + 30
+            while len([entry for entry in logged if entry["event"] == "lost_stream"]) < len(ended) + 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            replay.begin("node2", [*state(), END])
+            assert seen.wait(lambda: not seen.unwatched(), 20)
+            assert told(logged) == [("node_unwatched", "node2"), ("node_watched_again", "node2")] * times
+    lost, again = [entry for entry in logged if entry["event"].startswith("node_")][:2]
+    assert lost["reason"] == "Following events failed on node2"
+    assert again["away_s"] >= 0
+
+
+# ---- what is waited for
+
+
+class Waits:
+    """Every wait of the threads between a node's pipe and a subscriber that its time ended, and every sleep."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fired: list[str] = []
+        self.sleep = time.sleep
+        real_wait, real_poll = threading.Condition.wait, select.poll
+
+        def wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+            woken = real_wait(condition, timeout)
+            if not woken:
+                self._note(f"waited for {timeout} s")
+            return woken
+
+        def sleep(seconds: float) -> None:
+            self._note(f"slept for {seconds} s")
+            self.sleep(seconds)
+
+        def poll() -> Any:
+            made = real_poll()
+
+            def ask(timeout: float | None = None) -> list[tuple[int, int]]:
+                if timeout is not None:
+                    self._note(f"polled for {timeout} ms")
+                return made.poll(timeout)
+
+            return SimpleNamespace(register=made.register, poll=ask)
+
+        monkeypatch.setattr(threading.Condition, "wait", wait)
+        monkeypatch.setattr(time, "sleep", sleep)
+        monkeypatch.setattr(shell_module, "select", SimpleNamespace(poll=poll, POLLIN=select.POLLIN))
+
+    def _note(self, what: str) -> None:
+        thread = threading.current_thread()
+        if thread is threading.main_thread() or thread.name.startswith("events2"):
+            self.fired.append(f"{thread.name} {what}")
+
+
+def test_from_the_pipe_to_a_subscriber_nobody_waits_for_a_clock(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change is passed on because it came, and not because somebody looked: no timer ends a wait on its way."""
+    waits = Waits(monkeypatch)
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    node = Node(name="node1", ssh=None, libvirt_uri="", peer_uri="", migration_address="")
+    seen = ReplicationWatch(
+        called={"node1": {"r0": "r0"}},
+        follow=lambda _node: shell.stream(node, f"exec cat {shlex.quote(str(pipe))}"),
+        why=lambda name, answer: CommandFailed(name, "Following events", status=answer.status, hint="none"),
+        on_change=said.put,
+        answer_within_s=60,
+    )
+    # For both ways: whoever comes first need not wait for the other end.
+    with os.fdopen(os.open(pipe, os.O_RDWR), "w") as kernel:
+
+        def say(*lines: str) -> None:
+            kernel.write("".join(f"{line}\n" for line in lines))
+            kernel.flush()
+
+        say(*state(), END)
+        with seen, seen.subscribe() as feed:
+            assert isinstance(feed.next(60), Snapshot)
+            waits.fired.clear()
+            for number in range(50):
+                say(out_of_sync(number))
+                assert sent(feed.next(60)) == number
+                role = ("Primary", "Secondary")[number % 2]
+                say(f"change resource name:r0 role:{role}")
+                item = feed.next(60)
+                assert isinstance(item, Change)
+                assert f"r0 on node1 is {role}" in item.sentences[0]
+                assert f"r0 on node1 is {role}" in said.get(timeout=60)
+                if number % 10 == 0:
+                    waits.sleep(0.15)  # whoever looks from time to time does so meanwhile
+            assert waits.fired == []
 
 
 # ---- bad input
