@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 from lvmigrate.move import STEPS
@@ -13,6 +14,10 @@ from vagrant.labkit.guests import Guest
 
 NAMES = tuple(step.name for step in STEPS)
 _END_S = 500
+
+
+class EndlessError(Exception):
+    """The command neither gets on nor ends."""
 
 
 class Under:
@@ -31,14 +36,27 @@ class Under:
         self.said = ""
 
     def until(self, step: str) -> bool:
-        """Wait until ``step`` begins; whether it did: it does not if the command ends before."""
+        """Wait until ``step`` begins; whether it did: it does not if the command ends before. Raises `EndlessError`."""
         if self.process.stderr is None:
             raise ValueError("it has no standard error")
-        while f"/{len(NAMES)} {step}:" not in self.said:
-            line = self.process.stderr.readline()
-            if not line:
-                return False
-            self.said += line
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(_END_S, give_up)
+        timer.start()
+        try:
+            while f"/{len(NAMES)} {step}:" not in self.said:
+                line = self.process.stderr.readline()
+                if late.is_set():
+                    raise EndlessError(f"neither {step} nor an end within {_END_S:g} s: {self.said[-300:]}")
+                if not line:
+                    return False
+                self.said += line
+        finally:
+            timer.cancel()
         return True
 
     def kill(self) -> None:
@@ -65,7 +83,10 @@ class Under:
         return self.process.returncode == -signal.SIGKILL
 
     def end(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for its end; its exit code. Raises `EndlessError`."""
         if self.process.returncode is None:
-            self.said += self.process.communicate(timeout=_END_S)[1]
+            try:
+                self.said += self.process.communicate(timeout=_END_S)[1]
+            except subprocess.TimeoutExpired:
+                raise EndlessError(f"no end within {_END_S:g} s: {self.said[-300:]}") from None
         return self.process.returncode

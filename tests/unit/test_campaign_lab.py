@@ -20,11 +20,13 @@ import pytest
 from lvmigrate import ExitCode, config
 from lvmigrate.plan import Options
 from tests.lab import faults
-from tests.lab.campaign import drawn, in_order, meet, with_deadlines
+from tests.lab.campaign import Campaign, _told, drawn, in_order, meet, with_deadlines
 from tests.lab.deadlines import BLINK_S, DEADLINES, DRBD, LIMITS, LONG_S, PATIENCE, SHORT_S, STOPPED_S
 from tests.lab.faults import Case, Fault, KernelRefusedError, NotMetError, Play, case, cases, given_up, is_detached
 from tests.lab.tally import TRIES, Outcome, Tally, rounds_played, whatever_ends_it
-from tests.lab.under import NAMES
+from tests.lab.under import NAMES, EndlessError, Under
+from vagrant.labkit.guests import WEB1
+from vagrant.labkit.lab import LabError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,6 +128,36 @@ def met(act: Callable[[Play], None], *, begins: bool = True) -> Outcome:
     return outcome
 
 
+def ended_by(error: Exception) -> tuple[Outcome, list[str]]:
+    done: list[str] = []
+    play = played()
+    under = cast("Any", play.under)
+    under.alive, under.kill = True, lambda: done.append("killed")
+    one = Case(fault=Fault(name="x", act=raising(error)), step="open")
+    return Campaign.__new__(Campaign)._one(play, one, leads=True), done
+
+
+def test_what_fails_in_a_fault_is_an_error_of_its_case_and_a_hang_a_violation() -> None:
+    failed, done = ended_by(LabError("no route"))
+    assert (failed.errors, failed.violations, done) == (["LabError: no route"], [], ["killed"])
+    hung, done = ended_by(EndlessError("no end"))
+    assert (hung.errors, hung.violations, done) == ([], ["EndlessError: no end"], ["killed"])
+
+
+def test_what_does_not_come_in_time_afterwards_is_a_violation_and_what_else_fails_an_error() -> None:
+    def after(error: Exception) -> Outcome:
+        def act(_play: Play, _one: Case, _outcome: Outcome) -> None:
+            raise error
+
+        outcome = Outcome(case="x@open", guest="web1")
+        _told(act, played(), case("kill@open"), outcome)
+        return outcome
+
+    assert after(TimeoutError("the guards do not end")).violations == ["in vain: the guards do not end"]
+    assert after(LabError("no route")).errors == ["LabError: no route"]
+    assert after(KeyError("node")).errors == ["KeyError: 'node'"]
+
+
 def test_a_fault_that_could_not_be_done_is_neither_met_nor_left_to_a_person() -> None:
     assert met(lambda _play: None) == Outcome(case="x@open", guest="web1")
     assert met(lambda _play: None, begins=False).not_met == "open did not begin"
@@ -174,6 +206,25 @@ def test_a_load_is_met_when_its_policy_has_given_the_copy_up() -> None:
         play = played(said=said)
         given_up(play, code)
         assert play.wrong
+
+
+@pytest.mark.parametrize("step", ["lock", "memory"])
+def test_a_command_that_hangs_is_given_up_wherever_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fake = tmp_path / "lvmigrate"
+    fake.write_text(f"#!/bin/sh\necho '1/{len(NAMES)} lock: take' >&2\nexec sleep 600\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("tests.lab.under.LVMIGRATE", fake)
+    monkeypatch.setattr("tests.lab.under._END_S", 2.0)
+    under = Under(WEB1, tmp_path / "none")
+    try:
+        with pytest.raises(EndlessError, match="lock: take"):
+            assert under.until(step)
+            under.end()
+    finally:
+        under.kill()
+    assert under.killed
 
 
 # ---- the sums
