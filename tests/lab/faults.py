@@ -320,8 +320,8 @@ FAULTS: tuple[Fault, ...] = (
         steps=("memory",),
         # Near the most that the policy allows, so that it has its end within a minute.
         words=("--downtime-limit", "0.9", "--bandwidth", "1"),
-        # 1.6 MiB a second, of an area that takes 3 s to be sent: every pass begins with all of it.
-        rate=400,
+        # Four times as much as is sent, of an area that takes 3 s to be sent: every pass begins with all of it.
+        rate=1000,
         given_up=True,
     ),
     *(
