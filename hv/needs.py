@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from lvmigrate.premises import Needs
+from lvmigrate.premises import Needs, Pages
 
 _KIB: Final = {
     "b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "": 1, "MB": 1e6 / 1024, "M": 1 << 10,
     "MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20, "T": 1 << 30, "TiB": 1 << 30,
 }  # fmt: skip
+#: The modes of <numatune> by which memory is taken from the named nodes alone; "preferred" takes it elsewhere as well.
+_BOUND: Final = ("strict", "restrictive", "interleave")
 #: The interfaces that lie on one of the host's: where its name stands.
 _ON_HOST: Final = {"bridge": "bridge", "direct": "dev"}
 
@@ -45,7 +47,7 @@ def needs(text: str) -> Needs:
         firmware=frozenset(filter(None, ["" if loader is None else (loader.text or "").strip()])),
         nvram=None if nvram is None else _file(nvram),
         nvram_template=None if nvram is None else nvram.get("template"),
-        hugepages_kib=frozenset(_hugepages(root)),
+        pages=tuple(_pages(root)),
         balloon=(balloon := root.find("./devices/memballoon")) is not None and balloon.get("model") != "none",
         numa_nodes=frozenset().union(*(numbers(e.get("nodeset", "")) for e in root.iterfind("./numatune/*"))),
         cpus=frozenset().union(
@@ -100,12 +102,54 @@ def _words(device: ET.Element) -> str:
     return " ".join(filter(None, [kind, device.get("mode", ""), where]))
 
 
-def _hugepages(root: ET.Element) -> Iterator[int]:
+def _pages(root: ET.Element) -> Iterator[Pages]:
+    """The memory in huge pages, by their size and by the host's NUMA nodes that it is bound to."""
     hugepages = root.find("./memoryBacking/hugepages")
     if hugepages is None:
         return
-    pages = hugepages.findall("page")
+    found: dict[tuple[int, frozenset[int]], int] = {}
+    for cell, kib, own in _cells(root):
+        size = _size(hugepages.findall("page"), cell) if own is None else own
+        if size is not None:
+            key = size, _bound(root, cell)
+            found[key] = found.get(key, 0) + kib
+    for (size, nodes), kib in found.items():
+        yield Pages(size_kib=size, kib=kib, nodes=nodes)
+
+
+def _cells(root: ET.Element) -> Iterator[tuple[int, int, int | None]]:
+    """Memory of the guest's: its NUMA node, KiB, and the size of its pages where it has one of its own."""
+    cells = root.findall("./cpu/numa/cell")
+    if not cells:
+        memory = root.find("memory")
+        yield 0, 0 if memory is None else _kib(memory.text, memory.get("unit")), None
+    for number, cell in enumerate(cells):
+        yield int(cell.get("id", number)), _kib(cell.get("memory"), cell.get("unit")), None
+    for dimm in root.iterfind("./devices/memory[@model='dimm']"):
+        size, page = dimm.find("./target/size"), dimm.find("./source/pagesize")
+        if size is not None:
+            own = None if page is None else _kib(page.text, page.get("unit"))
+            yield int(dimm.findtext("./target/node", "0")), _kib(size.text, size.get("unit")), own
+
+
+def _size(pages: list[ET.Element], cell: int) -> int | None:
+    """The size of the pages of a NUMA node of the guest's; ``None``: ordinary ones."""
     if not pages:
-        yield 0
-    for page in pages:
-        yield round(int(page.get("size", "0")) * _KIB.get(page.get("unit", ""), 1))
+        return 0
+    for page in sorted(pages, key=lambda page: not page.get("nodeset")):  # what is said of one node goes before
+        if not page.get("nodeset") or cell in numbers(page.get("nodeset", "")):
+            return _kib(page.get("size"), page.get("unit"))
+    return None
+
+
+def _bound(root: ET.Element, cell: int) -> frozenset[int]:
+    tuned = root.find(f"./numatune/memnode[@cellid='{cell}']")
+    if tuned is None:
+        tuned = root.find("./numatune/memory")
+    if tuned is None or tuned.get("mode", "strict") not in _BOUND:
+        return frozenset()
+    return frozenset(numbers(tuned.get("nodeset", "")))
+
+
+def _kib(number: str | None, unit: str | None) -> int:
+    return round(int(number or "0") * _KIB.get(unit or "", 1))

@@ -86,7 +86,7 @@ def offered(node: str, connection: libvirt.virConnect, wanted: Needs) -> Offer:
     return replace(
         offer,
         networks=frozenset(networks),
-        hugepages_kib=_free_pages(connection, wanted, cells),
+        free_pages=_free_pages(connection, wanted, cells),
         numa_nodes=frozenset(int(cell.get("id", "0")) for cell in cells),
         cpus=frozenset(int(cpu.get("id", "0")) for cell in cells for cpu in cell.iterfind("./cpus/cpu")),
         unknown=tuple(unknown),
@@ -125,16 +125,13 @@ def _cells(connection: libvirt.virConnect) -> list[ET.Element]:
     return ET.fromstring(connection.getCapabilities()).findall("./host/topology/cells/cell")  # noqa: S314 -- as above
 
 
-def _free_pages(connection: libvirt.virConnect, wanted: Needs, cells: list[ET.Element]) -> dict[int, int]:
-    """KiB that are free in pages of each size asked for; of the default size, which is not told, of all huge ones."""
-    if not wanted.hugepages_kib or not cells:
-        return {}
+def _free_pages(connection: libvirt.virConnect, wanted: Needs, cells: list[ET.Element]) -> dict[int, dict[int, int]]:
+    """KiB that are free on each NUMA node, in pages of each size asked for; for the default size, in all huge ones."""
     there = {int(p.get("size", "0")) for cell in cells for p in cell.iterfind("pages")}
-    small = min(there, default=4)
-    free: dict[int, int] = {}
-    for size in sorted(wanted.hugepages_kib):
-        sizes = [size] if size else sorted(there - {small})
-        known = [s for s in sizes if s in there]
-        found = connection.getFreePages(known, 0, len(cells)) if known else {}
-        free[size] = sum(pages * each for cell in found.values() for each, pages in cell.items())
-    return free
+    asked = {pages.size_kib for pages in wanted.pages}
+    sizes = sorted(there - {min(there)} if 0 in asked and there else there & asked)
+    if not sizes:
+        return {}
+    last = max(int(cell.get("id", "0")) for cell in cells)
+    found = connection.getFreePages(sizes, 0, last + 1)
+    return {size: {int(node): free.get(size, 0) * size for node, free in found.items()} for size in sizes}

@@ -18,11 +18,22 @@ _BALLOON_S: Final = 60.0
 _LOOK_S: Final = 0.2
 
 
+#: What a guest's QEMU takes beside the guest's memory: so much for itself, and for page tables 8 bytes for each 4 KiB.
+_QEMU_KIB: Final = 64 * 1024
+_TABLES: Final = 512
+
+
+def overhead_kib(domain: Domain) -> int:
+    """What a node needs for the guest beside the guest's own memory."""
+    return _QEMU_KIB + domain.memory_kib // _TABLES
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The guest's memory against what the target has free, in KiB."""
+    """The guest's memory, but for huge pages, against what the target has free for it, in KiB."""
 
     current_kib: int
+    #: Beside what its QEMU takes; below 0: not even that.
     free_kib: int
     #: What it keeps in any case.
     least_kib: int
@@ -48,16 +59,18 @@ def current(domain: Domain) -> int:
 def planned(survey: Survey) -> Fit:
     """The guest of ``survey`` on its target. In huge pages its memory is reserved as a whole: nothing is gained."""
     now = current(survey.domain)
+    if survey.needs.pages:
+        now = max(0, survey.domain.memory_kib - sum(pages.kib for pages in survey.needs.pages))
     floor = survey.options.minimum_memory_mib
     least = now // 2 if floor is None else floor * 1024
     return Fit(
         current_kib=now,
-        free_kib=survey.target.host.free_memory_kib,
+        free_kib=survey.target.host.free_memory_kib - overhead_kib(survey.domain),
         least_kib=min(now, least),
         # A guest that stands still does nothing, and one without a balloon cannot.
         may_shrink=survey.options.allow_runtime_changes
         and survey.needs.balloon
-        and not survey.needs.hugepages_kib
+        and not survey.needs.pages
         and survey.domain.state is DomainState.RUNNING,
     )
 

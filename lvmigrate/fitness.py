@@ -78,30 +78,29 @@ def _dotted(version: tuple[int, int, int]) -> str:
 
 
 def _memory(survey: Survey) -> Iterator[Finding]:
-    if survey.needs.hugepages_kib:
-        yield from _hugepages(survey)
-        return
+    yield from _hugepages(survey)
     plan = balloon.planned(survey)
     if plan.short:
         shrunk = f", and keeps {plan.least_kib // 1024} MiB in any case" if plan.may_shrink else ""
         more = "lower --minimum-memory" if plan.may_shrink else "let it give some back with --allow-runtime-changes"
+        beside = " beside its huge pages" if survey.needs.pages else ""
         yield Finding(
             code=Code.MEMORY_SHORT,
-            sentence=f"{survey.target.node} has {plan.free_kib // 1024} MiB of memory free,"
-            f" {survey.domain.name} has {plan.current_kib // 1024} MiB{shrunk}.",
+            sentence=f"{survey.target.node} has {survey.target.host.free_memory_kib // 1024} MiB of memory free,"
+            f" {survey.domain.name} has {plan.current_kib // 1024} MiB{beside}{shrunk}, and its QEMU takes"
+            f" {balloon.overhead_kib(survey.domain) // 1024} MiB.",
             hint=f"Free memory there, choose another target, or {more}.",
         )
 
 
 def _memory_tight(survey: Survey) -> Iterator[Finding]:
-    free, domain = survey.target.host.free_memory_kib, survey.domain
-    current = balloon.current(domain)
-    if not survey.needs.hugepages_kib and current <= free < domain.memory_kib:
+    domain, plan = survey.domain, balloon.planned(survey)
+    if not survey.needs.pages and plan.current_kib <= plan.free_kib < domain.memory_kib:
         yield Finding(
             code=Code.MEMORY_TIGHT,
-            sentence=f"{survey.target.node} has {free // 1024} MiB of memory free: enough for the"
-            f" {current // 1024} MiB that {domain.name} has, not for the {domain.memory_kib // 1024} MiB that it may"
-            " have.",
+            sentence=f"{survey.target.node} has {plan.free_kib // 1024} MiB of memory free beside what QEMU takes:"
+            f" enough for the {plan.current_kib // 1024} MiB that {domain.name} has, not for the"
+            f" {domain.memory_kib // 1024} MiB that it may have.",
             hint=f"Do not give it more while it is on {survey.target.node}.",
         )
 
@@ -112,21 +111,34 @@ def _memory_shrinks(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             code=Code.MEMORY_SHRINKS,
             sentence=f"{survey.domain.name} gives memory back before the move, from {plan.current_kib // 1024} to"
-            f" {plan.shrunk_kib // 1024} MiB, which is what {survey.target.node} has free.",
+            f" {plan.shrunk_kib // 1024} MiB, which is what {survey.target.node} has free beside what QEMU takes.",
             hint=f"It gets it back afterwards, as far as {survey.target.node} has room by then.",
         )
 
 
 def _hugepages(survey: Survey) -> Iterator[Finding]:
-    free, needed = sum(survey.offer.hugepages_kib.values()), survey.domain.memory_kib
-    if free < needed:
-        sizes = ", ".join(f"{size} KiB" if size else "the default size" for size in sorted(survey.needs.hugepages_kib))
-        yield Finding(
-            code=Code.HUGEPAGES_SHORT,
-            sentence=f"{survey.target.node} has {free // 1024} MiB free in huge pages of {sizes},"
-            f" {survey.domain.name} needs {needed // 1024} MiB.",
-            hint=f"`virsh allocpages` (or vm.nr_hugepages) on {survey.target.node} makes more.",
-        )
+    """Pages of each size, on each set of NUMA nodes that some of them are bound to, and on all together."""
+    offer, target = survey.offer, survey.target.node
+    for size in sorted({pages.size_kib for pages in survey.needs.pages}):
+        wanted = [pages for pages in survey.needs.pages if pages.size_kib == size]
+        # Of the default size, which is one of those there, no more can be free than of the one with the most.
+        sizes = offer.free_pages.values() if not size else [offer.free_pages.get(size, {})]
+        for nodes in sorted({pages.nodes for pages in wanted} | {frozenset()}, key=sorted):
+            if nodes and offer.numa_nodes and not nodes & offer.numa_nodes:
+                continue  # `_topology` names them
+            here = [pages.kib for pages in wanted if not nodes or (pages.nodes and pages.nodes <= nodes)]
+            free = max((sum(k for node, k in by.items() if not nodes or node in nodes) for by in sizes), default=0)
+            if free < sum(here):
+                where = f" on NUMA node {', '.join(map(str, sorted(nodes)))}" if nodes else ""
+                yield Finding(
+                    code=Code.HUGEPAGES_SHORT,
+                    sentence=f"{target} has {free // 1024} MiB free in huge pages of"
+                    f" {f'{size} KiB' if size else 'the default size'}{where}, {survey.domain.name} needs"
+                    f" {sum(here) // 1024} MiB.",
+                    hint=f"`virsh allocpages` (or vm.nr_hugepages) on {target} makes more.",
+                )
+                if not nodes:
+                    break  # wherever they are
 
 
 def _topology(survey: Survey) -> Iterator[Finding]:

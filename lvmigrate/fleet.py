@@ -326,7 +326,7 @@ class _Choice:
             uuid=domain.uuid,
             name=domain.name,
             source=domain.node,
-            memory_kib=memory,
+            memory_kib=memory + balloon.overhead_kib(domain),
             resident_kib=memory,
             peers=tuple(good),
             last_resort=tuple(doubtful),

@@ -23,6 +23,17 @@ def tpm_state(uuid: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Memory of a guest's in huge pages of one size, in KiB."""
+
+    #: 0: the node's default size, which libvirt does not tell.
+    size_kib: int
+    kib: int
+    #: The NUMA nodes that it is to lie on; empty: on any.
+    nodes: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a running guest is made of, beside its disks."""
 
@@ -50,8 +61,8 @@ class Needs:
     firmware: frozenset[str] = frozenset()
     nvram: str | None = None
     nvram_template: str | None = None
-    #: Sizes of huge pages, in KiB; 0: the node's default one.
-    hugepages_kib: frozenset[int] = frozenset()
+    #: What of its memory is in huge pages.
+    pages: tuple[Pages, ...] = ()
     #: Whether it has a device by which it can give memory back.
     balloon: bool = True
     numa_nodes: frozenset[int] = frozenset()
@@ -94,8 +105,8 @@ class Offer:
     cpu_words: str = ""
     #: Those of the networks asked for that are there and active.
     networks: frozenset[str] = frozenset()
-    #: By size in KiB, for the sizes asked for: KiB that are free in such pages.
-    hugepages_kib: Mapping[int, int] = field(default_factory=dict)
+    #: By size in KiB, and by NUMA node: KiB that are free in huge pages; of sizes that are not there, nothing.
+    free_pages: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
     #: Its NUMA nodes and CPUs; empty: it does not tell.
     numa_nodes: frozenset[int] = frozenset()
     cpus: frozenset[int] = frozenset()

@@ -60,7 +60,7 @@ def guest_of(case: Case, world: World) -> Guest:
     )
     guest.keeps_definition = case.scenario.keeps_definition
     if case.scenario.cramped and case.variant.running:
-        world.hosts[TARGET].free_memory_kib = guest.memory_kib * 2 // 3
+        world.hosts[TARGET].free_memory_kib = guest.memory_kib * 2 // 3 + 64 * 1024 + guest.memory_kib // 512
     world.timeline.advance(1.0)
     if dead is Dead.OLD_DISK:
         guest.old_copy_on = TARGET

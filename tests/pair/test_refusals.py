@@ -252,11 +252,11 @@ def test_devices_of_the_hosts_own(pair: Pair, hypervisor: LibvirtHypervisor, tmp
     assert needs.tpm == "passthrough"
     assert needs.numa_nodes == {0, 1}
     assert needs.cpus == {0, 7}
-    assert needs.hugepages_kib == {0}
+    assert [(pages.size_kib, sorted(pages.nodes)) for pages in needs.pages] == [(0, [0, 1])]
     offer = hypervisor.offer("node2", needs)
     assert 0 in offer.numa_nodes
     assert 0 in offer.cpus
-    assert set(offer.hugepages_kib) == {0}
+    assert all(0 in by_node for by_node in offer.free_pages.values())
 
 
 def test_what_a_firewall_keeps_away(pair: Pair, cluster: Cluster) -> None:

@@ -27,7 +27,7 @@ FAULTS = [
 
 def cramped(world: World) -> Guest:
     guest = world.add_guest("web1", "node1")
-    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
+    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3 + 64 * 1024 + guest.memory_kib // 512
     world.timeline.advance(1.0)
     return guest
 

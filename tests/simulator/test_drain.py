@@ -226,7 +226,7 @@ def test_only_to_where_was_asked_for() -> None:
 def test_a_target_without_room_is_not_overfilled() -> None:
     with World(NODES) as world:
         guests = web(world, 4)
-        world.hosts["node2"].free_memory_kib = 1 << 20
+        world.hosts["node2"].free_memory_kib = (1 << 20) + 64 * 1024 + 2048  # for one, with its QEMU
         report = drain(world)
         assert {stayed.finding.code for stayed in report.stayed} == {Code.MEMORY_SHORT}
         assert sorted(moved.name for moved in report.moved) in (["web0", "web1", "web3"], ["web1", "web2", "web3"])
@@ -252,7 +252,7 @@ def test_a_move_that_somebody_has_left_is_finished_first() -> None:
 def test_what_a_move_that_was_left_needs_is_promised_to_nobody() -> None:
     with World(NODES) as world:
         guests = web(world, 3)
-        world.hosts["node2"].free_memory_kib = guests[0].memory_kib
+        world.hosts["node2"].free_memory_kib = guests[0].memory_kib + 64 * 1024 + 2048  # with its QEMU
         world.faults.add("c9.renew_token@node1#1", Kind.KILLED_BEFORE)
         move = MigrateInstance(world.controller("c9"), "web0")
         move.check_prereq()
@@ -363,6 +363,7 @@ def test_a_guest_that_somebody_alive_works_on_is_named_and_tried_again(held_s: f
 def test_a_guest_that_never_converges_stays_and_the_others_go() -> None:
     with World(NODES) as world:
         busy = world.add_guest("busy", "node1", peer="node2", copy_s=10_000.0, memory_kib=1 << 21)
+        world.hosts["node2"].free_memory_kib = 5 << 20
         guests = web(world, 3)
         report = drain(world, manner=Manner(options=lambda _domain: Options(copy_timeout_s=60.0)))
         assert [(stayed.name, stayed.finding.code) for stayed in report.stayed] == [("busy", Code.COPY_TIMEOUT)]

@@ -145,7 +145,7 @@ def test_d7_an_option_that_is_not_obeyed_is_not_accepted() -> None:
 def cramped(world: World) -> Guest:
     """A guest that fits on node2 only if it gives a third of its memory back."""
     guest = world.add_guest("web1", "node1")
-    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3
+    world.hosts["node2"].free_memory_kib = guest.memory_kib * 2 // 3 + 64 * 1024 + guest.memory_kib // 512
     world.timeline.advance(1.0)
     return guest
 

@@ -12,6 +12,7 @@ from lvmigrate.domain import DomainState, Host
 from lvmigrate.errors import Code, LeftBehind, MoveAborted, MoveFailed, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options, Plan
+from lvmigrate.premises import Pages
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.report import Report
 from tests.unit.fakes import NEEDS, OFFER, UUID, World, guest, refusing
@@ -21,8 +22,10 @@ ALLOWED = Options(allow_runtime_changes=True)
 
 
 def cramped(free_mib: int = 400, **changes: object) -> World:
-    """A guest of 512 MiB, and a target with less."""
-    host = Host(node="node2", free_memory_kib=free_mib * MIB, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0))
+    """A guest of 512 MiB, and a target with less, beside the 66 MiB for a QEMU."""
+    host = Host(
+        node="node2", free_memory_kib=(free_mib + 66) * MIB, libvirt_version=(11, 3, 0), qemu_version=(10, 0, 0)
+    )
     domain = guest("node1", memory_kib=1024 * MIB, current_kib=512 * MIB)
     return dataclasses.replace(World(hosts={"node2": host}, domains={"node1": domain}), **changes)  # type: ignore[arg-type]
 
@@ -93,8 +96,8 @@ def test_nothing_is_done_where_it_fits_or_nobody_allowed_it() -> None:
 def test_what_is_in_huge_pages_is_reserved_as_a_whole_and_gives_nothing_back() -> None:
     world = cramped(
         300,
-        needs=dataclasses.replace(NEEDS, hugepages_kib=frozenset({2048})),
-        offer=dataclasses.replace(OFFER, hugepages_kib={2048: 1024 * MIB}),
+        needs=dataclasses.replace(NEEDS, pages=(Pages(size_kib=2048, kib=1024 * MIB),)),
+        offer=dataclasses.replace(OFFER, free_pages={2048: {0: 1024 * MIB}}),
     )
     assert planned(world).shrunk_kib is None
 

@@ -14,7 +14,7 @@ from lvmigrate.domain import DomainDisk, Host
 from lvmigrate.errors import Code, Finding, Refused
 from lvmigrate.migrate import MigrateInstance
 from lvmigrate.plan import Options
-from lvmigrate.premises import Match, Offer
+from lvmigrate.premises import Match, Offer, Pages
 from lvmigrate.survey import find, survey
 from tests.unit.fakes import NEEDS, OFFER, PREMISES, World, guest, unreachable
 
@@ -54,6 +54,16 @@ def memory(free_mib: int, *, current_mib: int = 512, most_mib: int = 1024) -> Wo
     return World(hosts={"node2": host}, domains={"node1": domain})
 
 
+def paged(free: dict[int, dict[int, int]], *pages: tuple[int, ...], free_mib: int = 2048) -> World:
+    """A guest of 1 GiB with (size in KiB, MiB, NUMA nodes...) in huge pages; on the target so many MiB are free."""
+    world = memory(free_mib, current_mib=1024)
+    wanted = tuple(Pages(size_kib=size, kib=mib * MIB, nodes=frozenset(nodes)) for size, mib, *nodes in pages)
+    world.needs = dataclasses.replace(NEEDS, pages=wanted)
+    there = {size: {node: mib * MIB for node, mib in by.items()} for size, by in free.items()}
+    world.offer = dataclasses.replace(OFFER, free_pages=there, numa_nodes=frozenset({0, 1}))
+    return world
+
+
 def refusals(world: World, options: Options | None = None) -> list[Finding]:
     with pytest.raises(Refused) as caught:
         MigrateInstance(world.context(), "web1", options=options).check_prereq()
@@ -80,8 +90,15 @@ LATE = ((11, 3, 0), (10, 0, 2))
         (versions(LATE, ((10, 9, 0), (10, 0, 2))), Code.VERSION_OLDER, "libvirt 10.9.0"),
         (versions(LATE, ((11, 3, 0), (9, 2, 0))), Code.VERSION_OLDER, "QEMU 9.2.0"),
         (memory(511), Code.MEMORY_SHORT, "511 MiB"),
-        (needing(hugepages_kib=frozenset({2048})), Code.HUGEPAGES_SHORT, "2048 KiB"),
-        (needing(hugepages_kib=frozenset({0})), Code.HUGEPAGES_SHORT, "the default size"),
+        (memory(512 + 65, current_mib=512), Code.MEMORY_SHORT, "its QEMU takes 66 MiB"),
+        (paged({2048: {0: 1023}}, (2048, 1024)), Code.HUGEPAGES_SHORT, "1023 MiB free in huge pages of 2048 KiB, web1"),
+        (paged({1048576: {0: 4096}}, (2048, 1024)), Code.HUGEPAGES_SHORT, "0 MiB free in huge pages of 2048 KiB"),
+        (paged({2048: {0: 512}, 1048576: {0: 1000}}, (0, 1024)), Code.HUGEPAGES_SHORT, "1000 MiB free"),
+        (paged({2048: {0: 4096, 1: 511}}, (2048, 512, 1)), Code.HUGEPAGES_SHORT, "NUMA node 1, web1 needs 512 MiB"),
+        (paged({2048: {0: 700, 1: 400}}, (2048, 512, 0, 1), (2048, 300, 0), (2048, 300)), Code.HUGEPAGES_SHORT, "1112"),
+        (paged({2048: {0: 700, 1: 300}}, (2048, 512, 0, 1), (2048, 512, 0, 1)), Code.HUGEPAGES_SHORT, "1024 MiB"),
+        (paged({2048: {0: 1024}}, (2048, 1024), free_mib=65), Code.MEMORY_SHORT, "0 MiB beside its huge pages"),
+        (paged({2048: {0: 1024}}, (2048, 512), free_mib=512 + 65), Code.MEMORY_SHORT, "512 MiB beside its huge pages"),
         (needing(numa_nodes=frozenset({0, 1})), Code.TOPOLOGY_MISSING, "NUMA node 1"),
         (needing(cpus=frozenset({1, 7, 8})), Code.TOPOLOGY_MISSING, "CPU 7, 8"),
         (needing(networks=frozenset({"lan"})), Code.NETWORK_MISSING, "network lan"),
@@ -115,17 +132,17 @@ def test_a_reason_not_to_start(world: World, code: Code, said: str) -> None:
     assert finding.hint
 
 
-HUGE: dict[str, Any] = {"hugepages_kib": frozenset({2048})}
-
-
 @pytest.mark.parametrize(
     "world",
     [
         World(),
         versions(LATE, ((12, 0, 0), (11, 0, 0))),
         versions(LATE, ((0, 0, 0), (0, 0, 0))),
-        memory(1024),
-        World(needs=dataclasses.replace(NEEDS, **HUGE), offer=dataclasses.replace(OFFER, hugepages_kib={2048: 1024})),
+        memory(1024 + 66),
+        paged({2048: {0: 1024}}, (2048, 1024), free_mib=66),
+        paged({2048: {0: 512}, 1048576: {0: 1024}}, (0, 1024)),
+        paged({2048: {0: 700, 1: 324}}, (2048, 512, 0, 1), (2048, 512, 0)),
+        paged({2048: {0: 512}}, (2048, 512), free_mib=512 + 66),
         needing(numa_nodes=frozenset({0}), cpus=frozenset({0, 1})),
         World(needs=dataclasses.replace(NEEDS, numa_nodes=frozenset({3})), offer=Offer(node="node2")),
         World(
@@ -167,8 +184,8 @@ def test_a_guest_that_fits(world: World) -> None:
             Code.CPU_LACKS,
         ),
         (versions(LATE, ((11, 3, 0), (10, 0, 1))), Code.VERSION_OLDER),
-        (memory(1023), Code.MEMORY_TIGHT),
-        (memory(512), Code.MEMORY_TIGHT),
+        (memory(1023 + 66), Code.MEMORY_TIGHT),
+        (memory(512 + 66), Code.MEMORY_TIGHT),
         (having(dataclasses.replace(CDROM, optional=True)), Code.MEDIA_MISSING),
         (on("node2", after_drbd={"libvirtd.service": False}), Code.AUTOSTART_ORDER),
         (on("node2", after_drbd={}), Code.NOT_CHECKED),
@@ -296,6 +313,7 @@ def test_what_a_guest_shrinks_to(current: int, free: int, least: int | None, *, 
     seen = survey(context.hypervisor, context.storage, domain, context.nodes["node2"], options)
     fit = balloon.planned(seen)
     floor = min(current, least if least is not None else current / 2)
+    free -= 64 + 4096 // 512  # for QEMU itself, and for page tables
     assert fit.short == (free < (floor if allowed else current))
     if fit.shrunk_kib is None:
         assert fit.short or free >= current

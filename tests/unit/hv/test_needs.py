@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hv.needs import needs, numbers
+from lvmigrate.premises import Pages
 
 XML = """
-<domain type='kvm'><name>x</name>
+<domain type='kvm'><name>x</name><memory unit='GiB'>8</memory>
   <memoryBacking><hugepages><page size='2' unit='MiB' nodeset='0'/><page size='1' unit='G'/></hugepages></memoryBacking>
   <vcpu cpuset='0-3,^2'>2</vcpu>
   <cputune><vcpupin vcpu='0' cpuset='1'/><emulatorpin cpuset='6'/></cputune>
@@ -49,7 +50,7 @@ def test_everything_that_a_guest_may_need() -> None:
     assert found.programs == {"swtpm"}
     assert found.firmware == {"/f/code.fd"}
     assert (found.nvram, found.nvram_template) == ("/n/x.fd", "/f/vars.fd")
-    assert found.hugepages_kib == {2 << 10, 1 << 20}
+    assert found.pages == (Pages(size_kib=2 << 10, kib=8 << 20, nodes=frozenset({3})),)
     assert found.numa_nodes == {0, 1, 3}
     assert found.cpus == {0, 1, 3, 6}
     assert found.block_jobs == ("vda",)
@@ -59,7 +60,8 @@ def test_a_guest_that_needs_little() -> None:
     found = needs("<domain type='qemu'><os><type arch='i686' machine='pc'>hvm</type></os><devices/></domain>")
     assert found.interfaces | found.networks | found.firmware | found.programs == frozenset()
     assert (found.tpm, found.nvram, found.cpu, found.cpu_checked) == (None, None, "", False)
-    assert found.hugepages_kib | found.numa_nodes | found.cpus == frozenset()
+    assert found.pages == ()
+    assert found.numa_nodes | found.cpus == frozenset()
     assert found.passthrough + found.mediated + found.block_jobs == ()
 
 
@@ -76,8 +78,46 @@ def test_whether_libvirt_insists_on_the_cpu(cpu: str, *, checked: bool) -> None:
 
 
 def test_huge_pages_of_the_default_size() -> None:
-    text = "<domain><memoryBacking><hugepages/></memoryBacking></domain>"
-    assert needs(text).hugepages_kib == {0}
+    text = "<domain><memory unit='KiB'>4096</memory><memoryBacking><hugepages/></memoryBacking></domain>"
+    assert needs(text).pages == (Pages(size_kib=0, kib=4096),)
+
+
+CELLS = """<domain><memory unit='KiB'>11534336</memory>
+  <memoryBacking><hugepages>{pages}</hugepages></memoryBacking>{tuned}
+  <cpu><numa><cell id='0' cpus='0' memory='4194304' unit='KiB'/><cell id='1' cpus='1' memory='4' unit='GiB'/>
+    <cell id='2' cpus='2' memory='2097152'/></numa></cpu>
+  <devices><memory model='dimm'><target><size unit='MiB'>512</size><node>1</node></target></memory>
+    <memory model='dimm'><source><pagesize unit='KiB'>4</pagesize></source>
+      <target><size unit='KiB'>524288</size><node>2</node></target></memory></devices></domain>"""
+BIG, GIGANTIC, GIB = 2 << 10, 1 << 20, 1 << 20
+ON_ONE = "<numatune><memory mode='{}' nodeset='1'/></numatune>"
+APART = "<memory mode='strict' nodeset='0-1'/><memnode cellid='1' mode='strict' nodeset='2'/>"
+
+
+@pytest.mark.parametrize(
+    ("pages", "tuned", "found"),
+    [
+        # Said of two NUMA nodes of the guest's, and of the rest nothing: that has ordinary pages.
+        (
+            "<page size='2048' nodeset='0'/><page size='1' unit='GiB' nodeset='1'/>",
+            "",
+            {(BIG, ()): 4.0, (GIGANTIC, ()): 4.5, (4, ()): 0.5},
+        ),
+        # Of one, and of all others.
+        ("<page size='2048'/><page size='1' unit='GiB' nodeset='1-2'/>", "", {(BIG, ()): 4.0, (GIGANTIC, ()): 6.5}),
+        # All alike, where the node says.
+        ("<page size='2048'/>", ON_ONE.format("strict"), {(BIG, (1,)): 10.5}),
+        ("<page size='2048'/>", ON_ONE.format("preferred"), {(BIG, ()): 10.5}),
+        ("<page size='2048'/>", f"<numatune>{APART}</numatune>", {(BIG, (0, 1)): 6.0, (BIG, (2,)): 4.5}),
+        ("", ON_ONE.format("interleave"), {(0, (1,)): 10.5}),
+    ],
+)
+def test_huge_pages_by_their_size_and_by_the_nodes_that_they_are_bound_to(
+    pages: str, tuned: str, found: dict[tuple[int, tuple[int, ...]], float]
+) -> None:
+    read = needs(CELLS.format(pages=pages, tuned=tuned)).pages
+    seen = {(one.size_kib, tuple(sorted(one.nodes))): one.kib / GIB for one in read if one.size_kib != 4}
+    assert seen == {key: gib for key, gib in found.items() if key[0] != 4}
 
 
 @pytest.mark.parametrize(
