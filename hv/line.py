@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 import libvirt
 import structlog
@@ -21,6 +21,9 @@ _log = structlog.get_logger()
 #: cannot be told to end it, and some never end: those whose node lost its power meanwhile.
 _PATIENCE_S: Final = 60.0
 _MOST_PATIENCE_S: Final = 3600.0
+
+#: How long the event loop rests after an error: what has caused it may be there still.
+_LOOP_PAUSE_S: Final = 0.1
 
 _loop_lock = threading.Lock()
 _loop_running = threading.Event()
@@ -165,6 +168,16 @@ def _deregister(connection: libvirt.virConnect, callbacks: tuple[int, ...]) -> N
             _log.debug("libvirt_deregister_failed", error=words(error))
 
 
+def _run_events() -> NoReturn:
+    """Never end: without it no event is told, no keepalive sent, and no silent peer found out on any connection."""
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError as error:
+            _log.error("libvirt_event_loop_failed", error=words(error))
+            time.sleep(_LOOP_PAUSE_S)
+
+
 def _start_event_loop() -> None:
     """Start libvirt's default event loop, once per process; it must be registered before the first connection."""
     with _loop_lock:
@@ -173,9 +186,5 @@ def _start_event_loop() -> None:
         libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else libvirt writes to stderr itself
         libvirt.virEventRegisterDefaultImpl()
 
-        def run() -> None:
-            while True:
-                libvirt.virEventRunDefaultImpl()
-
-        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         _loop_running.set()

@@ -314,3 +314,21 @@ def held_by(held: ExitStack, connections: Connections) -> libvirt.virConnect:
     held.callback(thread.join)
     held.callback(end.set)
     return made.get(timeout=60)
+
+
+def test_the_event_loop_outlives_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keepalive lives in it: without it a link that is dead would never be found out."""
+    rounds = 0
+
+    def once() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds < 3:
+            raise libvirt.libvirtError("cannot poll on file handles: Too many open files")
+        raise SystemExit
+
+    monkeypatch.setattr(libvirt, "virEventRunDefaultImpl", once)
+    monkeypatch.setattr(line, "_LOOP_PAUSE_S", 0.0)
+    with pytest.raises(SystemExit):
+        line._run_events()
+    assert rounds == 3
