@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import libvirt
 import structlog
 
 from hv.border import meaning, words
+from hv.bounded import within
 from hv.job import Job, Lent
 from lvmigrate.errors import Code, LvmigrateError
 from lvmigrate.progress import MemoryProgress
@@ -18,8 +20,18 @@ from lvmigrate.protocols import CopyEnd
 
 _log = structlog.get_logger()
 
+#: How long what was prepared may take to be undone.
+_UNDO_S: Final = 2.0
 #: How often a wait looks whether it is to end.
 _CANCEL_S: Final = 0.05
+
+
+def nothing() -> None:
+    """What there is to be undone where nothing was prepared."""
+
+
+class _Stopped(Exception):
+    """Somebody wanted the copy to end before it began."""
 
 
 class LibvirtCopy:
@@ -35,8 +47,9 @@ class LibvirtCopy:
         lent: Lent,
         call: Callable[[libvirt.virDomain], Any],
         *,
-        prepare: Callable[[libvirt.virDomain], Any] = lambda _: None,
+        prepare: Callable[[libvirt.virDomain], Callable[[], None]] = lambda _: nothing,
     ) -> None:
+        """``prepare`` is called before ``call``, and what it returns after one that failed."""
         self._node = node
         self._lent = lent
         self._job = Job(node, lent)
@@ -92,19 +105,17 @@ class LibvirtCopy:
         """Take the final statistics, which libvirt sends as an event when the job has completed."""
         self._job.completed(statistics)
 
-    def _run(self, prepare: Callable[[libvirt.virDomain], Any], call: Callable[[libvirt.virDomain], Any]) -> None:
+    def _run(
+        self, prepare: Callable[[libvirt.virDomain], Callable[[], None]], call: Callable[[libvirt.virDomain], Any]
+    ) -> None:
         try:
-            with self._lent() as domain:
-                prepare(domain)
-                # A QEMU that did not answer for minutes must not begin to move when nobody waits for it any more.
-                with self._gate:
-                    stopped = self._stopped
-                if stopped:
-                    self._end = CopyEnd(ok=False, detail="stopped before it began")
-                    return
+            with self._lent() as domain, self._put_back(prepare(domain)):
+                self._go_on()
                 _log.debug("copy_call_began", node=self._node)
                 call(domain)
             self._end = CopyEnd(ok=True)
+        except _Stopped:
+            self._end = CopyEnd(ok=False, detail="stopped before it began")
         except libvirt.libvirtError as error:
             code, hint = meaning(error, self._node)
             if code is Code.HYPERVISOR_FAILED:
@@ -123,3 +134,21 @@ class LibvirtCopy:
             _log.debug("copy_call_ended", node=self._node, end=self._end)
             self._ended.set()
             self._news.set()
+
+    def _go_on(self) -> None:
+        """A QEMU that did not answer for minutes must not begin to move when nobody waits for it any more."""
+        with self._gate:
+            if self._stopped:
+                raise _Stopped
+
+    @contextmanager
+    def _put_back(self, undo: Callable[[], None]) -> Iterator[None]:
+        """Call it when the copy fails, and wait for it no longer than a healthy QEMU takes."""
+        try:
+            yield
+        except Exception:
+            try:
+                within(_UNDO_S, undo, self._node, "Setting the downtime limit as it was")
+            except (LvmigrateError, libvirt.libvirtError) as error:
+                _log.info("downtime_limit_not_put_back", node=self._node, error=str(error))
+            raise

@@ -17,7 +17,8 @@ from hv import flags, xml
 from hv.adopted import AdoptedCopy
 from hv.bounded import bounded
 from hv.connections import Connections
-from hv.copy import LibvirtCopy
+from hv.copy import LibvirtCopy, nothing
+from hv.downtime import limited
 from hv.job import Job
 from hv.keeping import keeping
 from hv.observed import job_of, observed, one_of_many
@@ -185,9 +186,8 @@ class LibvirtHypervisor:
         peer = self._nodes[target]
         log = _log.bind(node=domain.node, target=target, uuid=domain.uuid)
 
-        def prepare(handle: libvirt.virDomain) -> None:
-            if limit_ms is not None:
-                handle.migrateSetMaxDowntime(limit_ms)
+        def prepare(handle: libvirt.virDomain) -> Callable[[], None]:
+            return nothing if limit_ms is None else limited(handle, limit_ms)
 
         def call(handle: libvirt.virDomain) -> None:
             with self._ports.taken(peer) as port, self._connections.listening(lambda *_: None, completed, pass_began):

@@ -51,6 +51,17 @@ def test_a_guest_arrives_paused_and_is_resumed(bench: Bench) -> None:
     assert bench.look(bench.pair.one) is None
 
 
+def test_a_copy_that_fails_leaves_the_downtime_limit_as_it_was(bench: Bench) -> None:
+    bench.pair.one.virsh("migrate-setmaxdowntime", bench.guest.name, "777")
+    copy = bench.start(dataclasses.replace(STRICT, downtime_limit_s=0.123))
+    copy.limit_downtime(0.2)  # as a policy would, in the middle: libvirt itself puts that back to what it was before
+    assert bench.pair.one.virsh("migrate-getmaxdowntime", bench.guest.name).strip() == "200"
+    copy.abort()
+    assert not ended(copy).ok
+    assert bench.pair.one.virsh("migrate-getmaxdowntime", bench.guest.name).strip() == "777"
+    bench.pair.whole(bench.guest, on=bench.pair.one)
+
+
 def test_the_fast_switch_starts_the_guest_on_the_target(bench: Bench) -> None:
     copy = bench.start(FAST)
     bench.hurry()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,8 +13,10 @@ import libvirt
 import pytest
 from structlog.testing import capture_logs
 
+from hv import copy as copy_module
 from hv import job
-from hv.copy import LibvirtCopy
+from hv.copy import LibvirtCopy, nothing
+from hv.downtime import limited
 from hv.job import Lent
 from hv.ports import Ports
 from lvmigrate.errors import Code
@@ -169,23 +171,100 @@ def test_a_wait_that_is_woken_ends_and_so_does_one_that_is_woken_before_it_begin
 def test_what_was_stopped_before_it_began_never_begins(domain: Domain) -> None:
     """A QEMU that hangs while the copy is prepared may answer long after everybody has gone."""
     prepared, begun = threading.Event(), threading.Event()
-    under_way = LibvirtCopy("node1", lent(domain), lambda _: begun.set(), prepare=lambda _: prepared.wait())
+    undone = threading.Event()
+
+    def prepare(_: Domain) -> Callable[[], None]:
+        prepared.wait()
+        return undone.set
+
+    under_way = LibvirtCopy("node1", lent(domain), lambda _: begun.set(), prepare=prepare)
     under_way.abort()
     prepared.set()
     assert under_way.wait(30) == CopyEnd(ok=False, detail="stopped before it began")
     assert not begun.is_set()
+    assert undone.is_set()
 
 
 def test_when_the_call_was_made_and_had_returned_is_logged(domain: Domain) -> None:
     """And not when what comes before it began: the benchmarks leave the call out of what they measure."""
     order: list[str] = []
+
+    def prepare(_: Domain) -> Callable[[], None]:
+        order.append(str(len(logs)))
+        return nothing
+
     with capture_logs() as logs:
         copy = LibvirtCopy(
             "node1",
             lent(domain),
             lambda _: order.append("call"),
-            prepare=lambda _: order.append(str(len(logs))),
+            prepare=prepare,
         )
         eventually(lambda: copy.wait(0.1) is not None)
     assert order == ["0", "call"]
     assert [line["event"] for line in logs] == ["copy_call_began", "copy_call_ended"]
+
+
+def test_what_was_prepared_is_undone_after_a_copy_that_failed_and_no_other(domain: Domain) -> None:
+    for fails in (True, False):
+        undone: list[int] = []
+
+        def call(_: Domain, *, fails: bool = fails) -> None:
+            if fails:
+                raise libvirt.libvirtError("operation aborted")
+
+        def prepare(_: Domain, undone: list[int] = undone) -> Callable[[], None]:
+            return lambda: undone.append(1)
+
+        end = LibvirtCopy("node1", lent(domain), call, prepare=prepare).wait(30)
+        assert end is not None
+        assert (end.ok, undone) == ((False, [1]) if fails else (True, []))
+
+
+def test_an_end_does_not_wait_for_what_cannot_be_undone(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy_module, "_UNDO_S", 0.05)
+    hung = threading.Event()
+
+    def refused() -> None:
+        raise libvirt.libvirtError("domain is not running")
+
+    for undo in (hung.wait, refused):
+
+        def fail(_: Domain) -> None:
+            raise libvirt.libvirtError("operation aborted")
+
+        end = LibvirtCopy("node1", lent(domain), fail, prepare=lambda _, undo=undo: undo).wait(30)  # type: ignore[misc]
+        assert end is not None
+        assert "operation aborted" in end.detail
+    hung.set()
+
+
+class Limited:
+    """A guest's downtime limit; ``told``: whether libvirt says what it is."""
+
+    def __init__(self, *, told: bool) -> None:
+        self.told = told
+        self.limit = 777
+        self.set: list[int] = []
+
+    def migrateGetMaxDowntime(self) -> int:  # noqa: N802 -- libvirt's name
+        if not self.told:
+            error = libvirt.libvirtError("this function is not supported by the connection driver")
+            error.err = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_FROM_QEMU, "", 2, "", "", "", -1, -1)
+            raise error
+        return self.limit
+
+    def migrateSetMaxDowntime(self, milliseconds: int) -> None:  # noqa: N802 -- libvirt's name
+        self.set.append(milliseconds)
+        self.limit = milliseconds
+
+
+@pytest.mark.parametrize(
+    ("told", "limit_ms", "calls"), [(True, 300, [300, 777]), (True, 777, [777]), (False, 300, [300])]
+)
+def test_a_downtime_limit_is_put_back(*, told: bool, limit_ms: int, calls: list[int]) -> None:
+    domain = Limited(told=told)
+    put_back = limited(domain, limit_ms)
+    assert domain.limit == limit_ms
+    put_back()
+    assert domain.set == calls
