@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NoReturn
 
 import libvirt
@@ -168,11 +169,11 @@ def _deregister(connection: libvirt.virConnect, callbacks: tuple[int, ...]) -> N
             _log.debug("libvirt_deregister_failed", error=words(error))
 
 
-def _run_events() -> NoReturn:
+def _run_events(once: Callable[[], object]) -> NoReturn:
     """Never end: without it no event is told, no keepalive sent, and no silent peer found out on any connection."""
     while True:
         try:
-            libvirt.virEventRunDefaultImpl()
+            once()
         except libvirt.libvirtError as error:
             _log.error("libvirt_event_loop_failed", error=words(error))
             time.sleep(_LOOP_PAUSE_S)
@@ -186,5 +187,6 @@ def _start_event_loop() -> None:
         libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else libvirt writes to stderr itself
         libvirt.virEventRegisterDefaultImpl()
 
-        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+        loop = partial(_run_events, libvirt.virEventRunDefaultImpl)
+        threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
         _loop_running.set()
