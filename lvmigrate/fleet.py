@@ -308,8 +308,10 @@ class _Choice:
         against: dict[str, Finding] = {}
         # A node without one of its disks is none; where it needs none of a node, each may be.
         for name in self._having.get(min(paths), ()) if paths else self._open:
+            if name == domain.node:
+                continue
             look = self._look(name, self._views[name].places, paths)
-            if name == domain.node or lacks(look, source, domain):
+            if lacks(look, source, domain):
                 continue
             if words := against_policy(self._nodes[name].policy, domain, sizes, options):
                 against[name] = _finding(Code.IPOLICY, f"{name} {words[0]}")
