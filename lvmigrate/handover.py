@@ -138,6 +138,8 @@ class Handover:
                 raise Refused(self.plan.instance, [checks.taken(held)])
         self.lease.keep()
         self.stack.callback(self.lease.end)
+        for node in self.nodes:
+            self.stack.enter_context(self.context.storage.inhibit(node, self.lease.token))
 
     def sync(self) -> None:
         """Wait until the disks are in step; then the guest must still be as it was."""

@@ -277,8 +277,13 @@ class Move:
         self.disks.remember(self.context.clock.now())
 
     def guard(self) -> None:
-        """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more."""
+        """Arm a guard on both nodes, which closes what is about to be opened if nobody else does any more.
+
+        A guard holds its node's shutdown back, too; where there is none, that is done from here.
+        """
         if not (self.options.guard and self.plan.resources):
+            for node in self.nodes:
+                self.stack.enter_context(self.context.storage.inhibit(node, self.lease.token))
             return
         self._stop_if_asked()
         for node in self.nodes:

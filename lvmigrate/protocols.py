@@ -360,6 +360,12 @@ class Storage(Protocol):
     def traces(self, node: str) -> Traces:
         """Every token and every guard that is on ``node`` now."""
 
+    def inhibit(self, node: str, token: Token) -> AbstractContextManager[None]:
+        """In the context, the node's own shutdown and sleep are held back, where they can be. Never raises.
+
+        Nothing depends on it: it ends with the controller, and where the guest has a guard that one does the same.
+        """
+
     def certificates(self, node: str) -> Certificates:
         """What QEMU on ``node`` encrypts migrations with."""
 

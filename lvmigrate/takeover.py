@@ -148,6 +148,7 @@ class Takeover:
             raise Refused(self.plan.instance, [checks.taken(held)])
         self.lease.keep()
         self.stack.callback(self.lease.end)
+        self.stack.enter_context(self.context.storage.inhibit(self.plan.target, self.lease.token))
 
     def fence(self) -> None:
         """Have the node switched off, where the configuration says how; else the operator has said that it is off."""

@@ -10,10 +10,13 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
+import structlog
+
 from lvmigrate.certificates import Certificates
-from lvmigrate.errors import Code, CommandFailed
+from lvmigrate.errors import Code, CommandFailed, LvmigrateError
 from lvmigrate.node import Node
 from lvmigrate.premises import Premises, Wanted
 from lvmigrate.replication import ConnectionOptions
@@ -21,6 +24,8 @@ from lvmigrate.token import Errand, Guarded, GuardSeen, Held, Token, Traces
 from lvmigrate.vitals import Vitals
 from storage import around
 from storage.remote import TAKEN, Remote, uuid
+
+_log = structlog.get_logger()
 
 #: What libvirt's qemu driver uses where its file does not say otherwise: seconds, and messages.
 _KEEPALIVE: Final[Mapping[str, int]] = {"keepalive_interval": 5, "keepalive_count": 5}
@@ -82,6 +87,19 @@ class Marks:
         Guaranteed afterwards: it does not run, and will do nothing more.
         """
         self._remote.act(node, f"Disarming the guard of {token.instance}", token, "disarm")
+
+    @contextmanager
+    def inhibit(self, node: str, token: Token) -> Iterator[None]:
+        """In the context, systemd holds a shutdown and a sleep of ``node`` back, where it can; nothing depends on it.
+
+        It lasts no longer than this process and its connection to the node.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._remote.stream(node, "hold_back", uuid(token.uuid)))
+            except LvmigrateError as error:
+                _log.info("shutdown_not_inhibited", node=node, error=str(error))
+            yield
 
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration.

@@ -233,6 +233,12 @@ forget_guard() {
     rm -f "$of.guard" "$of.guard.new" "$of.seen" "$of.seen.new" "$of.sh.new" "$of.sh" "$@"
 }
 
+# hold_back UUID: no shutdown and no sleep of this node until standard input ends, where systemd can do that.
+hold_back() {
+    [ -d "$root/run/systemd/system" ] && command -v systemd-inhibit >/dev/null || return 0
+    systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate --why="a guest is being moved ($1)" cat >/dev/null
+}
+
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
 keepalive() {
     [ -r "$root/etc/libvirt/qemu.conf" ] || return 0

@@ -440,6 +440,11 @@ class SimulatedStorage:
 
         return self._ask("evidence", node, look)
 
+    @contextmanager
+    def inhibit(self, node: str, token: Token) -> Iterator[None]:  # noqa: ARG002
+        """Nobody shuts a node down in an orderly way here."""
+        yield
+
     def keepalive_s(self, node: str) -> float:
         """Seconds until the libvirt daemon of ``node`` gives up a peer that does not answer during a migration."""
         return self._ask("keepalive_s", node, lambda: self._world.settings.keepalive_s)

@@ -95,6 +95,8 @@ class World:
     #: Why no guard can be armed.
     guard_trouble: str | None = None
     keepalive_s: float = 30.0
+    #: Nodes whose shutdown is held back.
+    inhibited: list[str] = field(default_factory=list)
     #: node -> what it says for a report of a defect.
     evidence: dict[str, dict[str, str]] = field(default_factory=lambda: {node: {} for node in NODES})
     vitals: dict[str, Vitals] = field(default_factory=lambda: dict(VITALS))
@@ -683,6 +685,12 @@ class FakeStorage:
     def evidence(self, node: str, instance: str) -> Mapping[str, str]:
         with self.world.call("evidence", node):
             return self.world.evidence[node]
+
+    @contextmanager
+    def inhibit(self, node: str, _token: Token) -> Iterator[None]:
+        self.world.inhibited.append(node)
+        yield
+        self.world.inhibited.remove(node)
 
     def keepalive_s(self, node: str) -> float:
         with self.world.call("keepalive_s", node):

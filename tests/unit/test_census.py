@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from lvmigrate import balloon
 from lvmigrate.census import Census, Guests
 from lvmigrate.domain import DomainState
 from lvmigrate.token import Errand, Held, Traces
 from tests.unit.fakes import UUID, guest
 
 NODES = ("node1", "node2", "node3")
+#: A guest of 1 MiB, and its QEMU.
+NEEDED_KIB = 1024 + balloon.overhead_kib(guest("node1"))
 RUNNING, PAUSED, OFF = DomainState.RUNNING, DomainState.PAUSED, DomainState.OFF
 
 
@@ -57,16 +60,16 @@ def seen(states: dict[str, DomainState], left_s: float | None) -> Guests:
 )
 def test_where_memory_is_still_to_come(states: dict[str, DomainState], left_s: float | None, there: list[str]) -> None:
     found = list(seen(states, left_s).arrivals())
-    assert [(left.target, left.memory_kib) for left in found] == [(node, 1024) for node in there]
+    assert [(left.target, left.memory_kib) for left in found] == [(node, NEEDED_KIB) for node in there]
 
 
 @pytest.mark.parametrize(
     ("states", "memory_kib"),
     [
-        ({"node1": RUNNING}, 1024),
-        ({"node1": RUNNING, "node2": PAUSED}, 1024),
+        ({"node1": RUNNING}, NEEDED_KIB),
+        ({"node1": RUNNING, "node2": PAUSED}, NEEDED_KIB),
         ({"node2": PAUSED}, 0),
-        ({"node1": OFF}, 1024),
+        ({"node1": OFF}, NEEDED_KIB),
     ],
 )
 def test_what_a_move_that_was_left_may_still_need(states: dict[str, DomainState], memory_kib: int) -> None:

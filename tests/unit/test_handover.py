@@ -407,3 +407,12 @@ def test_an_outcome_that_nobody_knows_is_held() -> None:
         fail_over(world)
     assert ("start", "node1") not in world.calls
     assert world.tokens
+
+
+def test_both_nodes_shutdown_is_held_back_meanwhile() -> None:
+    world = World()
+    seen: list[list[str]] = []
+    world.faults["shut_down", "node1"] = lambda: seen.append(sorted(world.inhibited))
+    checked(world).exec()
+    assert seen == [["node1", "node2"]]
+    assert world.inhibited == []

@@ -694,3 +694,14 @@ def test_a_change_that_breaks_nothing_disturbs_nobody() -> None:
     world = World(looks=4, on_look=lambda _left: world.told("r0/0 is 42 % done"))
     checked(world).exec()
     assert world.woken == 0
+
+
+@pytest.mark.parametrize(("options", "from_here"), [(Options(), []), (Options(guard=False), ["node1", "node2"])])
+def test_without_a_guard_both_nodes_shutdown_is_held_back_from_here(options: Options, from_here: list[str]) -> None:
+    """Where there are guards, they do it."""
+    world = World()
+    seen: list[list[str]] = []
+    world.faults["copy_memory", "node1"] = lambda: seen.append(sorted(world.inhibited))
+    checked(world, options=options).exec()
+    assert seen == [from_here]
+    assert world.inhibited == []

@@ -172,6 +172,7 @@ exec /bin/rm "$@"
 _INHIBIT = """#!/bin/sh
 [ ! -e {root}/no.logind ] || {{ echo 'no bus here' >&2; exit 1; }}
 echo "holds $*" >>{root}/inhibited
+case "$*" in *" cat") /bin/cat; echo released >>{root}/inhibited; exit ;; esac
 trap 'echo released >>{root}/inhibited; kill $!; exit' TERM
 /bin/sleep 300 & wait
 """
@@ -342,6 +343,24 @@ def test_a_disarmed_guard_holds_nothing_back(host: Host, storage: DrbdStorage, g
     assert eventually(lambda: "holds" in (host.root / "inhibited").read_text())
     storage.disarm_guard("node1", TOKEN)
     assert eventually(lambda: "released" in (host.root / "inhibited").read_text(), within_s=5)
+
+
+def test_a_move_without_a_guard_holds_a_shutdown_back_itself(host: Host, storage: DrbdStorage) -> None:
+    inhibited = host.root / "inhibited"
+    with storage.inhibit("node1", TOKEN):
+        assert eventually(lambda: "holds" in inhibited.read_text())
+        (holds,) = inhibited.read_text().splitlines()
+        assert holds.startswith("holds --what=shutdown:sleep --mode=block --who=lvmigrate ")
+        assert TOKEN.uuid in holds
+    assert eventually(lambda: "released" in inhibited.read_text())
+
+
+def test_a_move_goes_on_where_nothing_holds_a_shutdown_back(host: Host, storage: DrbdStorage) -> None:
+    host.put("no.logind", "")
+    with storage.inhibit("node1", TOKEN):
+        assert storage.take_token("node1", TOKEN) is None
+    with storage.inhibit("nowhere", TOKEN):
+        assert storage.take_token("node1", TOKEN) is None
 
 
 def test_a_node_that_cannot_hold_a_shutdown_back_is_guarded_all_the_same(
