@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lvmigrate import fleet
+from lvmigrate import balloon, fleet
 from lvmigrate.domain import DomainDisk
 from lvmigrate.errors import Code
 from lvmigrate.fleet import Fleet
@@ -58,7 +58,12 @@ def test_everybody_is_seen_as_it_is() -> None:
     landscape = Landscape.of(20, 200, seed=3)
     seen = looked(landscape)
     assert {each.uuid: each for each in seen.travellers} == {
-        uuid: replace(each, peers=tuple(sorted(each.peers))) for uuid, each in landscape.travellers.items()
+        uuid: replace(
+            each,
+            peers=tuple(sorted(each.peers)),
+            memory_kib=each.memory_kib + balloon.overhead_kib(seen.domains[uuid]),
+        )
+        for uuid, each in landscape.travellers.items()
     }
     assert {room.node: room.free_kib for room in seen.rooms} == {n: r.free_kib for n, r in landscape.rooms.items()}
     assert (seen.stays, seen.unfinished, seen.arrivals, seen.silent) == ((), (), (), {})
