@@ -78,14 +78,21 @@ def test_of_two_commands_at_once_one_moves_and_one_is_refused(
     it.whole_on(NODES[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_stopping_the_command_during_the_copy_aborts_it(
-    running: Callable[[Guest], Running], cluster_file: os.PathLike[str], number: signal.Signals
-) -> None:
-    # Dirties more than the one MiB a second that may be sent: the copy cannot end by itself.
-    it = running(dataclasses.replace(WEB1, dirty_mib=4, rate=400))
-    slow = ("--bandwidth", "1", "--downtime-limit", "0.001")
-    words = [str(LVMIGRATE), "migrate", WEB1.name, "--config", str(cluster_file), *slow]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnderWay:
+    """A command whose copy is under way, and what it has said until then."""
+
+    process: subprocess.Popen[str]
+    said: str
+
+    def end(self, within_s: float) -> str:
+        """All that it said, once it has ended."""
+        return self.said + self.process.communicate(timeout=within_s)[1]
+
+
+def under_way(it: Running, cluster_file: os.PathLike[str], *slow: str) -> UnderWay:
+    """`lvmigrate migrate` of the guest, away from the first node."""
+    words = [str(LVMIGRATE), "migrate", it.guest.name, "--config", str(cluster_file), *slow]
     command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert command.stderr is not None
     said = ""
@@ -95,15 +102,42 @@ def test_stopping_the_command_during_the_copy_aborts_it(
         said += line
     deadline = time.monotonic() + 120
     while "job: yes" not in it.lab.run(
-        NODES[0], f"virsh domjobinfo {WEB1.name} | grep -q 'Memory remaining' && echo job: yes; true"
+        NODES[0], f"virsh domjobinfo {it.guest.name} | grep -q 'Memory remaining' && echo job: yes; true"
     ):
         assert time.monotonic() < deadline
+    return UnderWay(process=command, said=said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_stopping_the_command_during_the_copy_aborts_it(
+    running: Callable[[Guest], Running], cluster_file: os.PathLike[str], number: signal.Signals
+) -> None:
+    # Dirties more than the one MiB a second that may be sent: the copy cannot end by itself.
+    it = running(dataclasses.replace(WEB1, dirty_mib=4, rate=400))
+    move = under_way(it, cluster_file, "--bandwidth", "1", "--downtime-limit", "0.001")
     if number is signal.SIGINT:
-        os.killpg(command.pid, number)  # a terminal sends it to the whole group, libvirt's ssh included
+        os.killpg(move.process.pid, number)  # a terminal sends it to the whole group, libvirt's ssh included
     else:
-        os.kill(command.pid, number)
-    rest = command.communicate(timeout=200)[1]
-    assert command.returncode == ExitCode.ABORTED, said + rest
-    assert "ABORTED" in rest
-    assert "Traceback" not in rest
+        os.kill(move.process.pid, number)
+    said = move.end(200)
+    assert move.process.returncode == ExitCode.ABORTED, said
+    assert "ABORTED" in said
+    assert "Traceback" not in said
     it.whole_on(NODES[0])
+
+
+def test_other_hands_that_adjust_the_resource_during_the_copy_change_nothing(
+    running: Callable[[Guest], Running], cluster_file: os.PathLike[str]
+) -> None:
+    """As LINSTOR does whenever anything of a resource changes: the configuration knows of no two primaries."""
+    it = running(dataclasses.replace(WEB1, dirty_mib=4, rate=400))
+    # It cannot end by itself before the other hands have been at it.
+    move = under_way(it, cluster_file, "--bandwidth", "1", "--downtime-limit", "0.001")
+    for node in NODES:
+        it.lab.run(node, f"drbdadm adjust {it.guest.name} || true")
+    it.lab.run(
+        NODES[0], f"virsh migrate-setspeed {it.guest.name} 1000; virsh migrate-setmaxdowntime {it.guest.name} 500"
+    )
+    said = move.end(300)
+    assert move.process.returncode == ExitCode.OK, said
+    it.whole_on(NODES[1])
