@@ -84,6 +84,10 @@ class FarHypervisor(Far):
     def copy_memory(self, *args: Any) -> FarCopy:
         return FarCopy(self._door, self._door.call(self._target, "copy_memory", *args))
 
+    def activity(self, *args: Any, cancel: threading.Event) -> Any:
+        """Nobody stops it there."""
+        return self._door.call(self._target, "activity", *args)
+
     def adopt(self, *args: Any) -> FarCopy:
         return FarCopy(self._door, self._door.call(self._target, "adopt", *args))
 

@@ -135,6 +135,8 @@ class Stage:
                 return self._keep(getattr(thing, method)(*args, **kwargs))
             case "watch":
                 return self._keep(_Watched(thing, args))
+            case "activity":
+                return thing.activity(*args, cancel=threading.Event())
             case "listen":
                 return self._keep(_Heard(thing, args))
         return getattr(thing, method)(*args, **kwargs)
