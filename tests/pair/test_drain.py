@@ -27,7 +27,7 @@ LIGHT = Load(mib=1, rate=20, record_ms=200)
 
 
 class Eye(Nobody):
-    """Counts who is under way."""
+    """Counts who takes a place: one that has arrived and is being looked at for the last time takes none."""
 
     def __init__(self) -> None:
         self.under_way: set[str] = set()
@@ -40,9 +40,11 @@ class Eye(Nobody):
 
     def progress(self, progress: StepProgress) -> None:
         self.heard.add(progress.instance)
+        if progress.step in ("close", "verify"):
+            self.under_way.discard(progress.instance)
 
     def moved(self, moved: Moved) -> None:
-        self.under_way.remove(moved.name)
+        self.under_way.discard(moved.name)
 
 
 def description(pair: Pair) -> Description:

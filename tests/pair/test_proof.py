@@ -127,5 +127,5 @@ def test_a_load_that_no_link_carries_is_told_before(pair: Pair, cluster: Cluster
     assert plan.forecast is not None
     assert (plan.forecast.seconds, plan.forecast.advised) == (None, "post-copy")
     unlimited = cluster.check(guest.name, target="node2", options=dataclasses.replace(options, bandwidth_mib_s=None))
-    assert [warning.code for warning in unlimited.warnings] == [Code.NO_FORECAST]
+    assert [warning.code for warning in unlimited.warnings] == [Code.UNGUARDED, Code.NO_FORECAST]
     pair.whole(guest, on=pair.one)
