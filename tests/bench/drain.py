@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -96,8 +97,8 @@ class Bench:
 
     def verify(self) -> None:
         """Every guest runs once, with whole memory and records, after all of it."""
-        for guest in self._guests:
-            self._pair.whole(guest, on=self._here, patience_s=_PATIENCE_S)
+        with ThreadPoolExecutor(max_workers=len(self._guests)) as pool:
+            list(pool.map(partial(self._pair.whole, on=self._here, patience_s=_PATIENCE_S), self._guests))
 
 
 def _guest(pair: Pair, number: int, mib: int) -> Guest:
@@ -123,6 +124,7 @@ def main() -> int:
         with Cluster(configuration, hypervisor, storage, SqliteJournal(journal)) as cluster:
             guests = [_guest(pair, number, asked.memory) for number in range(asked.guests)]
             bench = Bench(pair, cluster, guests)
+            bench.verify()  # by then each has written all of its memory, and not before
             drains: list[float] = []
             parallel: list[float] = []
             for number in range(asked.rounds):  # in turn, and each of them first as often
