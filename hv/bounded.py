@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import queue
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from hv.border import border
+from lvmigrate.aside import aside
 from lvmigrate.errors import NodeUnreachable
 
 
@@ -65,18 +64,7 @@ def bounded(
 
 def within(timeout_s: float, work: Callable[[], R], node: str, what: str) -> R:
     """The result of ``work``, or `NodeUnreachable` after ``timeout_s``; the thread that hangs in it ends by itself."""
-    ended: queue.SimpleQueue[Callable[[], R]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 -- raised again in the caller's thread
-            ended.put(functools.partial(_raise, error))
-        else:
-            ended.put(lambda: result)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name=f"libvirt-{node}", daemon=True).start()
+    ended = aside(work, f"libvirt-{node}")
     try:
         outcome = ended.get(timeout=timeout_s)
     except queue.Empty:
@@ -86,7 +74,3 @@ def within(timeout_s: float, work: Callable[[], R], node: str, what: str) -> R:
             hint=f"See on {node} whether libvirtd and the guest's QEMU still live (`virsh list`, `virsh domjobinfo`).",
         ) from None
     return outcome()
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error

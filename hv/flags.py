@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import libvirt
 
-from lvmigrate.domain import Domain, DomainState
+from lvmigrate.domain import Domain
 from lvmigrate.node import Node
 from lvmigrate.plan import Compression, Mode, Options, Switch
 
@@ -28,7 +28,7 @@ def flags(domain: Domain, options: Options) -> int:
     found: int = libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     if options.mode is not Mode.NON_LIVE:
         found |= libvirt.VIR_MIGRATE_LIVE
-    if may_post_copy(domain, options):
+    if options.may_post_copy_of(domain):
         # libvirt refuses it with VIR_MIGRATE_PAUSED: the target's libvirt starts the guest, whatever the switch.
         found |= libvirt.VIR_MIGRATE_POSTCOPY
     elif options.switch is not Switch.FAST:
@@ -45,11 +45,6 @@ def flags(domain: Domain, options: Options) -> int:
     return found
 
 
-def may_post_copy(domain: Domain, options: Options) -> bool:
-    """Whether this copy can be switched to post-copy: a guest that stands still has nothing to go on with."""
-    return options.may_post_copy and domain.state is DomainState.RUNNING
-
-
 def parameters(domain: Domain, options: Options, peer: Node, port: int | None) -> dict[str, Any]:
     """VIR_MIGRATE_PARAM_* of a copy of ``domain`` to ``peer``; ``port``: where its QEMU is to listen."""
     found: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: uri(peer, port)}
@@ -59,7 +54,7 @@ def parameters(domain: Domain, options: Options, peer: Node, port: int | None) -
         libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS: options.connections,
         libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION: peer.tls_name if options.tls else None,
     }
-    if may_post_copy(domain, options):
+    if options.may_post_copy_of(domain):
         chosen[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = options.postcopy_bandwidth_mib_s
     if options.throttles:
         chosen[libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL] = options.throttle_initial

@@ -5,6 +5,7 @@ from __future__ import annotations
 import libvirt
 
 from hv import xml
+from hv.version import version
 from lvmigrate.errors import Code, CommandFailed
 from lvmigrate.premises import KEEPS_TPM, tpm_state
 
@@ -17,8 +18,7 @@ def keeping(node: str, domain: libvirt.virDomain) -> int:
     nodes share it is the very state that the guest uses where it is now.
     """
     flags = int(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
-    major, minor, release = KEEPS_TPM
-    if domain.connect().getLibVersion() >= major * 1_000_000 + minor * 1000 + release:
+    if version(domain.connect().getLibVersion()) >= KEEPS_TPM:
         return flags | int(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
     if xml.loses_tpm(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
         raise CommandFailed(
@@ -27,6 +27,7 @@ def keeping(node: str, domain: libvirt.virDomain) -> int:
             status=libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
             code=Code.TPM,
             hint=f"See that the guest's own node does not use {tpm_state(domain.UUIDString())} too, or copy it away;"
-            f" then `virsh undefine --keep-nvram {domain.name()}` on {node}. libvirt {major}.{minor} keeps it.",
+            f" then `virsh undefine --keep-nvram {domain.name()}` on {node}."
+            f" libvirt {KEEPS_TPM[0]}.{KEEPS_TPM[1]} keeps it.",
         )
     return flags

@@ -24,11 +24,12 @@ from hv.keeping import keeping
 from hv.observed import job_of, observed, one_of_many
 from hv.offer import needed, offered
 from hv.ports import Ports
+from hv.version import version
 from lvmigrate.domain import Activity, Domain, Host
 from lvmigrate.errors import Code, CommandFailed, MoveAborted, NodeUnreachable
 from lvmigrate.node import Node
 from lvmigrate.plan import Options
-from lvmigrate.premises import RESUME_KILLS, Needs, Offer
+from lvmigrate.premises import RESUME_KILLS, Needs, Offer, dotted
 
 _log = structlog.get_logger()
 
@@ -94,8 +95,8 @@ class LibvirtHypervisor:
         return Host(
             node=node,
             free_memory_kib=sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached")),
-            libvirt_version=_version(connection.getLibVersion()),
-            qemu_version=_version(connection.getVersion()),
+            libvirt_version=version(connection.getLibVersion()),
+            qemu_version=version(connection.getVersion()),
             memory_kib=int(memory.get("total", 0)),
             cpus=cpus,
         )
@@ -170,16 +171,16 @@ class LibvirtHypervisor:
 
     @bounded("Asking for libvirt's version")
     def _can_resume(self, node: str) -> None:
-        version = _version(self._connections.to(node).getLibVersion())
+        there = version(self._connections.to(node).getLibVersion())
         first, mended = RESUME_KILLS
-        if first <= version < mended:
+        if first <= there < mended:
             raise CommandFailed(
                 node,
                 "Connecting the two ends of the post-copy",
                 status=libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
                 code=Code.OPTION_UNSUPPORTED,
-                detail=f"the daemon of libvirt {'.'.join(map(str, version))} dies of it",
-                hint=f"Update libvirt on {node} to {'.'.join(map(str, mended))} or later; guests run on.",
+                detail=f"the daemon of libvirt {dotted(there)} dies of it",
+                hint=f"Update libvirt on {node} to {dotted(mended)} or later; guests run on.",
             )
 
     def _copy(self, domain: Domain, target: str, options: Options, wanted: int, *, limit_ms: int | None) -> LibvirtCopy:
@@ -395,7 +396,3 @@ def _refusal(node: str, what: str) -> CommandFailed:
 def _dirty_rate(domain: libvirt.virDomain) -> dict[str, Any]:
     found = domain.connect().domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
     return dict(found[0][1]) if found else {}
-
-
-def _version(number: int) -> tuple[int, int, int]:
-    return number // 1_000_000, number // 1000 % 1000, number % 1000

@@ -28,6 +28,11 @@ def overhead_kib(domain: Domain) -> int:
     return _QEMU_KIB + domain.memory_kib // _TABLES
 
 
+def needed_kib(domain: Domain) -> int:
+    """All that a node needs for the guest as it is."""
+    return current(domain) + overhead_kib(domain)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """The guest's memory, but for huge pages, against what the target has free for it, in KiB."""

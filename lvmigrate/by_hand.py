@@ -65,11 +65,7 @@ def migrating(domain: Domain, options: Options, target: Node, *, resume: bool = 
 
 def _by_itself(domain: Domain, options: Options) -> bool:
     """Whether the target's libvirt starts it."""
-    return options.switch is Switch.FAST or _post_copy(domain, options)
-
-
-def _post_copy(domain: Domain, options: Options) -> bool:
-    return options.may_post_copy and domain.state is DomainState.RUNNING
+    return options.switch is Switch.FAST or options.may_post_copy_of(domain)
 
 
 def _flags(domain: Domain, options: Options) -> Iterator[str]:
@@ -77,7 +73,7 @@ def _flags(domain: Domain, options: Options) -> Iterator[str]:
         (True, "--p2p"),
         (True, "--abort-on-error"),
         (options.mode is not Mode.NON_LIVE, "--live"),
-        (_post_copy(domain, options), "--postcopy"),
+        (options.may_post_copy_of(domain), "--postcopy"),
         (not _by_itself(domain, options), "--suspend"),
         (domain.persistent, "--persistent"),
         (options.throttles, "--auto-converge"),
@@ -101,7 +97,7 @@ def _parameters(domain: Domain, options: Options, peer: Node) -> Iterator[str]:
         ("--listen-address", peer.listen_address),
         ("--parallel-connections", options.connections),
         ("--tls-destination", peer.tls_name if options.tls else None),
-        ("--postcopy-bandwidth", options.postcopy_bandwidth_mib_s if _post_copy(domain, options) else None),
+        ("--postcopy-bandwidth", options.postcopy_bandwidth_mib_s if options.may_post_copy_of(domain) else None),
         ("--auto-converge-initial", options.throttle_initial if options.throttles else None),
         ("--auto-converge-increment", options.throttle_increment if options.throttles else None),
         ("--comp-methods", None if options.compression is None else options.compression.value),

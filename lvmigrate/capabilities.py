@@ -14,6 +14,7 @@ from lvmigrate import convergence
 from lvmigrate.domain import Host
 from lvmigrate.errors import Code, Finding
 from lvmigrate.plan import Compression, Mode, Options
+from lvmigrate.premises import dotted
 
 Version = tuple[int, int, int]
 
@@ -80,14 +81,14 @@ def unsupported(options: Options, host: Host) -> Iterator[Finding]:
             if (0, 0, 0) < version < since:
                 yield Finding(
                     code=Code.OPTION_UNSUPPORTED,
-                    sentence=f"{what} {_dotted(version)} on {host.node} has no {feature.name}"
-                    f" ({what} {_dotted(since)} has).",
+                    sentence=f"{what} {dotted(version)} on {host.node} has no {feature.name}"
+                    f" ({what} {dotted(since)} has).",
                     hint=f"Leave it out, or update {what} on {host.node}.",
                 )
         if feature.gone_from_qemu is not None and host.qemu_version >= feature.gone_from_qemu:
             yield Finding(
                 code=Code.OPTION_UNSUPPORTED,
-                sentence=f"QEMU {_dotted(host.qemu_version)} on {host.node} has no {feature.name} any more.",
+                sentence=f"QEMU {dotted(host.qemu_version)} on {host.node} has no {feature.name} any more.",
                 hint="Use --compression zstd with --connections 2 (or more).",
             )
 
@@ -213,7 +214,3 @@ def conflicts(options: Options) -> Iterator[Finding]:
 
 def _name(options: Options) -> str:
     return "" if options.compression is None else options.compression.value
-
-
-def _dotted(version: Version) -> str:
-    return ".".join(map(str, version))

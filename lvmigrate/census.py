@@ -120,7 +120,7 @@ class Guests:
         copies = self._copies.get(uuid, [])
         active = [copy for copy in copies if copy.state.active]
         # One that is shut down and started there is off in between.
-        memory = max((balloon.current(copy) + balloon.overhead_kib(copy) for copy in active or copies), default=0)
+        memory = max((balloon.needed_kib(copy) for copy in active or copies), default=0)
         arrived = bool(active) and all(copy.node == target for copy in active)
         return Unfinished(uuid=uuid, name=name, source=source, target=target, memory_kib=0 if arrived else memory)
 

@@ -141,7 +141,7 @@ KEEPALIVE_S: Final = 20.0
 
 def _fast(survey: Survey) -> Iterator[Finding]:
     seconds = survey.source.keepalive_s
-    post_copy = survey.options.may_post_copy and survey.domain.state is DomainState.RUNNING
+    post_copy = survey.options.may_post_copy_of(survey.domain)
     if (post_copy or survey.options.switch is Switch.FAST) and seconds < KEEPALIVE_S:
         what = "post-copy, whose target starts the guest by itself," if post_copy else "the fast switch"
         yield Finding(

@@ -8,7 +8,7 @@ from typing import Final
 from lvmigrate import balloon
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, Finding
-from lvmigrate.premises import KEEPS_TPM, Match
+from lvmigrate.premises import KEEPS_TPM, Match, dotted
 from lvmigrate.survey import Survey
 
 #: What may be written behind the guest's back stays in the host's cache; these two do not.
@@ -59,7 +59,7 @@ def _older(survey: Survey) -> Iterator[tuple[Finding, bool]]:
         if (0, 0, 0) < there < here:
             finding = Finding(
                 code=Code.VERSION_OLDER,
-                sentence=f"{target.node} has {what} {_dotted(there)}, older than {source.node}'s {_dotted(here)}.",
+                sentence=f"{target.node} has {what} {dotted(there)}, older than {source.node}'s {dotted(here)}.",
                 hint=f"Update {what} on {target.node} first; --ignore-hvversions moves the guest all the same.",
             )
             yield finding, there[:2] < here[:2]
@@ -71,10 +71,6 @@ def _version(survey: Survey) -> Iterator[Finding]:
 
 def _version_said(survey: Survey) -> Iterator[Finding]:
     yield from (found for found, much in _older(survey) if not much or survey.options.ignore_hvversions)
-
-
-def _dotted(version: tuple[int, int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 def _memory(survey: Survey) -> Iterator[Finding]:
@@ -244,9 +240,9 @@ def _tpm_forgotten(survey: Survey) -> Iterator[Finding]:
     if leaves and domain.loses_tpm and (0, 0, 0) < source.host.libvirt_version < KEEPS_TPM:
         yield Finding(
             code=Code.TPM,
-            sentence=f"libvirt {_dotted(source.host.libvirt_version)} on {source.node} cannot remove the definition of"
+            sentence=f"libvirt {dotted(source.host.libvirt_version)} on {source.node} cannot remove the definition of"
             f" {domain.name} without the state of its TPM.",
-            hint=f"Update libvirt there (to {_dotted(KEEPS_TPM)} or later), or let the definition stay with"
+            hint=f"Update libvirt there (to {dotted(KEEPS_TPM)} or later), or let the definition stay with"
             " --keep-definition.",
         )
 

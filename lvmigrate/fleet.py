@@ -323,13 +323,12 @@ class _Choice:
                 doubtful.append(name)
         if not good and not doubtful:
             return self._nowhere(domain, source, paths, against)
-        memory = balloon.current(domain)
         return Traveller(
             uuid=domain.uuid,
             name=domain.name,
             source=domain.node,
-            memory_kib=memory + balloon.overhead_kib(domain),
-            resident_kib=memory,
+            memory_kib=balloon.needed_kib(domain),
+            resident_kib=balloon.current(domain),
             peers=tuple(good),
             last_resort=tuple(doubtful),
             vcpus=domain.vcpus,

@@ -441,7 +441,7 @@ class Move:
                 self.chronicle.note(f"{self.plan.instance} was not given its memory back: {error}")
 
     def _following(self) -> Following:
-        may_post_copy = self.options.may_post_copy and self.plan.domain.state is DomainState.RUNNING
+        may_post_copy = self.options.may_post_copy_of(self.plan.domain)
         by_itself = may_post_copy or self.options.switch is Switch.FAST
         self.steering = Steering(
             context=self.context,

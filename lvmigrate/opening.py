@@ -10,7 +10,7 @@ from lvmigrate.domain import DomainState
 from lvmigrate.errors import Code, Finding
 from lvmigrate.own_names import own_name
 from lvmigrate.plan import Switch
-from lvmigrate.premises import RESUME_KILLS
+from lvmigrate.premises import RESUME_KILLS, dotted
 from lvmigrate.survey import Survey
 
 #: From this version on libvirt puts no format node on top of a raw disk (its commit "Stop using the 'raw' format driver
@@ -60,14 +60,13 @@ def explicit(survey: Survey) -> Iterator[Finding]:
 def unmended(survey: Survey) -> Iterator[Finding]:
     """What is said of a post-copy whose ends could not be connected again if its link broke."""
     first, mended = RESUME_KILLS
-    may = survey.options.may_post_copy and survey.domain.state is DomainState.RUNNING
-    if may and first <= survey.target.host.libvirt_version < mended:
-        version = ".".join(map(str, survey.target.host.libvirt_version))
+    if survey.options.may_post_copy_of(survey.domain) and first <= survey.target.host.libvirt_version < mended:
+        version = dotted(survey.target.host.libvirt_version)
         yield Finding(
             code=Code.POST_COPY_UNMENDED,
             sentence=f"If its link breaks, a post-copy to {survey.target.node} cannot be connected again: libvirt"
             f" {version} there dies of it.",
-            hint=f"Update libvirt on {survey.target.node} to {'.'.join(map(str, mended))} or later, or do without.",
+            hint=f"Update libvirt on {survey.target.node} to {dotted(mended)} or later, or do without.",
         )
 
 

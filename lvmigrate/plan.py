@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lvmigrate import convergence
 from lvmigrate.convergence import Policy
-from lvmigrate.domain import Domain
+from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Finding
 from lvmigrate.forecast import Forecast
 from lvmigrate.replication import ConnectionOptions
@@ -121,6 +121,10 @@ class Options:
     def may_post_copy(self) -> bool:
         """Whether the copy is begun such that it can be switched to post-copy."""
         return self.mode is Mode.POST_COPY or (self.mode is Mode.LIVE and self.policy.may_post_copy)
+
+    def may_post_copy_of(self, domain: Domain) -> bool:
+        """Whether that holds for the guest as it is: one that stands still has nothing to go on with."""
+        return self.may_post_copy and domain.state is DomainState.RUNNING
 
     @property
     def rules(self) -> Policy:

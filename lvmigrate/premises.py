@@ -17,6 +17,11 @@ KEEPS_TPM = (8, 9, 0)
 RESUME_KILLS = ((11, 2, 0), (11, 4, 0))
 
 
+def dotted(version: tuple[int, int, int]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
+
+
 def tpm_state(uuid: str) -> str:
     """The directory with the state of a guest's emulated TPM."""
     return f"{_TPM_STATES}/{uuid}"

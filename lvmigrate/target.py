@@ -239,7 +239,7 @@ def _candidate(
         for resource in look.resources.values()
         if not resource.in_step_with(domain.node)
     ][:1]
-    if look.host.free_memory_kib < balloon.current(domain) + balloon.overhead_kib(domain):
+    if look.host.free_memory_kib < balloon.needed_kib(domain):
         doubts.append(f"has {look.host.free_memory_kib // 1024} MiB of memory free")
     return Candidate(
         node=node.name,

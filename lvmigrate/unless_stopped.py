@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import queue
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
+from lvmigrate.aside import aside
 from lvmigrate.errors import MoveAborted
 from lvmigrate.together import in_turn
 
@@ -27,18 +26,7 @@ def unless_stopped(check: Callable[[], T], cancel: threading.Event) -> T:
         found = check()
         _go_on(cancel)
         return found
-    ended: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            result = check()
-        except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits, if it still does
-            ended.put(partial(_raise, error))
-        else:
-            ended.put(lambda: result)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name="checks", daemon=True).start()
+    ended = aside(check, "checks")
     while True:
         _go_on(cancel)
         try:
@@ -52,7 +40,3 @@ def unless_stopped(check: Callable[[], T], cancel: threading.Event) -> T:
 def _go_on(cancel: threading.Event) -> None:
     if cancel.is_set():
         raise MoveAborted("Aborted as asked, before anything began.", hint="Nothing is left to do.")
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
