@@ -45,8 +45,15 @@ class Arrival:
             self.settlement.let_run(self.settlement.target)
 
     def alone(self) -> None:
-        """Both nodes say, and go on saying, that the guest is on the target as it should, and gone at the source."""
+        """As `seen_alone`, after the moment in which a guest that cannot live there has died."""
         self.clock.sleep(_STILL_S)
+        self.seen_alone()
+
+    def seen_alone(self) -> None:
+        """Both nodes say that the guest is on the target as it should, and gone at the source.
+
+        Raises `OutcomeUnknown` or `GuestLost`.
+        """
         settlement = self.settlement
         name, (source, target) = settlement.instance, settlement.look_until_known()
         if (source, target) == (Sight.GONE, self.expected):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -82,14 +82,15 @@ class DualPrimary:
             )
 
     def _allow(self) -> None:
-        together(
+        found = together(
             [
                 partial(self.storage.allow_two_primaries, node, self.plan.name, peer, self.lease.token)
                 for node, peer in self._directions()
             ]
         )
         self._have_options(
-            dict.fromkeys((self.source, self.target), ConnectionOptions(allow_two_primaries=True, protocol="C")),
+            found,
+            [ConnectionOptions(allow_two_primaries=True, protocol="C")] * 2,
             "Allowing two primaries for",
             hint=f"Look with {self._on_each('drbdsetup show {}')}.",
         )
@@ -124,26 +125,24 @@ class DualPrimary:
                 hint=f"Once {self._on_each('drbdsetup status {}')} says Connected and one Primary:"
                 f" {self._on_each('drbdadm net-options --allow-two-primaries=no {}')}.",
             )
-        before = dict(zip((self.source, self.target), self.plan.options, strict=True))
-        together(
+        found = together(
             [
-                partial(self.storage.restore_options, node, name, peer, before[node], self.lease.token)
-                for node, peer in self._directions()
+                partial(self.storage.restore_options, node, name, peer, before, self.lease.token)
+                for (node, peer), before in zip(self._directions(), self.plan.options, strict=True)
             ]
         )
         self._have_options(
-            before,
+            found,
+            self.plan.options,
             "Forbidding two primaries for",
             hint=f"{self._on_each('drbdadm net-options --allow-two-primaries=no {}')}.",
         )
 
-    def _have_options(self, wanted: Mapping[str, ConnectionOptions], what: str, *, hint: str) -> None:
+    def _have_options(
+        self, found: Sequence[ConnectionOptions], wanted: Sequence[ConnectionOptions], what: str, *, hint: str
+    ) -> None:
         """Both ends have what is ``wanted`` there. An option at its default is not shown, so C and unset are one."""
-        found = together(
-            [partial(self.storage.options, node, self.plan.name, peer) for node, peer in self._directions()]
-        )
-        for (node, _), now in zip(self._directions(), found, strict=True):
-            there = wanted[node]
+        for (node, _), now, there in zip(self._directions(), found, wanted, strict=True):
             if (now.allow_two_primaries, now.protocol or "C") != (there.allow_two_primaries, there.protocol or "C"):
                 raise CommandFailed(node, f"{what} {self.plan.name}", status=0, code=Code.STORAGE_FAILED, hint=hint)
 

@@ -179,9 +179,13 @@ class Lease:
                 return f"{node} has not acknowledged the move's token for {age:.0f} s{why}"
         return None
 
-    def renew(self) -> None:
-        """Renew on all nodes now. Guaranteed afterwards: each has acknowledged it, with all of the lease ahead."""
-        together([partial(self._renew, node) for node in self._nodes])
+    def renew(self, *, unless_within_s: float = 0.0) -> None:
+        """Renew now on the nodes that have not acknowledged within the last ``unless_within_s`` seconds.
+
+        Guaranteed afterwards: each has acknowledged, with all of the lease ahead but so much.
+        """
+        late = self._clock.now() - unless_within_s
+        together([partial(self._renew, node) for node in self._nodes if self._acknowledged[node] <= late])
 
     def confirm(self) -> None:
         """Make sure that nobody took the guest over. A node that gives no answer does not say so.

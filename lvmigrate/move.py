@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import shlex
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -57,6 +58,8 @@ _log = structlog.get_logger()
 
 #: How long what must be so by now may take to be seen.
 _SEEN_S: Final = 30.0
+#: A token that was acknowledged so long ago, in seconds, has all of its time ahead still.
+_FRESH_S: Final = 2.0
 
 
 class _Phase(enum.Enum):
@@ -188,7 +191,7 @@ class Move:
         ran_there = self.chronicle.happened("target runs") or (by_itself and self.settlement.handed_over)
         if self.phase is _Phase.MOVED or (doubts and ran_there):
             return outcome.lost_there(error, doubts, self.plan)
-        return outcome.lost(error, self._undo(), doubts, self.plan.source)
+        return outcome.lost(error, self._undo(), doubts, self.plan)
 
     def _undo(self) -> tuple[Leftover, ...]:
         """Undo everything, under a new id: a command of ours that is late must not act after its undo.
@@ -312,7 +315,9 @@ class Move:
                 )
             )
         self.chronicle.mark("two primaries allowed")
-        together([self._dual_primary(resource).open for resource in self.plan.resources])
+        # The guards take half a second to acknowledge: beside the opening, so that no dual-primary waits for it.
+        opening = [self._dual_primary(resource).open for resource in self.plan.resources]
+        together([*opening, self.lease.renew])
 
     def memory(self) -> None:
         """Copy the memory; give up when asked, or when replication, the token or the time is up.
@@ -340,8 +345,8 @@ class Move:
             )
             self.autostart_off = True
             set_autostart(on=False)
-        # Only a lease with all of its time ahead outlives the worst that can come: a controller that dies now.
-        self.lease.renew()
+        # Only a lease with its time ahead outlives the worst that can come: a controller that dies now.
+        self.lease.renew(unless_within_s=_FRESH_S)
         self.phase = _Phase.BETWEEN
         self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)
@@ -378,24 +383,32 @@ class Move:
 
     def switch(self) -> None:
         """Let the guest run on the target: its source is gone, and both kernels must say now that all is in step."""
-        arrival = Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
-        arrival.let_run()
+        self._arrival().let_run()
         self.chronicle.mark("target runs")
         if self.plan.resources:
             self.chronicle.note(str(self.disks.standing()))
-        arrival.alone()
-        _log.info("point_of_no_return", target=self.plan.target)
-        self.phase = _Phase.MOVED
 
     def close(self) -> None:
-        """Demote the source, and forbid two primaries once it is seen Secondary."""
+        """See the guest on the target alone; demote the source, and forbid two primaries once it is seen Secondary.
+
+        Beside each other: the source's copy was proved gone before the guest was let run, and whatever has a device
+        open there keeps it from being demoted.
+        """
         duals = [self._dual_primary(resource) for resource in self.plan.resources]
-        outcomes = outcomes_of([partial(dual.close, self.plan.source) for dual in duals])
-        self.troubles += [error for error in outcomes if isinstance(error, LvmigrateError)]
+        calls: list[Callable[[], None]] = [
+            self._arrival().alone,
+            *(partial(dual.close, self.plan.source) for dual in duals),
+        ]
+        alone, *closed = outcomes_of(calls)
+        self.troubles += [error for error in closed if isinstance(error, LvmigrateError)]
+        if duals and not self.troubles:
+            self.chronicle.mark("two primaries forbidden")
+        if isinstance(alone, LvmigrateError):
+            raise alone
+        _log.info("point_of_no_return", target=self.plan.target)
+        self.phase = _Phase.MOVED
         if self.troubles:
             raise self.troubles[0]
-        if duals:
-            self.chronicle.mark("two primaries forbidden")
 
     def verify(self) -> None:
         """Look at everything once more; only now forget the source's definition; autostart, guards and tokens last."""
@@ -408,7 +421,7 @@ class Move:
                 code=Code.LEFT_BEHIND,
                 hint="Look with `drbdsetup status` on both nodes.",
             )
-        Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock).alone()
+        self._arrival().seen_alone()
         if self.plan.domain.persistent:
             self.lease.confirm()
             self.definitions.moved(autostart=self.plan.domain.autostart)
@@ -472,6 +485,9 @@ class Move:
             clock=self.context.clock,
         )
 
+    def _arrival(self) -> Arrival:
+        return Arrival(settlement=self.settlement, disks=self.disks, clock=self.context.clock)
+
     def _abort_job(self) -> None:
         self.lease.confirm()  # the job may be somebody else's by now
         try:
@@ -484,8 +500,7 @@ class Move:
 
     def _check_again(self) -> None:
         """Under the token: what another controller may have changed since the checks."""
-        now = self.context.hypervisor.domain(self.plan.source, self.plan.domain.uuid)
-        target = self.context.hypervisor.domain(self.plan.target, self.plan.domain.uuid)
+        now, target = together([partial(self.context.hypervisor.domain, n, self.plan.domain.uuid) for n in self.nodes])
         moved = now is None or now.state is not self.plan.domain.state or (target is not None and target.state.active)
         # A disk that was attached since then was looked at by nobody: its path may lead to another one on the target.
         others = now is not None and checks.replicated_disks(now) != checks.replicated_disks(self.plan.domain)

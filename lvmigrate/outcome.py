@@ -57,13 +57,17 @@ def taken_over(error: TokenLost, plan: Plan) -> TokenLost:
     return TokenLost(error.sentence, hint=f"{error.hint} {look}", detail=error.detail, code=error.code)
 
 
-def lost(error: GuestLost, leftovers: Sequence[Leftover], doubts: Sequence[str], source: str) -> GuestLost:
+def lost(error: GuestLost, leftovers: Sequence[Leftover], doubts: Sequence[str], plan: Plan) -> GuestLost:
     """A lost guest, with what its disks are worth and what could not be closed."""
+    source = plan.source
     disks = (
         f"Its disks were not in step ({'; '.join(doubts)}): start it on {source} only."
         if doubts
         else (f"Its disks are in step on both nodes; start it on {source}.")
     )
+    # The source may have been demoted by then.
+    if by_hand := [resource.name for resource in plan.resources if not resource.options[0].auto_promote]:
+        disks += f" First, there: `drbdadm primary {' '.join(by_hand)}`."
     left = [f"Left open: {leftover.undo.leftover} ({leftover.error}). {leftover.undo.hint}" for leftover in leftovers]
     return GuestLost(error.sentence, hint=" ".join([error.hint, disks, *left]), detail=error.detail)
 

@@ -261,11 +261,19 @@ class Storage(Protocol):
     def surroundings(self, node: str, names: Collection[str]) -> Surroundings:
         """What is around these resources on ``node``: the module, their configuration, and who else acts on them."""
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
-        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:
+        """Allow two primaries on this one connection, protocol C; what is set then. Idempotent.
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
-        """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`."""
+        What is returned was read back after it was set.  Raises also `TokenLost`.
+        """
+
+    def restore_options(
+        self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token
+    ) -> ConnectionOptions:
+        """Set allow-two-primaries and the protocol to exactly ``options``; what is set then. Idempotent.
+
+        What is returned was read back after it was set.  Raises also `TokenLost`.
+        """
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone; else nothing.
@@ -354,7 +362,7 @@ class Storage(Protocol):
     def disarm_guard(self, node: str, token: Token) -> None:
         """End this guest's guard on ``node``. Nothing if there is none. Raises also `TokenLost`.
 
-        Guaranteed afterwards: it does not run, and will do nothing more.
+        Guaranteed afterwards: it does nothing more; its process ends by itself, within a second.
         """
 
     def traces(self, node: str) -> Traces:

@@ -165,16 +165,21 @@ class DrbdStorage(Marks):
 
     # ---- changing
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
-        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
-        self._kernels.allow_two_primaries(node, self._names.own(node, name), peer, token)
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:
+        """Allow two primaries on this one connection, protocol C; what is set then. Idempotent.
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
-        """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`.
-
-        Refuses to turn two primaries off unless the connection is Connected.
+        Raises also `TokenLost`.
         """
-        self._kernels.restore_options(node, self._names.own(node, name), peer, options, token)
+        return self._kernels.allow_two_primaries(node, self._names.own(node, name), peer, token)
+
+    def restore_options(
+        self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token
+    ) -> ConnectionOptions:
+        """Set allow-two-primaries and the protocol to exactly ``options``; what is set then. Idempotent.
+
+        Refuses to turn two primaries off unless the connection is Connected.  Raises also `TokenLost`.
+        """
+        return self._kernels.restore_options(node, self._names.own(node, name), peer, options, token)
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing."""

@@ -26,7 +26,7 @@ arm() {
     first=yes
     if [ -e "$orders" ]; then first=no; fi
     # One that was killed right after it had removed its files is started again without them, for ever.
-    if [ "$first" = no ] || [ -e "$root/run/systemd/transient/$unit" ]; then stop_guard; fi
+    if [ "$first" = no ] || guard_lives; then stop_guard; fi
     baseline=$(for order in "$@"; do
         # shellcheck disable=SC2086 # an order is words
         set -- $order
@@ -34,7 +34,8 @@ arm() {
     done) || exit
     printf '%s\n' "$@" ${baseline:+"$baseline"} >"$orders.new" && mv -f "$orders.new" "$orders" || exit 94
     # shellcheck disable=SC2154 # $text stands before these lines
-    printf '%s\n' "$text" "guard $uuid" >"$script.new" && mv -f "$script.new" "$script" || exit 94
+    # No guard reads it before it is whole: none runs.
+    printf '%s\n' "$text" "guard $uuid" >"$script" || exit 94
     [ ! -e "$tokens/$uuid.seen" ] || rm -f "$tokens/$uuid.seen"
     refused=$(systemd-run --quiet --collect --no-ask-password --unit="$unit" \
         --description="lvmigrate: closes what the move of $uuid opened" \
@@ -71,8 +72,9 @@ guard() {
     while [ -e "$orders" ]; do
         if read_token 2>/dev/null && lives; then
             tell "$deadline" ''
-            inhibit
             sleep 0.5
+            # Not at once: whoever armed it waits for its first word, and opens what it guards then.
+            inhibit
             continue
         fi
         # The move is not alive any more: nobody's shutdown waits for what it has left.
@@ -86,7 +88,8 @@ guard() {
             *) tell "$acknowledged" "looking or acting failed, see the journal"; rest ;;
         esac
     done
-    # The one before was killed while it removed its own files.
+    # Disarmed; or the one before was killed while it removed its own files.
+    release
     (locked "$uuid" leave)
 }
 

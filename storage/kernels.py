@@ -114,9 +114,8 @@ class Kernels:
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
-        what = f"Reading the options of {name}"
-        shown, connection = self._shown(node, name, peer, self._remote.ask(node, what, "show", _name(name)))
-        return _options(shown, connection, self._ends[node, name, peer][1])
+        answer = self._remote.ask(node, f"Reading the options of {name}", "show", _name(name))
+        return self._options(node, name, peer, answer)
 
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
@@ -198,16 +197,21 @@ class Kernels:
 
     # ---- changing
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
-        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
-        self._set_options(node, name, peer, token, allow=True, protocol="C")
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:
+        """Allow two primaries on this one connection, protocol C; what is set then. Idempotent.
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
-        """Set allow-two-primaries and the protocol to exactly ``options``. Idempotent. Raises also `TokenLost`.
-
-        Refuses to turn two primaries off unless the connection is Connected.
+        Raises also `TokenLost`.
         """
-        self._set_options(node, name, peer, token, allow=options.allow_two_primaries, protocol=options.protocol)
+        return self._set_options(node, name, peer, token, allow=True, protocol="C")
+
+    def restore_options(
+        self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token
+    ) -> ConnectionOptions:
+        """Set allow-two-primaries and the protocol to exactly ``options``; what is set then. Idempotent.
+
+        Refuses to turn two primaries off unless the connection is Connected.  Raises also `TokenLost`.
+        """
+        return self._set_options(node, name, peer, token, allow=options.allow_two_primaries, protocol=options.protocol)
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Connect ``node`` to ``peer`` again if the connection is StandAlone, with these options. Discards nothing.
@@ -278,12 +282,14 @@ class Kernels:
 
     # ---- how
 
-    def _set_options(self, node: str, name: str, peer: str, token: Token, *, allow: bool, protocol: str | None) -> None:
+    def _set_options(
+        self, node: str, name: str, peer: str, token: Token, *, allow: bool, protocol: str | None
+    ) -> ConnectionOptions:
         what = f"{'Allowing' if allow else 'Forbidding'} two primaries of {name}"
         number, ends = self._end(node, name, peer)
         # An option at its default is not shown, so C and unset look the same, and are the same.
         words = (_name(name), f"{number}", protocol or "C", "yes" if allow else "no", *ends)
-        self._remote.act(node, what, token, "set_options", *words)
+        return self._options(node, name, peer, self._remote.act(node, what, token, "set_options", *words))
 
     def _end(self, node: str, name: str, peer: str) -> tuple[int, tuple[str, str]]:
         """What drbdsetup calls this connection: the peer's node id, and the two words of its net-options.
@@ -294,6 +300,11 @@ class Kernels:
         if key not in self._ends:
             self.options(node, name, peer)
         return self._ends[key]
+
+    def _options(self, node: str, name: str, peer: str, answer: Answer) -> ConnectionOptions:
+        """What is set on the connection, by what the node shows of the resource."""
+        shown, connection = self._shown(node, name, peer, answer)
+        return _options(shown, connection, self._ends[node, name, peer][1])
 
     def _shown(self, node: str, name: str, peer: str, answer: Answer) -> tuple[Shown, ShownConnection]:
         shown = next((s for s in self._parsed(node, name, answer) if s.name == name), None)

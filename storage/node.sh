@@ -149,9 +149,9 @@ drop_token() {
     if read_token && [ "$id" != "$1" ]; then
         return
     fi
-    # What an arming left that was killed before there were orders; where there are, their guard is at work.
+    # What an arming left that was killed before there were orders; a guard that lives removes its own.
     set -- "$token" "$token.new" "$lock"
-    if [ -e "$tokens/$uuid.guard" ]; then rm -f "$@"; else forget_guard "$@"; fi
+    if [ -e "$tokens/$uuid.guard" ] || guard_lives; then rm -f "$@"; else forget_guard "$@"; fi
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -161,11 +161,11 @@ drop_token() {
 acknowledged() {
     written=$deadline
     # About 5 s; a guard that was just started needs less than one that sleeps.
-    for pause in .05 .05 .1 .1 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2; do
+    for pause in .02 .02 .02 .05 .1 .1 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2 .2; do
         seen=''
         { IFS= read -r seen <"$tokens/$uuid.seen"; } 2>/dev/null
         [ "$seen" != "$written" ] || return 0
-        read_token && [ "$seen" = "$deadline" ] && return 0
+        [ -n "$seen" ] && read_token && [ "$seen" = "$deadline" ] && return 0
         sleep "$pause"
     done
     fail 98 "the guard has not seen the new deadline $written: $(systemctl is-active "$unit" 2>&1)"
@@ -220,10 +220,15 @@ stop_guard() {
     esac
 }
 
+# disarm: from now on the guard does nothing.  It acts only under the lock, which is ours, and by its orders; one that
+# finds none removes what is its own and ends, within half a second.
 disarm() {
-    if [ -e "$tokens/$uuid.guard" ] || [ -e "$tokens/$uuid.sh" ]; then stop_guard; fi
-    forget_guard
+    rm -f "$tokens/$uuid.guard"
+    guard_lives || forget_guard
 }
+
+# guard_lives: whether systemd has the service; it forgets one that has ended (--collect).
+guard_lives() { [ -e "$root/run/systemd/transient/$unit" ]; }
 
 # forget_guard FILE...: after it, nothing of a guard is there, and nothing half written, nor these files: a guard is stopped
 # at any instant, and a command may be killed.  The orders go first and the script last: a guard that is started again in
@@ -714,14 +719,20 @@ promote_by_force() {
     each primary "$1" --force
 }
 
-# A holder may be fleeting: udev looks at a device that was just closed.  So about a second is given.
+# A holder may be fleeting: udev looks at a device that was just closed.  So about a second is given.  8.4 refuses by itself
+# whatever has a device open, in any mode (drbd_open counts all), and no moment lies between that look and the act; but it
+# demotes volumes one by one, and 9 counts writers only: there, who has one of them open is looked for first.
 demote() {
     look "$1"
     [ "$role" != Secondary ] || return 0
     wanted=' '
     want_devices "$1"
     for _try in 1 2 3 4 5 6; do
-        found=$(find_openers) || exit
+        case $version/${devices# } in
+            8.*/*' '*) found=$(find_openers) || exit ;;
+            8.*) found='' ;;
+            *) found=$(find_openers) || exit ;;
+        esac
         if [ -n "$found" ]; then
             refused=''
         else
@@ -734,26 +745,27 @@ demote() {
         fi
         sleep 0.2
     done
+    [ -n "$found" ] || found=$(find_openers)
     [ -z "$found" ] || say "$found"
     fail 97 "$refused"
 }
 
 # set_options RESOURCE PEER_NODE_ID PROTOCOL yes|no END END: protocol and allow-two-primaries of that connection; nothing if
-# they are so already.
+# they are so already.  Then what `show` says.
 set_options() {
     shown_of "$1"
     set_now "$2"
     case $allowed/$protocol in
         none/*) fail 96 "there is no such connection" ;;
-        "$4/$3") return 0 ;;
+        "$4/$3") say "$shown"; return 0 ;;
     esac
     set -- "$1" "$2" "$5" "$6" "--protocol=$3" "--allow-two-primaries=$4"
     if [ "$allowed" = yes ]; then
         net_options_connected "$@"
     else
-        shift 2
-        drbdsetup net-options "$@"
-    fi
+        drbdsetup net-options "$3" "$4" "$5" "$6"
+    fi || return
+    show "$1"
 }
 
 # set_now PEER_NODE_ID: what $shown says of that connection: $allowed (none: there is no such connection), $protocol.

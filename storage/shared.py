@@ -105,11 +105,18 @@ class SharedStorage(Marks):
             self._refuse(node, f"Looking around {', '.join(names)}")
         return Surroundings()
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:  # noqa: ARG002
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:  # noqa: ARG002
         """There are no connections: `CommandFailed`."""
         self._refuse(node, f"Allowing two primaries of {name}")
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:  # noqa: ARG002
+    def restore_options(
+        self,
+        node: str,
+        name: str,
+        peer: str,  # noqa: ARG002
+        options: ConnectionOptions,  # noqa: ARG002
+        token: Token,  # noqa: ARG002
+    ) -> ConnectionOptions:
         """There are no connections: `CommandFailed`."""
         self._refuse(node, f"Restoring the options of {name}")
 

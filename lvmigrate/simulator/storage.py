@@ -125,18 +125,17 @@ class SimulatedStorage:
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         """What is set on the connection from ``node`` to ``peer`` now."""
+        return self._ask("options", node, lambda: self._set(node, name, peer))
 
-        def look() -> ConnectionOptions:
-            resource = self._connection(node, name, peer)
-            end = resource.ends[node]
-            return ConnectionOptions(
-                allow_two_primaries=end.two_primaries,
-                protocol=None if end.protocol == "C" else end.protocol,
-                auto_promote=resource.auto_promote,
-                verify_alg=resource.verify_alg,
-            )
-
-        return self._ask("options", node, look)
+    def _set(self, node: str, name: str, peer: str) -> ConnectionOptions:
+        resource = self._connection(node, name, peer)
+        end = resource.ends[node]
+        return ConnectionOptions(
+            allow_two_primaries=end.two_primaries,
+            protocol=None if end.protocol == "C" else end.protocol,
+            auto_promote=resource.auto_promote,
+            verify_alg=resource.verify_alg,
+        )
 
     def two_primaries(self, node: str) -> frozenset[str]:
         """The resources of ``node`` with a connection on which two primaries are allowed now."""
@@ -187,33 +186,37 @@ class SimulatedStorage:
 
     # ---- changing
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
-        """Allow two primaries on this one connection, protocol C. Idempotent. Raises also `TokenLost`."""
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:
+        """Allow two primaries on this one connection, protocol C; what is set then. Raises also `TokenLost`."""
         what = f"Allowing two primaries of {name}"
 
-        def act() -> None:
+        def act() -> ConnectionOptions:
             self._ours(node, token, what)
             self._connection(node, name, peer)
             self._kernel(node, what, lambda r: r.set_options(node, two_primaries=True, protocol="C"), name)
             self._world.tell(f"two primaries are allowed for {name} on {node}")
+            return self._set(node, name, peer)
 
-        self._act("allow_two_primaries", node, act, what)
+        return self._act("allow_two_primaries", node, act, what)
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
-        """Set allow-two-primaries and the protocol to exactly ``options``; off only while Connected."""
+    def restore_options(
+        self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token
+    ) -> ConnectionOptions:
+        """Set allow-two-primaries and the protocol to ``options``; off only while Connected; what is set then."""
         what = f"{'Allowing' if options.allow_two_primaries else 'Forbidding'} two primaries of {name}"
 
-        def act() -> None:
+        def act() -> ConnectionOptions:
             self._ours(node, token, what)
             resource = self._connection(node, name, peer)
             end = resource.ends[node]
             if (end.two_primaries, end.protocol) == (options.allow_two_primaries, options.protocol or "C"):
-                return
+                return self._set(node, name, peer)
             if end.two_primaries and not options.allow_two_primaries:
                 self._need_connected(node, name, what)
             self._kernel(node, what, lambda r: self._world.set_options(node, r.name, options), name)
+            return self._set(node, name, peer)
 
-        self._act("restore_options", node, act, what)
+        return self._act("restore_options", node, act, what)
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         """Try to connect ``node`` to ``peer`` again, with ``options``, if that connection is StandAlone."""

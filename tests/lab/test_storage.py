@@ -663,7 +663,7 @@ def test_a_token_that_was_taken_over_acts_no_more(storage: DrbdStorage, token: T
     time.sleep(1.5)
     assert storage.take_token("node1", other) is None
     options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
-    acts: tuple[Callable[[], None], ...] = (
+    acts: tuple[Callable[[], object], ...] = (
         partial(storage.renew_token, "node1", short),
         partial(storage.promote, "node1", "web1", short),
         partial(storage.demote, "node1", "web1", short),

@@ -47,9 +47,9 @@ def test_a_straight_move_asks_each_node_so_often(world: World) -> None:
         tasklet.exec()
     both = Counter(
         [
-            *("take_token", "watch", "observe", "generations", "arm_guard", "allow_two_primaries", "options"),
-            *("restore_options", "options", "disarm_guard", "drop_token"),
-            # Before the copy, before the guest is let run, and before its definition is forgotten at the source.
+            *("take_token", "watch", "observe", "generations", "arm_guard", "allow_two_primaries"),
+            *("restore_options", "disarm_guard", "drop_token"),
+            # Beside the opening, before the guest is let run, and before its definition is forgotten at the source.
             *("renew_token", "renew_token", "renew_token"),
         ]
     )

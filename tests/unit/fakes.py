@@ -532,28 +532,35 @@ class FakeStorage:
 
     def options(self, node: str, name: str, peer: str) -> ConnectionOptions:
         with self.world.call("options", node):
-            return ConnectionOptions(
-                allow_two_primaries=self.world.two_primaries,
-                protocol=self.world.protocol,
-                auto_promote=self.world.auto_promote,
-            )
+            return self._options()
+
+    def _options(self) -> ConnectionOptions:
+        return ConnectionOptions(
+            allow_two_primaries=self.world.two_primaries,
+            protocol=self.world.protocol,
+            auto_promote=self.world.auto_promote,
+        )
 
     def _need(self, node: str, token: Token) -> None:
         ours = self.world.tokens.get(node)
         if ours is None or ours.id != token.id:
             raise TokenLost(f"The token on {node} is not ours.", hint="none")
 
-    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> None:
+    def allow_two_primaries(self, node: str, name: str, peer: str, token: Token) -> ConnectionOptions:
         with self.world.call("allow_two_primaries", node):
             self._need(node, token)
             self.world.two_primaries, self.world.protocol = True, "C"
+        return self._options()
 
-    def restore_options(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
+    def restore_options(
+        self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token
+    ) -> ConnectionOptions:
         with self.world.call("restore_options", node):
             self._need(node, token)
             assert list(self.world.roles.values()).count(Role.PRIMARY) < 2, "the kernel refuses (164)"
             assert self.world.connected, "turning it off during a cut ends in StandAlone"
             self.world.two_primaries, self.world.protocol = options.allow_two_primaries, options.protocol
+        return self._options()
 
     def reconnect(self, node: str, name: str, peer: str, options: ConnectionOptions, token: Token) -> None:
         with self.world.call("reconnect", node):

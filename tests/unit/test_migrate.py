@@ -487,7 +487,7 @@ def test_a_failure_before_the_copy_leaves_nothing(
     assert list(world.violations()) == []
 
 
-@pytest.mark.parametrize("method", ["demote", "restore_options", "options"])
+@pytest.mark.parametrize("method", ["demote", "restore_options"])
 def test_what_cannot_be_closed_after_the_move_is_said(method: str) -> None:
     world = World()
 

@@ -27,6 +27,7 @@ from lvmigrate.progress import StepProgress
 from lvmigrate.protocols import CopyEnd
 from lvmigrate.replication import DiskState, Reach, ReplicationState, Role
 from lvmigrate.tasklet import Context
+from lvmigrate.together import in_turn
 from lvmigrate.token import Token
 from tests.unit.fakes import NODES, UUID, FakeCopy, Renewing, World, guest, unreachable
 
@@ -67,7 +68,12 @@ def test_whoever_lost_the_token_undoes_nothing() -> None:
 
 def test_whoever_lost_the_token_after_a_call_that_carries_none_says_what_to_look_at() -> None:
     world = World()
-    world.late_faults["set_autostart", "node1"] = lambda: take_over(world)
+
+    def sleep_for_long() -> None:
+        world.time += THEIRS.lease_s
+        take_over(world)
+
+    world.late_faults["set_autostart", "node1"] = sleep_for_long
     with pytest.raises(TokenLost) as caught:
         checked(world).exec()
     assert "autostart" in caught.value.hint
@@ -77,11 +83,11 @@ def test_whoever_lost_the_token_after_a_call_that_carries_none_says_what_to_look
 def test_whoever_lost_the_token_after_the_move_forgets_no_definition() -> None:
     world = World()
 
-    def close() -> None:
-        if world.calls.count(("restore_options", "node1")) and world.calls.count(("restore_options", "node2")):
+    def closed() -> None:
+        if {("restore_options", node) for node in NODES} <= set(world.calls):
             take_over(world)
 
-    world.faults["options", "node1"] = close
+    world.late_faults.update({("restore_options", node): closed for node in NODES})
     with pytest.raises(TokenLost):
         checked(world).exec()
     assert "node1" in world.domains
@@ -116,12 +122,21 @@ def test_before_anything_is_undone_the_token_has_another_id() -> None:
     assert len(set(ids)) == 2
 
 
-def test_right_before_the_copy_both_nodes_have_all_of_the_lease_ahead() -> None:
+@pytest.mark.parametrize(("slow_s", "again"), [(0.0, False), (5.0, True)])
+def test_right_before_the_copy_both_nodes_have_the_lease_ahead(slow_s: float, *, again: bool) -> None:
+    """They are told while two primaries are allowed; once more if anything took its time since then."""
     world = World()
+
+    def slow() -> None:
+        world.time += slow_s
+
+    world.late_faults["set_autostart", "node1"] = slow
     checked(world).exec()
     before = world.calls[: world.calls.index(("copy_memory", "node1"))]
+    armed = max(n for n, call in enumerate(before) if call[0] == "arm_guard")
     last = {node: max(n for n, call in enumerate(before) if call == ("renew_token", node)) for node in NODES}
-    assert min(last.values()) > max(n for n, call in enumerate(before) if call[0] == "set_autostart")
+    assert min(last.values()) > armed
+    assert (min(last.values()) > max(n for n, call in enumerate(before) if call[0] == "set_autostart")) is again
 
 
 def test_without_a_guard_that_acknowledges_no_copy_begins() -> None:
@@ -530,9 +545,13 @@ def test_a_guest_that_dies_after_the_point_of_no_return_is_led_back_by_a_cleanup
             world.set("node2", state=DomainState.OFF)
             world.openers["node2"] = 0
 
-    world.late_faults["options", "node1"] = die
-    with pytest.raises(GuestLost) as caught:
-        checked(world).exec()
+    world.late_faults["restore_options", "node2"] = die
+    one_after_the_other = in_turn.set(True)  # it is seen alone first
+    try:
+        with pytest.raises(GuestLost) as caught:
+            checked(world).exec()
+    finally:
+        in_turn.reset(one_after_the_other)
     assert "`lvmigrate cleanup web1` closes what is open" in caught.value.hint
     world.left_s = -10.0
     cleanup = CleanupInstance(world.context(), "web1")

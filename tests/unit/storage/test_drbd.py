@@ -88,6 +88,31 @@ def test_two_primaries_are_allowed_and_taken_back(
 
 
 @pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+@pytest.mark.parametrize("obeys", [True, False])
+def test_what_is_told_of_the_options_was_read_back(
+    fake: Make, storage: DrbdStorage, version: str, name: str, *, obeys: bool
+) -> None:
+    node = fake(version)
+    if obeys:
+        node.put(
+            "react",
+            f"""#!/bin/sh
+case "$*" in *primaries=yes) sed -i 's/net {{/net {{ \\n allow-two-primaries yes;/' {node.root}/show ;; esac
+case "$*" in *primaries=no) sed -i '/allow-two-primaries/d' {node.root}/show ;; esac
+""",
+        )
+        (node.root / "react").chmod(0o755)
+    assert storage.take_token("node1", TOKEN) is None
+    before = storage.options("node1", name, "node2")
+    assert not before.allow_two_primaries
+    assert storage.allow_two_primaries("node1", name, "node2", TOKEN).allow_two_primaries is obeys
+    assert storage.restore_options("node1", name, "node2", before, TOKEN) == before
+    node.status = 10
+    with pytest.raises(CommandFailed):
+        storage.allow_two_primaries("node1", name, "node2", TOKEN)
+
+
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
 def test_two_primaries_are_not_forbidden_during_a_cut(
     fake: Make, storage: DrbdStorage, version: str, name: str
 ) -> None:
@@ -301,7 +326,7 @@ def test_without_the_token_nothing_is_done(fake: Make, storage: DrbdStorage, act
     node = fake("drbd93")
     assert storage.take_token("node1", THEIRS) is None
     options = ConnectionOptions(allow_two_primaries=True, protocol="C", auto_promote=False)
-    acts: dict[str, Callable[[], None]] = {
+    acts: dict[str, Callable[[], object]] = {
         "promote": lambda: storage.promote("node1", "r1", TOKEN),
         "promote_by_force": lambda: storage.promote_by_force("node1", "r1", TOKEN),
         "demote": lambda: storage.demote("node1", "r1", TOKEN),
@@ -341,29 +366,42 @@ def test_what_drbdsetup_says_is_kept_and_explained(
     assert hint in caught.value.hint
 
 
-def test_a_device_that_the_kernel_calls_held(fake: Make, storage: DrbdStorage) -> None:
-    node = fake("drbd93")
+@pytest.mark.parametrize(("version", "name"), [("drbd93", "r1"), ("drbd84", "r0")])
+def test_a_device_that_the_kernel_calls_held(fake: Make, storage: DrbdStorage, version: str, name: str) -> None:
+    node = fake(version)
     node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
     assert storage.take_token("node1", TOKEN) is None
     node.status = 11
     node.put("said", "r1: State change failed: (-12) Device is held open by someone\ndrbd10 opened by bash (pid 5)\n")
     with pytest.raises(DeviceHeld) as caught:
-        storage.demote("node1", "r1", TOKEN)
+        storage.demote("node1", name, TOKEN)
     assert "opened by bash (pid 5)" in caught.value.detail
     assert caught.value.code is Code.DEVICE_HELD
     # udev may have had it: it was tried more than once.
     assert len(node.told) > 1
 
 
-def test_where_nobody_can_look_who_has_it_open_nothing_is_demoted(fake: Make, storage: DrbdStorage) -> None:
-    node = fake("drbd93")
-    node.put("dump", (node.root / "dump").read_text().replace("role:Secondary", "role:Primary"))
+@pytest.mark.parametrize(
+    ("version", "name", "volumes"), [("drbd93", "r1", 2), ("drbd84", "r0", 2), ("drbd84", "r0", 1)]
+)
+def test_where_nobody_can_look_who_has_it_open_nothing_is_demoted(
+    fake: Make, storage: DrbdStorage, version: str, name: str, volumes: int
+) -> None:
+    """But a single volume of 8.4, whose kernel refuses for any opener by itself."""
+    node = fake(version)
+    dump = (node.root / "dump").read_text().replace("role:Secondary", "role:Primary")
+    if version == "drbd84" and volumes == 2:
+        dump += "exists device name:r0 volume:1 minor:1 disk:UpToDate\n"
+    node.put("dump", dump)
     assert storage.take_token("node1", TOKEN) is None
     node.put("bin/find", "#!/bin/sh\nexit 1\n")
     (node.root / "bin/find").chmod(0o755)
-    with pytest.raises(CommandFailed, match="Demoting r1 failed"):
-        storage.demote("node1", "r1", TOKEN)
-    assert node.told == []
+    if volumes == 1:
+        storage.demote("node1", name, TOKEN)
+    else:
+        with pytest.raises(CommandFailed, match=f"Demoting {name} failed"):
+            storage.demote("node1", name, TOKEN)
+    assert node.told == (["secondary 0"] if volumes == 1 else [])
 
 
 def test_a_demotion_that_is_refused_for_another_reason_is_not_tried_again(fake: Make, storage: DrbdStorage) -> None:
