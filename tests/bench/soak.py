@@ -19,8 +19,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -185,7 +185,8 @@ class Soak:
         first, second = chance.sample(self.hands, 2)
         for guest in self.guests.values():
             # What a round was sure of needs no cleanup; whoever does it finds nothing to do then.
-            outcome, said = first.cleanup(guest.name)
+            with self._in_haste(guest):
+                outcome, said = first.cleanup(guest.name)
             if outcome != "OK":
                 self._violated(f"round {self.rounds.total()} ({name}): cleanup of {guest.name}: {outcome} {said}")
             self._find(guest, name)
@@ -297,10 +298,30 @@ class Soak:
     def _hurried(self, name: str, order: Order) -> None:
         """Let the copy end, if it has not; however it does."""
         while not order.over:
-            for host in self.pair.hosts:
-                host.virsh("migrate-setspeed", self.guests[name].uuid, "1000", check=False)
+            self._hurry(self.guests[name])
             time.sleep(0.5)
         self._ended(order)
+
+    @contextmanager
+    def _in_haste(self, guest: Guest) -> Iterator[None]:
+        """A slow copy that outlived who had begun it is watched to its end: it is to have one soon."""
+        over = threading.Event()
+
+        def hurry() -> None:
+            while not over.wait(5):
+                self._hurry(guest)
+
+        hurrying = threading.Thread(target=hurry)
+        hurrying.start()
+        try:
+            yield
+        finally:
+            over.set()
+            hurrying.join()
+
+    def _hurry(self, guest: Guest) -> None:
+        for host in self.pair.hosts:
+            host.virsh("migrate-setspeed", guest.uuid, "1000", check=False)
 
 
 #: As often as it stands here.

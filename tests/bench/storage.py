@@ -6,6 +6,7 @@ lines, the world, the subscriber's feed.  The rest needs the lab, with nothing i
 
 from __future__ import annotations
 
+import enum
 import os
 import shlex
 import statistics
@@ -189,30 +190,34 @@ def open_close() -> bool:
         hand = Hand(lab)
         try:
             hand.run("node1", "drbdsetup primary 0" if hand.old else "drbdsetup primary web1")
-            pairs, blind_pairs = [], []
+            pairs: dict[Care, list[tuple[float, float]]] = {care: [] for care in Care}
             for _ in range(_PAIRS):
-                # The guest's home is the other node each time.
-                ours = ours_s(storage, "node1", "node2")
-                looks = hand.open_close_s("node2", "node1", looks=True)
-                ours_again = ours_s(storage, "node1", "node2")
-                blind = hand.open_close_s("node2", "node1", looks=False)
-                pairs.append((ours, looks))
-                blind_pairs.append((ours_again, blind))
+                for care, both in pairs.items():
+                    # The guest's home is the other node each time.
+                    ours = ours_s(storage, "node1", "node2")
+                    both.append((ours, hand.open_close_s("node2", "node1", care)))
         finally:
             storage.close()
             lab.both("drbdadm secondary web1", check=False)
     by_hand = "drbdsetup by ssh over one kept connection a node, one command after the other"
     _open_close_shown(
         "open_close_ratio_to_hand_without_looks",
-        blind_pairs,
+        pairs[Care.BLIND],
         goal=None,
         hand=f"{by_hand}: the six that act, and nothing is seen of what they did; no token and no guard",
     )
+    _open_close_shown(
+        "open_close_ratio_to_hand_with_looks",
+        pairs[Care.LOOKS],
+        goal=None,
+        hand=f"{by_hand}: what is set and seen before and after each act on both nodes; no token and no guard",
+    )
     return _open_close_shown(
         "open_close_ratio_to_hand",
-        pairs,
+        pairs[Care.GUARDED],
         goal=0.7,
-        hand=f"{by_hand}: what is set and seen before and after each act on both nodes; no token and no guard",
+        hand=f"{by_hand}: with looks, and on each node a file that keeps others away and a timer of systemd's that"
+        " demotes and forbids two primaries after 30 s; both are removed at the end",
     )
 
 
@@ -266,8 +271,19 @@ def ours_s(storage: DrbdStorage, source: str, target: str) -> float:
         return time.perf_counter() - begin
 
 
+class Care(enum.Enum):
+    """How careful somebody is who does it by hand."""
+
+    #: Acts, and looks at nothing.
+    BLIND = enum.auto()
+    #: Sees what is set before and after each act.
+    LOOKS = enum.auto()
+    #: Also keeps others away, and has something close what is open should the operator's machine die: the same as ours.
+    GUARDED = enum.auto()
+
+
 class Hand:
-    """An operator who types drbdsetup, and looks before and after, or does not."""
+    """An operator who types drbdsetup."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -278,8 +294,8 @@ class Hand:
         """One command by ssh, over the node's kept connection."""
         return self._lab.run(node, command)
 
-    def open_close_s(self, source: str, target: str, *, looks: bool) -> float:
-        """Seconds for the same as `ours_s`, or for no more than the acts."""
+    def open_close_s(self, source: str, target: str, care: Care) -> float:
+        """Seconds for the same as `ours_s`, or for less where less ``care`` is taken."""
         resource = "0" if self.old else "web1"
         acts = (
             lambda: self._options("yes"),
@@ -288,13 +304,29 @@ class Hand:
             lambda: self._options("no"),
         )
         begin = time.perf_counter()
+        if care is Care.GUARDED:
+            self._arm(resource)
         for act in acts:
-            if looks:
+            if care is not Care.BLIND:
                 self._look()
             act()
-        if looks:
+        if care is not Care.BLIND:
             self._look()
+        if care is Care.GUARDED:
+            for node in _NODES:
+                self.run(node, "systemctl stop by-hand.timer")
+                self.run(node, "rm /run/by-hand")
         return time.perf_counter() - begin
+
+    def _arm(self, resource: str) -> None:
+        for node in _NODES:
+            self.run(node, "set -C; echo me >/run/by-hand")
+        for node in _NODES:
+            close = f"drbdsetup secondary {resource}; {self._allowing(node, 'no')}"
+            self.run(
+                node,
+                f"systemd-run --quiet --collect --unit=by-hand --on-active=30 /bin/sh -c {shlex.quote(close)}",
+            )
 
     def _look(self) -> None:
         for node in _NODES:
@@ -302,7 +334,10 @@ class Hand:
 
     def _options(self, allow: str) -> None:
         for node in _NODES:
-            self.run(node, f"drbdsetup net-options {self._ends[node]} --protocol=C --allow-two-primaries={allow}")
+            self.run(node, self._allowing(node, allow))
+
+    def _allowing(self, node: str, allow: str) -> str:
+        return f"drbdsetup net-options {self._ends[node]} --protocol=C --allow-two-primaries={allow}"
 
     def _end(self, node: str) -> str:
         if not self.old:

@@ -166,9 +166,12 @@ def test_both_by_hand_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"round_trips": {"ours": 3' in said
 
 
-@pytest.mark.parametrize(("looks", "ran"), [(True, 6 + 5 * 2), (False, 6)])
-def test_opening_and_closing_by_hand(*, looks: bool, ran: int) -> None:
+@pytest.mark.parametrize(
+    ("care", "ran"),
+    [(storage.Care.BLIND, 6), (storage.Care.LOOKS, 6 + 5 * 2), (storage.Care.GUARDED, 6 + 5 * 2 + 2 * 2 + 2 * 2)],
+)
+def test_opening_and_closing_by_hand(care: storage.Care, ran: int) -> None:
     lab = Lab()
     made = storage.Hand(cast("Any", lab))
-    made.open_close_s("node1", "node2", looks=looks)
+    made.open_close_s("node1", "node2", care)
     assert len(lab.ran) == ran
