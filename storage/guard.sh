@@ -25,8 +25,8 @@ arm() {
     written=$deadline
     first=yes
     if [ -e "$orders" ]; then first=no; fi
-    # One that was killed right after it had removed its files is started again without them, for ever.
-    if [ "$first" = no ] || guard_lives; then stop_guard; fi
+    # systemd forgets one that has ended (--collect).
+    if [ "$first" = no ] || [ -e "$root/run/systemd/transient/$unit" ]; then stop_guard; fi
     baseline=$(for order in "$@"; do
         # shellcheck disable=SC2086 # an order is words
         set -- $order
@@ -34,14 +34,14 @@ arm() {
     done) || exit
     printf '%s\n' "$@" ${baseline:+"$baseline"} >"$orders.new" && mv -f "$orders.new" "$orders" || exit 94
     # shellcheck disable=SC2154 # $text stands before these lines
-    # No guard reads it before it is whole: none runs.
+    # No guard reads it before it is whole: none runs.  One that is killed once it was disarmed finds none, and ends.
     printf '%s\n' "$text" "guard $uuid" >"$script" || exit 94
     [ ! -e "$tokens/$uuid.seen" ] || rm -f "$tokens/$uuid.seen"
     refused=$(systemd-run --quiet --collect --no-ask-password --unit="$unit" \
         --description="lvmigrate: closes what the move of $uuid opened" \
         --property=Restart=on-failure --property=RestartSec=1 --property=StartLimitIntervalSec=0 \
         --property='RestartForceExitStatus=SIGTERM SIGHUP SIGINT SIGPIPE' --property=TimeoutStopSec=5 \
-        /bin/sh "$script" 2>&1 9>&-) || {
+        /bin/sh -c "[ ! -e '$script' ] || . '$script'" 2>&1 9>&-) || {
         [ "$first" = no ] || forget_guard
         fail 99 "$refused"
     }
@@ -90,7 +90,7 @@ guard() {
     done
     # Disarmed; or the one before was killed while it removed its own files.
     release
-    (locked "$uuid" leave)
+    if [ -e "$tokens/$uuid.sh" ] || [ -e "$tokens/$uuid.seen" ]; then (locked "$uuid" leave); fi
 }
 
 # inhibit: no shutdown and no sleep of this node from now on, where systemd can do that; nothing here depends on it.  The

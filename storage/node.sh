@@ -149,9 +149,9 @@ drop_token() {
     if read_token && [ "$id" != "$1" ]; then
         return
     fi
-    # What an arming left that was killed before there were orders; a guard that lives removes its own.
+    # What an arming left that was killed before there were orders; where there are, their guard is at work.
     set -- "$token" "$token.new" "$lock"
-    if [ -e "$tokens/$uuid.guard" ] || guard_lives; then rm -f "$@"; else forget_guard "$@"; fi
+    if [ -e "$tokens/$uuid.guard" ]; then rm -f "$@"; else forget_guard "$@"; fi
 }
 
 # ---- guards: next to the token are UUID.guard, the orders; UUID.seen, the deadline that the guard has seen last, then
@@ -221,14 +221,8 @@ stop_guard() {
 }
 
 # disarm: from now on the guard does nothing.  It acts only under the lock, which is ours, and by its orders; one that
-# finds none removes what is its own and ends, within half a second.
-disarm() {
-    rm -f "$tokens/$uuid.guard"
-    guard_lives || forget_guard
-}
-
-# guard_lives: whether systemd has the service; it forgets one that has ended (--collect).
-guard_lives() { [ -e "$root/run/systemd/transient/$unit" ]; }
+# finds none ends, within half a second.
+disarm() { forget_guard; }
 
 # forget_guard FILE...: after it, nothing of a guard is there, and nothing half written, nor these files: a guard is stopped
 # at any instant, and a command may be killed.  The orders go first and the script last: a guard that is started again in

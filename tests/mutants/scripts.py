@@ -46,9 +46,7 @@ _NODE: Final = {
     "stop_guard: it goes on": ('    systemctl stop "$unit" 2>/dev/null && return\n', ""),
     "stop_guard: whatever systemctl says": ('systemctl stop "$unit" 2>/dev/null && return\n', 'systemctl stop "$unit" 2>/dev/null; return\n'),
     "stop_guard: whether it has stopped does not matter": ('        *) fail 94 "the service $unit is', '        *) : 94 "the service $unit is'),
-    "disarm: its orders stay": ('    rm -f "$tokens/$uuid.guard"\n    guard_lives', "    guard_lives"),
-    "disarm: its files stay": ("    guard_lives || forget_guard\n}", "}"),
-    "disarm: under a guard that lives": ("    guard_lives || forget_guard\n}", "    forget_guard\n}"),
+    "disarm: its files stay": ("disarm() { forget_guard; }", "disarm() { :; }"),
     "guard_trouble: without systemd": ('        say "systemd is not its first process"\n        return\n', "        :\n"),
     "traces: a guard that was killed is alive": ("        running=no\n", "        running=yes\n"),
     "need_drbd: no module is as good": ('    loaded || fail 90 "the drbd module is not loaded"\n', ""),
@@ -100,13 +98,14 @@ _NODE: Final = {
 }  # fmt: skip
 
 _GUARD: Final = {
-    "arm: two guards": ('    if [ "$first" = no ] || guard_lives; then stop_guard; fi\n', ""),
-    "arm: a service without its files goes on": ('"$first" = no ] || guard_lives; then', '"$first" = no ]; then'),
+    "arm: two guards": ('    if [ "$first" = no ] || [ -e "$root/run/systemd/transient/$unit" ]; then stop_guard; fi\n', ""),
+    "arm: one that was disarmed is started again for ever": ("[ ! -e '$script' ] || . '$script'", ". '$script'"),
+    "arm: a service without its files goes on": (' || [ -e "$root/run/systemd/transient/$unit" ]', ""),
     "arm: compares with what is there now": ('        [ ! -e "$orders" ] || generation=$(sed', "        : || generation=$(sed"),
     "arm: without its acknowledgement": ("    deadline=$written\n    exec 9>&-\n    acknowledged\n", "    deadline=$written\n"),
     "arm: a refusal is as good": ('        fail 99 "$refused"\n', "        return\n"),
     "arm: a refusal leaves its files": ('        [ "$first" = no ] || forget_guard\n', ""),
-    "guard: one without orders leaves its files": ('    (locked "$uuid" leave)\n', ""),
+    "guard: one without orders leaves its files": (' then (locked "$uuid" leave); fi\n', " then :; fi\n"),
     "leave: a guard with orders as well": ('    [ -e "$orders" ] || forget_guard\n    rm -f "$lock"\n', '    forget_guard\n    rm -f "$lock"\n'),
     "guard: acts while the token lives": ("        if read_token 2>/dev/null && lives; then\n            tell", "        if false; then\n            tell"),
     "guard: acknowledges nothing": ("            tell \"$deadline\" ''\n", "            :\n"),

@@ -142,13 +142,13 @@ here={root}
 echo "$*" >>"$here/services"
 [ ! -e "$here/dead" ] || exit 0
 for word; do
-    before=${{last-}} last=$word
+    last=$word
     case $word in --unit=*) unit=$here/run/systemd/transient/${{word#*=}} ;; esac
 done
 mkdir -p "${{unit%/*}}"
 echo >"$unit"
 # As --collect has it: of one that has ended nothing is known.
-setsid sh -c '"$1" "$2"; /bin/rm -f "$3"' - "$before" "$last" "$unit" >>"$here/journal" 2>&1 9>&- </dev/null &
+setsid sh -c 'sh -c "$1"; /bin/rm -f "$2"' - "$last" "$unit" >>"$here/journal" 2>&1 9>&- </dev/null &
 echo $! >"$here/pid"
 """
 _SYSTEMCTL = """#!/bin/sh
@@ -715,7 +715,7 @@ def test_beside_a_guard_that_does_not_stop_none_is_started(
     # Disarmed it is all the same: it ends by itself.
     storage.disarm_guard("node1", TOKEN)
     assert storage.traces("node1").guards == ()
-    assert eventually(lambda: host.left == [f"{TOKEN.uuid}.token"]), host.left
+    assert host.left == [f"{TOKEN.uuid}.lock", f"{TOKEN.uuid}.token"]
 
 
 def test_a_guard_that_is_disarmed_acts_no_more(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
@@ -725,9 +725,12 @@ def test_a_guard_that_is_disarmed_acts_no_more(host: Host, storage: DrbdStorage,
     host.opened()
     storage.disarm_guard("node1", TOKEN)
     storage.drop_token("node1", TOKEN)
-    assert eventually(lambda: host.left == []), host.left
+    assert host.left == []
     assert eventually(lambda: not list((host.root / "run/systemd/transient").iterdir()))
-    assert host.told == []
+    assert (host.told, host.left) == ([], [])
+    # One that was killed in this moment is started again by systemd: it finds nothing, and that is no failure.
+    _, _, command = (host.root / "services").read_text().strip().partition(" -c ")
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)
     storage.disarm_guard("node1", TOKEN)
