@@ -86,17 +86,15 @@ def test_a_check_that_is_under_way_is_waited_for() -> None:
     assert [method for method, _ in turn.world.calls].count(CHECKED) == 2  # one on each node
 
 
-def test_it_is_not_checked_twice_until_the_check_is_old() -> None:
+@pytest.mark.parametrize("old", [False, True])
+def test_it_is_checked_again_ahead_only_once_the_check_is_old(*, old: bool) -> None:
     turn = Turn()
     turn.begin()
     turn.ended()
+    turn.world.time += GOOD_S if old else 0.0
     turn.begin()
-    turn.ended()
-    assert not turn.checked_anew
-    turn.world.time += GOOD_S
-    turn.begin()
-    turn.ahead.take(UUID, "node2", turn.context.nodes)
-    assert turn.checked_anew
+    assert turn.ahead.take(UUID, "node2", turn.context.nodes) is not None
+    assert turn.checked_anew is old
 
 
 def _autostart(turn: Turn) -> None:
