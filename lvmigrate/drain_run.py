@@ -17,10 +17,12 @@ from typing import Final, TypeVar
 import structlog
 
 from lvmigrate import drain_move, fleet
+from lvmigrate.ahead import Ahead
 from lvmigrate.assignment import Stay, assign, short
 from lvmigrate.census import Unfinished
 from lvmigrate.defect import defect
 from lvmigrate.domain import Domain
+from lvmigrate.drain_move import Ears, shared
 from lvmigrate.drain_report import AFTERWARDS, FOR_GOOD, LASTING, DrainReport, Moved, Stayed
 from lvmigrate.errors import (
     Code,
@@ -47,8 +49,9 @@ _log = structlog.get_logger()
 
 T = TypeVar("T")
 
-#: In place of an end: the guest runs on the target, and its move goes on.
+#: In place of an end: the guest's memory is on the target alone, and its move goes on; its copy comes to its end soon.
 _LANDED: Final = object()
+_ENDS_SOON: Final = object()
 #: How often it is looked whether somebody asked to pause or to stop, in seconds.
 _TICK_S: Final = 0.2
 #: How long a node that this is about may be silent, and how often it is asked meanwhile, in seconds.
@@ -58,6 +61,8 @@ _ASK_S: Final = 5.0
 _TRIES: Final = 2
 #: The same for one that somebody else is working on, and will have done with.
 _TRIES_LOCKED: Final = 10
+#: How many guests are checked before it is their turn, at the most.
+_CHECKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +99,10 @@ class Run:
         #: What has ended, from each move's thread.
         self._ends: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
-        #: By UUID: who runs on the target, and whose move is still being finished.  They count for no limit any more.
+        #: By UUID: whose memory is on the target, and whose move is still being finished.  They count for no limit any
+        #: more.
         self._landed: dict[str, Departure] = {}
+        self._ahead = Ahead()
         #: By UUID: what became of each guest; the names of all that there ever were.
         self._moved: dict[str, Moved] = {}
         self._stayed: dict[str, Stayed] = {}
@@ -185,6 +192,10 @@ class Run:
         """With the nodes as they are by now: one that was drained or put out of use meanwhile takes nobody more."""
         nodes = self._manner.nodes
         return self._context if nodes is None else replace(self._context, nodes=nodes())
+
+    def _of_one(self) -> Context:
+        """For one move: what stops the whole from going on does not stop this one."""
+        return replace(self._context_now(), cancel=self._abort)
 
     # ---- one turn after the other
 
@@ -365,12 +376,45 @@ class Run:
 
     def _move(self, departure: Departure) -> Report:
         domain = self._domains[departure.uuid]
-        landed = partial(self._ends.put, (departure.uuid, _LANDED))
-        return drain_move.move(self._context_now(), departure, self._manner, domain, abort=self._abort, arrived=landed)
+        return drain_move.move(
+            self._of_one(),
+            departure,
+            self._manner,
+            domain,
+            ears=self._ears(departure.uuid),
+            ahead=self._ahead,
+        )
+
+    def _ears(self, uuid: str) -> Ears:
+        return Ears(
+            ends_soon=partial(self._ends.put, (uuid, _ENDS_SOON)), landed=partial(self._ends.put, (uuid, _LANDED))
+        )
+
+    def _check_ahead(self) -> None:
+        """One for each place that is taken: all of them may become free at once."""
+        if not self._may_begin() or self._stale:
+            return
+        context = self._of_one()
+        for ticket in self._traffic.soon(min(len(self._traffic.under_way), _CHECKS)):
+            guest = ticket.traveller
+            domain = self._domains[guest.uuid]
+            options = shared(self._manner.options(domain), self._traffic.share_mib_s(guest.source, ticket.target))
+            if options.forecast_s:
+                continue  # it depends on the share of the link, which is known when it sets out
+            make = partial(
+                drain_move.made,
+                context,
+                guest.uuid,
+                ticket.target,
+                self._manner,
+                options,
+                ears=self._ears(guest.uuid),
+            )
+            self._ahead.begin(context, domain, ticket.target, make)
 
     def _clean_up(self, left: Unfinished) -> CleanupReport:
         try:
-            return drain_move.clean_up(self._context, left.uuid, self._manner, abort=self._abort)
+            return drain_move.clean_up(replace(self._context, cancel=self._abort), left.uuid, self._manner)
         except LvmigrateError as error:
             locked = isinstance(error, Refused) and {finding.code for finding in error.findings} == {Code.LOCKED}
             if locked or isinstance(error, MoveAborted | GuestLost | LeftBehind | OutcomeUnknown | TokenLost):
@@ -390,6 +434,9 @@ class Run:
         try:
             uuid, ended = self._ends.get(timeout=_TICK_S)
         except queue.Empty:
+            return
+        if ended is _ENDS_SOON:
+            self._check_ahead()
             return
         if ended is _LANDED:
             self._landed[uuid] = self._traffic.under_way[uuid]

@@ -94,6 +94,10 @@ class MigrateInstance:
                 self._plan = replace(self._plan, forecast=told)
         return self._plan
 
+    def paced(self, options: Options) -> None:
+        """Move with ``options`` in place of those that were checked: the bandwidths alone may differ."""
+        self._options = options
+
     def exec(self) -> Report:
         """Do what `check_prereq` planned.
 

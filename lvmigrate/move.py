@@ -285,8 +285,8 @@ class Move:
         A guard holds its node's shutdown back, too; where there is none, that is done from here.
         """
         if not (self.options.guard and self.plan.resources):
-            for node in self.nodes:
-                self.stack.enter_context(self.context.storage.inhibit(node, self.lease.token))
+            held = [self.context.storage.inhibit(node, self.lease.token) for node in self.nodes]
+            together([partial(self.stack.enter_context, each) for each in held])
             return
         self._stop_if_asked()
         for node in self.nodes:
@@ -500,7 +500,8 @@ class Move:
 
     def _check_again(self) -> None:
         """Under the token: what another controller may have changed since the checks."""
-        now, target = together([partial(self.context.hypervisor.domain, n, self.plan.domain.uuid) for n in self.nodes])
+        look = self.context.hypervisor.domain
+        now, target = together([partial(look, node, self.plan.domain.uuid) for node in self.nodes])
         moved = now is None or now.state is not self.plan.domain.state or (target is not None and target.state.active)
         # A disk that was attached since then was looked at by nobody: its path may lead to another one on the target.
         others = now is not None and checks.replicated_disks(now) != checks.replicated_disks(self.plan.domain)

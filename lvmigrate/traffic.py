@@ -39,7 +39,7 @@ _ENDLESS: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much may go on at once. A guest that runs on its target does not count, while its move is being finished."""
+    """How much may go on at once. A guest whose memory is on its target alone does not count any more."""
 
     #: Guests that leave one node, that come to one, and that go between the same two.
     per_source: int = 2
@@ -169,6 +169,11 @@ class Traffic:
     def waiting(self) -> tuple[Ticket, ...]:
         """Who has not set out."""
         return tuple(waiting.ticket for waiting in self._waiting.values())
+
+    def soon(self, most: int) -> list[Ticket]:
+        """So many of those who set out next, as far as can be told: the gates on their way may let others go first."""
+        waiting = (waiting for waiting in self._waiting.values() if waiting.ticket.promised)
+        return [each.ticket for each in heapq.nsmallest(most, waiting, key=lambda each: each.place)]
 
     def share_mib_s(self, source: str, target: str) -> int:
         """What a move between two nodes gets where all that may go at once do."""

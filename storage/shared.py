@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Never
 
@@ -23,6 +24,7 @@ from lvmigrate.replication import (
     Surroundings,
     VerifyEnd,
 )
+from lvmigrate.together import together
 from lvmigrate.token import Guarded, Token
 from storage import reach
 from storage.marks import Marks, no_guard
@@ -172,8 +174,7 @@ class SharedStorage(Marks):
 
 def nothing_to_watch(remote: Remote, nodes: Sequence[str], on_change: Callable[[str], None] | None) -> ReplicationWatch:
     """A watch of no resource, each of ``nodes`` having answered once. Raises `NodeUnreachable`."""
-    for node in nodes:
-        remote.ask(node, "Greeting the node", "true")
+    together([partial(remote.ask, node, "Greeting the node", "true") for node in nodes])
     return ReplicationWatch(
         called={},
         follow=lambda node: remote.stream(node, "follow"),

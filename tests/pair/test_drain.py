@@ -29,7 +29,7 @@ LIGHT = Load(mib=1, rate=20, record_ms=200)
 
 
 class Eye(Nobody):
-    """Counts who takes a place: one that has arrived and is being looked at for the last time takes none."""
+    """Counts who takes a place: one whose memory is on its target, and who is let run there, takes none."""
 
     def __init__(self) -> None:
         self.under_way: set[str] = set()
@@ -42,7 +42,7 @@ class Eye(Nobody):
 
     def progress(self, progress: StepProgress) -> None:
         self.heard.add(progress.instance)
-        if progress.step in ("close", "verify"):
+        if progress.step in ("switch", "close", "verify"):
             self.under_way.discard(progress.instance)
 
     def moved(self, moved: Moved) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lvmigrate.drain import DrainNodes, ReturnGuests
-from lvmigrate.drain_move import move
+from lvmigrate.drain_move import Ears, move
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.errors import Code, ExitCode, Refused
 from lvmigrate.manner import Manner
@@ -161,10 +160,10 @@ def test_a_node_that_gives_no_answer_to_one_check_is_asked_again_by_the_next() -
 
 
 @pytest.mark.parametrize("options", [Options(), Options(always_failover=True)], ids=["live", "failover"])
-def test_the_next_one_may_begin_once_a_guest_runs_there_before_its_move_is_finished(options: Options) -> None:
+def test_the_next_one_may_begin_once_a_guest_s_memory_is_there_alone(options: Options) -> None:
     with World(NODES) as world:
         (guest,) = web(world, 1)
-        arrived: list[list[str]] = []
+        landed: list[list[str]] = []
         steps: list[str] = []
 
         class Steps(Nobody):
@@ -179,11 +178,11 @@ def test_the_next_one_may_begin_once_a_guest_runs_there_before_its_move_is_finis
         )
         manner = Manner(options=lambda _domain: options, onlooker=Steps())
 
-        def arrive() -> None:
-            arrived.append([*world.running(guest), steps[-1]])
+        def land() -> None:
+            landed.append([*(copy.node for copy in world.copies(guest)), steps[-1]])
 
-        move(context, departure, manner, domain, abort=threading.Event(), arrived=arrive)
-        assert arrived == [["node2", "verify" if options.always_failover else "close"]]
+        move(context, departure, manner, domain, ears=Ears(landed=land))
+        assert landed == [["node2", "verify" if options.always_failover else "switch"]]
 
 
 def test_a_node_that_nobody_knows_and_one_that_is_silent() -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from lvmigrate import fleet
+from lvmigrate import drain_move, fleet
+from lvmigrate.ahead import Ahead
 from lvmigrate.assignment import Room, Stay, Traveller
 from lvmigrate.census import Unfinished
 from lvmigrate.domain import Domain
-from lvmigrate.drain_move import shared
+from lvmigrate.drain_move import Ears, shared
 from lvmigrate.drain_report import DrainReport, Moved, Nobody, Stayed
 from lvmigrate.drain_run import Run
 from lvmigrate.errors import (
@@ -69,6 +70,11 @@ class Stage(Nobody):
     arrivals: tuple[Unfinished, ...] = ()
     nowhere: dict[str, Code] = field(default_factory=dict)
     looks: int = 0
+    #: By guest: what its move tells of itself; what was checked before its turn, with its share of the link; and who
+    #: set out with that.
+    told_of: dict[str, Ears] = field(default_factory=dict)
+    checks: list[tuple[str, int | None]] = field(default_factory=list)
+    checked_ahead: list[str] = field(default_factory=list)
 
     # ---- what is seen
 
@@ -122,6 +128,19 @@ class Stage(Nobody):
             warnings=(),
         )  # fmt: skip
 
+    def _move(self, _context: object, departure: Departure, *_more: object, ears: Ears, ahead: Ahead) -> Report:
+        self.told_of[departure.name] = ears
+        if (departure.uuid, departure.target) in ahead._checks:
+            self.checked_ahead.append(departure.name)
+        return self.move(departure)
+
+    def _made(self, _context: object, uuid: str, _target: str, _manner: Manner, options: Options, **_: object) -> Any:
+        self.checks.append((uuid, options.bandwidth_mib_s))
+        return self
+
+    def check_prereq(self) -> None:
+        """In place of a move's own."""
+
     def move(self, departure: Departure) -> Report:
         with self.lock:
             self.begun_.append((departure.name, departure.target))
@@ -159,7 +178,8 @@ class Stage(Nobody):
             limits=limits or Limits(per_source=3, per_target=3, per_link=3), again_s=0.1, **{"onlooker": self} | changes
         )
         run = Run(context, question, manner, NO_RECORD, abort=self.abort, not_to={})
-        monkeypatch.setattr(run, "_move", self.move)
+        monkeypatch.setattr(drain_move, "move", self._move)
+        monkeypatch.setattr(drain_move, "made", self._made)
         monkeypatch.setattr(run, "_clean_up", self.clean_up)
         seen = self.observe(context, question)
         return run.run(plan(seen.rooms, seen.travellers, manner.limits), "drain", ("node1",))
@@ -445,3 +465,53 @@ def test_the_share_of_the_link_is_the_limit_unless_the_guest_has_a_lower_one(
 ) -> None:
     made = shared(own, share)
     assert (made.bandwidth_mib_s, made.postcopy_bandwidth_mib_s) == rates
+
+
+def test_while_copies_come_to_their_end_as_many_are_checked_who_set_out_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(Stage):
+        def move(self, departure: Departure) -> Report:
+            self.told_of[departure.name].ends_soon()
+            return super().move(departure)
+
+    stage = Ends(count=7, move_s=0.3)
+    report = stage.run(monkeypatch, Limits(per_source=2, per_target=2, per_link=2, at_once=2, budget_mib_s=100))
+    assert len(report.moved) == 7
+    assert stage.checked_ahead == ["g2", "g3", "g4", "g5", "g6"]
+    assert sorted({uuid for uuid, _ in stage.checks}) == ["u2", "u3", "u4", "u5", "u6"]
+    assert {share for _, share in stage.checks} == {37}
+
+
+def test_nobody_is_checked_ahead_who_is_not_to_begin_or_is_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(Stage):
+        def move(self, departure: Departure) -> Report:
+            self.stop.set()
+            self.told_of[departure.name].ends_soon()
+            return super().move(departure)
+
+    stage = Ends()
+    stage.run(monkeypatch, Limits())
+    assert stage.checks == []
+
+    class Told(Stage):
+        def move(self, departure: Departure) -> Report:
+            self.told_of[departure.name].ends_soon()
+            return super().move(departure)
+
+    told = Told()
+    report = told.run(monkeypatch, options=lambda _domain: Options(forecast_s=1))
+    assert (told.checks, len(report.moved)) == ([], 6)
+
+
+def test_the_next_one_sets_out_once_the_memory_of_the_one_before_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    next_one = threading.Event()
+
+    class Lands(Stage):
+        def move(self, departure: Departure) -> Report:
+            if departure.name == "g1":
+                next_one.set()
+            self.told_of[departure.name].landed()
+            assert departure.name != "g0" or next_one.wait(10)
+            return super().move(departure)
+
+    report = Lands(count=2).run(monkeypatch, Limits(at_once=1))
+    assert len(report.moved) == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from lvmigrate import convergence
 from lvmigrate.cleanup import CleanupInstance
-from lvmigrate.domain import DomainDisk, DomainState, JobKind
+from lvmigrate.domain import Domain, DomainDisk, DomainState, JobKind
 from lvmigrate.errors import (
     Code,
     GuestLost,
@@ -29,7 +30,7 @@ from lvmigrate.replication import DiskState, Reach, ReplicationState, Role
 from lvmigrate.tasklet import Context
 from lvmigrate.together import in_turn
 from lvmigrate.token import Token
-from tests.unit.fakes import NODES, UUID, FakeCopy, Renewing, World, guest, unreachable
+from tests.unit.fakes import NODES, UUID, FakeCopy, FakeHypervisor, FakeStorage, Renewing, World, guest, unreachable
 
 FAILED = CopyEnd(ok=False, detail="libvirt's words")
 #: What was attached, and is another node's own on another node.
@@ -724,3 +725,29 @@ def test_without_a_guard_both_nodes_shutdown_is_held_back_from_here(options: Opt
     checked(world, options=options).exec()
     assert seen == [from_here]
     assert world.inhibited == []
+
+
+def test_right_before_the_copy_both_nodes_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the guest is now, and to hold their shutdown back: each waits until the other one was asked too."""
+    world = World()
+    tasklet = checked(world, options=Options(guard=False))
+    both = threading.Barrier(2, timeout=10)
+    inhibit, domain = FakeStorage.inhibit, FakeHypervisor.domain
+    asked: list[str] = []
+
+    @contextmanager
+    def inhibiting(self: FakeStorage, node: str, token: Token) -> Iterator[None]:
+        both.wait()
+        with inhibit(self, node, token):
+            yield
+
+    def looking(self: FakeHypervisor, node: str, name: str) -> Domain | None:
+        asked.append(node)
+        if len(asked) <= len(NODES):
+            both.wait()
+        return domain(self, node, name)
+
+    monkeypatch.setattr(FakeStorage, "inhibit", inhibiting)
+    monkeypatch.setattr(FakeHypervisor, "domain", looking)
+    tasklet.exec()
+    assert list(world.violations()) == []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvmigrate.assignment import Room, Traveller, assign
+from lvmigrate.assignment import Room, Ticket, Traveller, assign
 from lvmigrate.errors import Code
 from lvmigrate.traffic import Departure, Leg, Limits, Schedule, Traffic, memory_share_mib_s, plan
 from tests.fleet import fleet
@@ -304,6 +304,14 @@ def test_one_that_did_not_arrive_gives_its_room_back() -> None:
     assert (traffic.free_kib["b"], list(traffic.under_way)) == (0, ["u0"])
     assert traffic.ended("u0", arrived=False) == []
     assert (traffic.free_kib, dict(traffic.under_way)) == ({"a": 0, "b": 2 * GIB}, {})
+
+
+def test_who_sets_out_soon_are_the_next_ones_and_none_without_a_promise() -> None:
+    guests = [traveller(n, peers=("b",), gib=gib) for n, gib in enumerate((1, 8, 4, 2))]
+    traffic = Traffic([room("a", 0), room("b", 13)], Limits(at_once=1))
+    traffic.add(Ticket(traveller=guest, target="b", promised=guest.name != "g3") for guest in guests)
+    assert [gone.name for gone in traffic.next()] == ["g1"]
+    assert [[ticket.traveller.name for ticket in traffic.soon(most)] for most in (1, 9)] == [["g2"], ["g2", "g0"]]
 
 
 def test_what_was_under_way_before_counts() -> None:
