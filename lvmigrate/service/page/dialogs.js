@@ -16,10 +16,10 @@ export async function migrate({ name, uuid, node }, nodes) {
     target: choice("To", "target", [["", others.length === 1 ? others[0] : "whichever fits best"], ...(others.length === 1 ? [] : others.map((each) => [each, each]))]),
     mode: choice("How", "mode", [
       ["", "as is usual for it"],
-      ["live", "live: it runs meanwhile"],
-      ["non-live", "non-live: it stands still meanwhile"],
-      ["post-copy", "post-copy: it goes on there before all of its memory has come"],
-    ]),
+      ["live", "live"],
+      ["non-live", "non-live"],
+      ["post-copy", "post-copy"],
+    ], "Live: it runs meanwhile. Non-live: it stands still. Post-copy: it goes on there before all of its memory has come."),
     policy: choice("If the copy does not come to its end", "policy", [["", "as is usual for it"], ...policies.map((each) => [each, each])]),
     forecast: tick("Measure it first, and tell how long it will take", "forecast"),
     bandwidth: numeric("At most, in MiB/s", "bandwidth"),
@@ -223,14 +223,16 @@ function ordered({ title, collection, words, act, fields }) {
 
 // ---- fields
 
-function field(name, label, input) {
+/** `hint`: what is too long for the field itself, which a narrow screen would cut off. */
+function field(name, label, input, hint = "") {
   const id = `field-${name}`;
   input.id = id;
-  return el("p", { class: "field" }, el("label", { for: id }, label), input);
+  if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
+  return el("p", { class: "field" }, el("label", { for: id }, label), input, hint ? el("span", { class: "dim", id: `${id}-hint` }, hint) : null);
 }
 
-function choice(label, name, options) {
-  return field(name, label, el("select", { name }, options.map(([key, words]) => el("option", { value: key }, words))));
+function choice(label, name, options, hint = "") {
+  return field(name, label, el("select", { name }, options.map(([key, words]) => el("option", { value: key }, words))), hint);
 }
 
 const numeric = (label, name) => field(name, label, el("input", { type: "number", name, min: "1", step: "1", inputmode: "numeric" }));
