@@ -184,9 +184,10 @@ class Visitor:
         """For whoever wants to look, in both schemes of colours."""
         if PICTURES:
             Path(PICTURES).mkdir(parents=True, exist_ok=True)
+            whole = self.page.locator("dialog[open]").count() == 0  # what is under a dialog is not looked at
             for scheme in ("dark", "light"):
                 self.page.emulate_media(color_scheme=scheme)
-                self.page.screenshot(path=f"{PICTURES}/{name}-{scheme}.png", full_page=True)
+                self.page.screenshot(path=f"{PICTURES}/{name}-{scheme}.png", full_page=whole)
 
     def accessible(self) -> None:
         """Nothing is found against it, in both schemes of colours; nothing is wider than the window, or its dialog."""

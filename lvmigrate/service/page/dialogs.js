@@ -85,7 +85,7 @@ export function drain(node) {
       reason: value(reason),
       limits: value(atOnce) ? { at_once: Number(value(atOnce)) } : {},
     }),
-    act: (told) => `Drain ${node}: move ${told.schedule.legs.length} guests, and let none come`,
+    act: (told) => `Drain ${node}: move ${guests(told)}, and let none come`,
     fields: [reason, atOnce],
   });
 }
@@ -97,10 +97,12 @@ export function bringBack(node) {
     title: `Bring guests back to ${node}`,
     collection: "drains",
     words: () => ({ what: "return", node, every: isOn(every) }),
-    act: (told) => `Open ${node}, and move ${told.schedule.legs.length} guests there`,
+    act: (told) => `Open ${node}, and move ${guests(told)} there`,
     fields: [every],
   });
 }
+
+const guests = ({ schedule: { legs } }) => `${legs.length} ${legs.length === 1 ? "guest" : "guests"}`;
 
 /** End a job, or have a drain begin nothing more. */
 export function abort(job) {
