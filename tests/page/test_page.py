@@ -360,6 +360,7 @@ def test_a_move_with_a_finger(place: Served, visit: Visit) -> None:
     expect(dialog.get_by_label("How", exact=True)).to_be_visible()
     expect(dialog.get_by_label("Without a guard")).to_be_visible()
     visitor.accessible()
+    dialog.get_by_label("How", exact=True).scroll_into_view_if_needed()
     visitor.picture("move-confirm-phone")
     dialog.get_by_text("Measure it first").tap()
     dialog.get_by_label("How", exact=True).select_option("live")
@@ -658,6 +659,9 @@ def test_a_node_is_drained(tmp_path: Path, visit: Visit) -> None:
         page.get_by_role("button", name="Open node1, and move 2 guests there").click()
         expect(page.get_by_role("heading", level=1, name="Return to node1")).to_be_visible()
         expect(page.locator(".state")).to_contain_text("done")
+        expect(page.get_by_role("region", name="Guests")).to_contain_text("2 moved.")
+        expect(opened(page, "web0").get_by_text("web0 runs on node1.")).to_be_visible()
+        expect(of(page, "web0").locator(".steps > li")).to_have_count(8)
         assert [own.house.running(guest) for guest in guests] == [["node1"]] * 2
 
 
@@ -744,6 +748,7 @@ def test_who_comes_to_a_drain_later_is_shown_the_same(tmp_path: Path, visit: Vis
         expect(late.page.get_by_role("region", name="Guests")).to_contain_text("3 moved.")
         expect(it.get_by_text(f"{first} runs on node2.")).to_be_visible()
         expect(it.get_by_text("done", exact=True)).to_have_count(8)
+        expect(late.page.get_by_role("region", name="What happened")).to_contain_text(f"{first} sets out for node2")
         late.accessible()
         late.picture("drain-done-phone")
         # When all is over, the journal has the plan, what was said, and every move.
@@ -867,6 +872,53 @@ def test_what_a_person_must_decide_cannot_be_overlooked(tmp_path: Path, visit: V
         assert own.house.running(guest) == ["node1"]
 
 
+def test_what_a_drain_has_left_for_a_person_is_open_and_can_be_mended(tmp_path: Path, visit: Visit) -> None:
+    with served(tmp_path) as own:
+        guest = own.house.guest("web1")
+        finding = {"code": LEFT.code.value, "sentence": LEFT.sentence, "hint": LEFT.hint}
+        left = {"uuid": guest.uuid, "name": "web1", "source": "node1", "exit_code": 8, "finding": finding}
+        fact = {"what": "drain", "nodes": ["node1"], "seconds": 30.0, "forecast_s": 20.0, "moved": [], "stayed": [left]}
+        ledger = Ledger(own.house.journal)
+        job = Job(
+            id="20260101-000000-d3a14ed1",
+            what="drain",
+            about="node1",
+            order={"what": "drain", "nodes": ["node1"]},
+            subject="token:night",
+            priority=Priority.NORMAL,
+            state=State.QUEUED,
+            asked=time.time() - 60,
+        )
+        ledger.add(job, key=None, fingerprint="")
+        ledger.set(
+            job.id,
+            state=State.ENDED,
+            begun=time.time() - 60,
+            ended=time.time() - 30,
+            outcome=LEFT.code.value,
+            exit_code=int(LEFT.exit_code),
+            result={**fact, "not_begun": ["web2"], "off": ["web3"]},
+        )
+        ledger.close()
+        visitor = visit(own, **HAND)
+        visitor.enter(Role.MOVE)
+        page = visitor.page
+        page.get_by_role("link", name="What is known of node1, and the next command").tap()
+        expect(page.get_by_role("region", name="Guests")).to_contain_text("1 stayed, 1 not begun, 1 off.")
+        expect(of(page, "web1")).to_have_attribute("open", "")
+        expect(of(page, "web1")).to_contain_text(LEFT.sentence)
+        expect(of(page, "web1")).to_contain_text("a person has to look")
+        visitor.accessible()
+        visitor.picture("drain-left-behind-phone")
+        of(page, "web2").locator("> summary").tap()
+        expect(of(page, "web2")).to_contain_text("It was not begun.")
+        of(page, "web1").get_by_role("button", name="Clean up after a move of web1").tap()
+        dialog = page.get_by_role("dialog", name="Clean up after a move of web1")
+        dialog.get_by_role("button", name=re.compile("Clean up web1|Look after web1")).tap()
+        expect(page.locator(".state")).to_contain_text("done")
+        expect(page.get_by_role("alert")).to_be_empty()
+
+
 def test_a_service_that_goes_away_is_waited_for(tmp_path: Path, visit: Visit) -> None:
     with served(tmp_path) as own:
         guest = own.house.guest("web1", copy_s=4.0)
@@ -902,7 +954,7 @@ def test_a_token_that_is_taken_back_ends_the_visit(tmp_path: Path, visit: Visit)
         assert own.house.process is not None
         own.house.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "access_read_again" in own.house.log.read_text())
-        visitor.page.get_by_role("button", name="Look again").click()
+        # Nobody touches the page: it asks for the nodes by itself.
         expect(visitor.page.get_by_role("heading", level=1, name="Sign in")).to_be_focused()
         expect(visitor.page.get_by_text("web1")).to_have_count(0)
         # And the browser keeps it no longer.

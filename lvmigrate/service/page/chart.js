@@ -70,7 +70,7 @@ export class Chart {
           const y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - point[line.field] / most);
           return `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
         });
-      this.#paths[place].setAttribute("d", way.join(""));
+      this.#paths[place].setAttribute("d", way.length === 1 ? `${way[0]}h0` : way.join("")); // one look alone is a dot
     });
     this.#most.textContent = this.#lines[0].say(most);
     this.#end.textContent = seconds(end);

@@ -130,7 +130,9 @@ export function abort(job) {
         {},
         job.state === "queued"
           ? "It waits, and has changed nothing: it ends at once."
-          : "Each guest under way goes on where it was, whole; one that is past the point of no return arrives.",
+          : many
+            ? "Each guest under way goes on where it was, whole; one that is past the point of no return arrives."
+            : "The guest goes on where it was, whole; past the point of no return it arrives.",
       ),
       many ? el("p", {}, "To stop begins nothing more, and lets those under way arrive.") : null,
       said,

@@ -157,8 +157,8 @@ function happened(job, story, heard) {
     .filter((row) => row.kind === "moment" && row.data.said_by === "lvmigrate")
     .map((row) => ({ at: story.entry.began + row.at_s, words: row.name }));
   if (job.state !== "ended") return [...written, ...own.slice(heard)];
-  const arrived = lines.filter((line) => line.kind === "moved").length;
-  return !written.length || (own.length && arrived >= (job.result?.moved.length ?? 0)) ? own : written;
+  const went = (kind) => lines.filter((line) => line.kind === kind).length >= (job.result?.moved.length ?? Infinity);
+  return !written.length || (own.length && went("begun") && went("moved")) ? own : written;
 }
 
 const lineList = (lines) => el("ol", { class: "lines" }, lines.map(({ at, words }) => el("li", {}, moment(at), " ", words)));
