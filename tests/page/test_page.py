@@ -21,6 +21,7 @@ from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Priority
 from lvmigrate.service.settings import Role
 from lvmigrate.simulator import World
+from lvmigrate.simulator.host import Phase
 from lvmigrate.simulator.truth import DRBD
 from tests.page.support import HAND, PHONE, TOKENS, Served, Visitor, forwarded, served
 from tests.service.support import user, wait_for
@@ -43,6 +44,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def in_world(place: Served, act: Callable[[World], None]) -> None:
     place.house.stage.do(lambda: act(place.house.stage.world))
+
+
+def hurry(world: World) -> None:
+    """Let every copy come to its end, whoever has not begun in a few seconds."""
+    for guest in world.guests.values():
+        guest.copy_s = 3.0
+    for one in world.migrations:
+        moving: Any = one
+        if moving.phase is Phase.TRANSFER:
+            moving._stop_timer()
+            moving._enter(Phase.TRANSFER, 0.5, moving._suspend)
 
 
 def jobs_of(place: Served, name: str) -> list[Job]:
@@ -496,7 +508,7 @@ _LISTEN = """() => {
 
 
 def test_a_move_is_seen_while_it_lasts(place: Served, visit: Visit) -> None:
-    place.house.guest("live1", copy_s=8.0)
+    place.house.guest("live1", copy_s=20 * SLOW_S)
     visitor = visit(place)
     visitor.enter(Role.MOVE)
     page = visitor.page
@@ -517,6 +529,7 @@ def test_a_move_is_seen_while_it_lasts(place: Served, visit: Visit) -> None:
     late.picture("move-live-phone")
     page.get_by_text("The figures").first.click()
     expect(page.get_by_role("table", name="Figures").first.get_by_role("row").nth(3)).to_be_visible()
+    in_world(place, hurry)
     expect(page.get_by_role("region", name="Outcome")).to_contain_text("live1 runs on node2.")
     for number in range(8):
         expect(steps.nth(number)).to_contain_text("done")
@@ -678,9 +691,9 @@ def opened(page: Page, name: str) -> Locator:
 
 
 def draining(own: Served, page: Page) -> tuple[list[str], str]:
-    """Three guests leave a node, which takes a while: those that are under way, and the one that waits."""
+    """Three guests leave a node, and get nowhere before `hurry`: those that are under way, and the one that waits."""
     for number in range(3):
-        own.house.guest(f"web{number}", copy_s=10.0)
+        own.house.guest(f"web{number}", copy_s=20 * SLOW_S)
     page.get_by_role("button", name="Look again").click()
     page.get_by_role("button", name="Drain node1").click()
     page.get_by_role("button", name="Drain node1: move 3 guests").click()
@@ -715,6 +728,7 @@ def test_every_move_of_a_drain_has_its_curves_its_steps_and_its_outcome(tmp_path
         opened(page, waits)
         visitor.accessible()
         visitor.picture("drain-live")
+        in_world(own, hurry)
         expect(page.get_by_role("region", name="Guests")).to_contain_text("3 moved.")
         for name in (first, second, waits):
             it = of(page, name)
@@ -745,6 +759,7 @@ def test_who_comes_to_a_drain_later_is_shown_the_same(tmp_path: Path, visit: Vis
         expect(it.locator("li[aria-current=step]")).to_contain_text("memory")
         late.accessible()
         late.picture("drain-live-phone")
+        in_world(own, hurry)
         expect(late.page.get_by_role("region", name="Guests")).to_contain_text("3 moved.")
         expect(it.get_by_text(f"{first} runs on node2.")).to_be_visible()
         expect(it.get_by_text("done", exact=True)).to_have_count(8)

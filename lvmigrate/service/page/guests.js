@@ -144,7 +144,7 @@ class Part {
     this.#points = known.points.get(job.id)?.get(guest.name) ?? this.#points;
     fill(this.#head, [guest.name, guest.source, guest.target, state, stayed?.exit_code, guest.moved, guest.planned], () => [
       el("b", {}, guest.name),
-      el("span", {}, guest.target ? `${guest.source} to ${guest.target}` : (guest.source ?? "")),
+      guest.source ? el("span", {}, guest.target ? `${guest.source} to ${guest.target}` : guest.source) : null,
       badge(state, kindOf(guest)),
       ...short(guest).map((words) => el("span", { class: "dim" }, words)),
     ]);
