@@ -15,7 +15,7 @@ let number = 0;
 
 /**
  * One chart with a scale of its own. `lines`: name, field of a point, and how a value is said; the second line is
- * dashed, so that no colour is needed to tell them apart.
+ * dashed, so that no colour is needed to tell them apart. `whose`: of which guest, where there are several.
  */
 export class Chart {
   #lines;
@@ -24,11 +24,13 @@ export class Chart {
   #end = el("span", { class: "end" });
   #said = el("figcaption");
   #drawing;
-  #figures = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Figures" });
+  #figures;
   #points = [];
 
-  constructor(title, lines) {
+  constructor(title, lines, { level = "h3", whose = "" } = {}) {
     number += 1;
+    const named = `Figures of ${title.toLowerCase()}${whose ? ` of ${whose}` : ""}`;
+    this.#figures = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": named });
     this.#lines = lines;
     this.#said.id = `chart-${number}`;
     this.#paths = lines.map((_, place) => svg("path", { class: `line line-${place}`, "vector-effect": "non-scaling-stroke" }));
@@ -42,7 +44,7 @@ export class Chart {
     this.element = el(
       "figure",
       { class: "chart", hidden: true },
-      el("h3", {}, title),
+      el(level, {}, title),
       el("p", { class: "legend", "aria-hidden": "true" }, lines.map((line, place) => el("span", { class: `mark mark-${place}` }, line.name))),
       el("div", { class: "plot" }, el("div", { class: "scale", "aria-hidden": "true" }, this.#most, el("span", {}, "0")), this.#drawing),
       el("p", { class: "axis", "aria-hidden": "true" }, el("span", {}, "0 s"), this.#end),
@@ -68,7 +70,7 @@ export class Chart {
           const y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - point[line.field] / most);
           return `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
         });
-      this.#paths[place].setAttribute("d", way.join(""));
+      this.#paths[place].setAttribute("d", way.length === 1 ? `${way[0]}h0` : way.join("")); // one look alone is a dot
     });
     this.#most.textContent = this.#lines[0].say(most);
     this.#end.textContent = seconds(end);

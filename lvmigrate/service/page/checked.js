@@ -78,13 +78,13 @@ export function schedule(it) {
     it.legs.length
       ? table(
           "Who goes where",
-          ["Guest", "From", "To", "Memory", "Begins after", "Takes"],
+          ["Guest", "From", "To", "Memory", "Begins", "Takes"],
           it.legs.map(({ departure: each, begin_s: begin }) => [
             each.name,
             each.source,
             each.target,
             kib(each.memory_kib),
-            seconds(begin),
+            begin ? `after ${seconds(begin)}` : "at once",
             `${seconds(each.seconds)}${each.converges ? "" : " (may not end without help)"}`,
           ]),
         )

@@ -16,10 +16,10 @@ export async function migrate({ name, uuid, node }, nodes) {
     target: choice("To", "target", [["", others.length === 1 ? others[0] : "whichever fits best"], ...(others.length === 1 ? [] : others.map((each) => [each, each]))]),
     mode: choice("How", "mode", [
       ["", "as is usual for it"],
-      ["live", "live: it runs meanwhile"],
-      ["non-live", "non-live: it stands still meanwhile"],
-      ["post-copy", "post-copy: it goes on there before all of its memory has come"],
-    ]),
+      ["live", "live"],
+      ["non-live", "non-live"],
+      ["post-copy", "post-copy"],
+    ], "Live: it runs meanwhile. Non-live: it stands still. Post-copy: it goes on there before all of its memory has come."),
     policy: choice("If the copy does not come to its end", "policy", [["", "as is usual for it"], ...policies.map((each) => [each, each])]),
     forecast: tick("Measure it first, and tell how long it will take", "forecast"),
     bandwidth: numeric("At most, in MiB/s", "bandwidth"),
@@ -85,7 +85,7 @@ export function drain(node) {
       reason: value(reason),
       limits: value(atOnce) ? { at_once: Number(value(atOnce)) } : {},
     }),
-    act: (told) => `Drain ${node}: move ${told.schedule.legs.length} guests, and let none come`,
+    act: (told) => `Drain ${node}: move ${guests(told)}, and let none come`,
     fields: [reason, atOnce],
   });
 }
@@ -97,10 +97,12 @@ export function bringBack(node) {
     title: `Bring guests back to ${node}`,
     collection: "drains",
     words: () => ({ what: "return", node, every: isOn(every) }),
-    act: (told) => `Open ${node}, and move ${told.schedule.legs.length} guests there`,
+    act: (told) => `Open ${node}, and move ${guests(told)} there`,
     fields: [every],
   });
 }
+
+const guests = ({ schedule: { legs } }) => `${legs.length} ${legs.length === 1 ? "guest" : "guests"}`;
 
 /** End a job, or have a drain begin nothing more. */
 export function abort(job) {
@@ -128,7 +130,9 @@ export function abort(job) {
         {},
         job.state === "queued"
           ? "It waits, and has changed nothing: it ends at once."
-          : "Each guest under way goes on where it was, whole; one that is past the point of no return arrives.",
+          : many
+            ? "Each guest under way goes on where it was, whole; one that is past the point of no return arrives."
+            : "The guest goes on where it was, whole; past the point of no return it arrives.",
       ),
       many ? el("p", {}, "To stop begins nothing more, and lets those under way arrive.") : null,
       said,
@@ -223,14 +227,16 @@ function ordered({ title, collection, words, act, fields }) {
 
 // ---- fields
 
-function field(name, label, input) {
+/** `hint`: what is too long for the field itself, which a narrow screen would cut off. */
+function field(name, label, input, hint = "") {
   const id = `field-${name}`;
   input.id = id;
-  return el("p", { class: "field" }, el("label", { for: id }, label), input);
+  if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
+  return el("p", { class: "field" }, el("label", { for: id }, label), input, hint ? el("span", { class: "dim", id: `${id}-hint` }, hint) : null);
 }
 
-function choice(label, name, options) {
-  return field(name, label, el("select", { name }, options.map(([key, words]) => el("option", { value: key }, words))));
+function choice(label, name, options, hint = "") {
+  return field(name, label, el("select", { name }, options.map(([key, words]) => el("option", { value: key }, words))), hint);
 }
 
 const numeric = (label, name) => field(name, label, el("input", { type: "number", name, min: "1", step: "1", inputmode: "numeric" }));

@@ -4,7 +4,7 @@ import { ask, get, heard, Problem } from "./api.js";
 import { announce, badge, button, el, fill } from "./dom.js";
 import { Stream } from "./events.js";
 import { code, left, trouble } from "./problem.js";
-import { addressOf, atEnd, happened, held, known, look, reload, tell, titleOf } from "./store.js";
+import { addressOf, atEnd, forgetAll, happened, held, known, look, reload, tell, titleOf } from "./store.js";
 import { clock } from "./words.js";
 import { view as viewCode } from "./view_code.js";
 import { view as viewHistory } from "./view_history.js";
@@ -86,8 +86,7 @@ function strangers() {
   stream.stop();
   known.me = null;
   known.silent = null;
-  for (const each of [known.jobs, known.plans, known.progress, known.points, known.lines]) each.clear();
-  known.errands = [];
+  forgetAll();
   nav.hidden = true;
   document.getElementById("who").replaceChildren();
   tell();

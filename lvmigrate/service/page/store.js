@@ -21,8 +21,10 @@ export const known = {
   plans: new Map(),
   /** By job, and in it by guest: the newest. */
   progress: new Map(),
-  /** By job: points of its curves. */
+  /** By job, and in it by guest: points of its curves. */
   points: new Map(),
+  /** By job, and in it by the guest's UUID: what a drain has told of it last, and how many things it has told. */
+  guests: new Map(),
   /** By job: what a drain tells besides. */
   lines: new Map(),
   /** The newest errands of the journal. */
@@ -104,11 +106,20 @@ function addErrands(errands) {
 let heard = 0;
 const last = new Map();
 
+/** What is kept by job. */
+const ofJobs = () => [known.jobs, known.plans, known.progress, known.points, known.guests, known.lines];
+
+/** Forget all of it: whoever comes next may be somebody else. */
+export function forgetAll() {
+  for (const each of ofJobs()) each.clear();
+  known.errands = [];
+}
+
 /** A page that is open for weeks keeps no more than the newest. */
 function forget() {
   const over = newestFirst().filter((job) => job.state === "ended" && !PERSON.has(job.exit_code));
   for (const { id } of over.slice(MOST_JOBS)) {
-    for (const each of [known.jobs, known.plans, known.progress, known.points, known.lines, last]) each.delete(id);
+    for (const each of [...ofJobs(), last]) each.delete(id);
   }
 }
 
@@ -145,11 +156,22 @@ export function happened(kind, value) {
       const lines = known.lines.get(value.job) ?? [];
       lines.push({ kind, value: value[kind], at: Date.now() / 1000 });
       known.lines.set(value.job, lines.slice(-MOST_LINES));
-      const gone = kind === "moved" ? value.moved.name : kind === "stays" ? value.stays.stayed.name : null;
-      if (gone !== null) known.progress.get(value.job)?.delete(gone);
+      setGuest(value.job, kind, value[kind]);
     }
   }
   tell();
+}
+
+/** A drain's word on one of its guests. Of one that is not under way any more the journal has the curves. */
+function setGuest(job, kind, told) {
+  const of = kind === "stays" ? told.stayed : told;
+  if (!of.uuid) return;
+  const guests = known.guests.get(job) ?? new Map();
+  guests.set(of.uuid, { kind, told, turn: (guests.get(of.uuid)?.turn ?? 0) + 1 });
+  known.guests.set(job, guests);
+  if (kind === "begun") return;
+  known.progress.get(job)?.delete(of.name);
+  known.points.get(job)?.delete(of.name);
 }
 
 function setProgress(job, progress) {
@@ -157,12 +179,15 @@ function setProgress(job, progress) {
   guests.set(progress.instance, progress);
   known.progress.set(job, guests);
   if (progress.memory === null && progress.sync === null) return;
-  const points = known.points.get(job) ?? [];
+  const all = known.points.get(job) ?? new Map();
+  known.points.set(job, all);
+  let points = all.get(progress.instance) ?? [];
   if (points.at(-1)?.at === progress.elapsed_s) return;
+  if (points.at(-1)?.at > progress.elapsed_s) points = []; // another try, which counts from its own beginning
+  all.set(progress.instance, points);
   points.push(pointOf(progress.elapsed_s, progress.memory, progress.sync));
   // Every other one of the older half goes: the curve keeps its shape, and the page its size.
   if (points.length > MOST_POINTS) points.splice(0, points.length, ...points.filter((_, n) => n > MOST_POINTS / 2 || n % 2));
-  known.points.set(job, points);
 }
 
 /** A point of the curves. */

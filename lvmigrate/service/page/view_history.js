@@ -3,8 +3,8 @@
 import { get } from "./api.js";
 import { badge, button, el, fill, table } from "./dom.js";
 import { code, trouble } from "./problem.js";
+import { report } from "./errands.js";
 import { atEnd } from "./store.js";
-import { report } from "./view_job.js";
 import { moment, seconds } from "./words.js";
 
 const FIRST = 50;

@@ -53,6 +53,6 @@ export function state(job, { short = false } = {}) {
     job.wish ? [" ", badge(`asked to ${job.wish}`, "warn")] : null,
     job.waits_for ? el("p", {}, `Waits for: ${job.waits_for}`) : null,
     progress.length === 1 ? el("p", {}, words(progress[0])) : null,
-    progress.length > 1 ? el("p", {}, `${progress.length} guests`) : null,
+    progress.length > 1 ? el("p", {}, `${progress.length} guests under way`) : null,
   ];
 }

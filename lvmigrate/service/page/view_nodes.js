@@ -131,14 +131,13 @@ class Section {
 }
 
 function doorButtons(node, door, guests) {
-  return el(
-    "div",
-    { class: "actions" },
+  const buttons = [
     guests ? button("Drain ...", () => drain(node), { data: { focus: `drain-${node}` }, "aria-label": `Drain ${node}` }) : null,
     door?.by_command && door.by_command.state !== "online"
       ? button("Bring back ...", () => bringBack(node), { data: { focus: `back-${node}` }, "aria-label": `Bring guests back to ${node}` })
       : null,
-  );
+  ].filter(Boolean);
+  return buttons.length ? el("div", { class: "actions" }, buttons) : null;
 }
 
 function row(guest, names) {
