@@ -185,7 +185,7 @@ class Lease:
         Guaranteed afterwards: each has acknowledged, with all of the lease ahead but so much.
         """
         late = self._clock.now() - unless_within_s
-        together([partial(self._renew, node) for node in self._nodes if self._acknowledged[node] <= late])
+        together([partial(self._renew, node) for node in self._nodes if self._acknowledged.get(node, late) <= late])
 
     def confirm(self) -> None:
         """Make sure that nobody took the guest over. A node that gives no answer does not say so.
