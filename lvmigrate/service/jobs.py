@@ -285,7 +285,8 @@ class Jobs:
         if begun or stopped:
             job = msgspec.structs.replace(job, state=State.RECOVERING)
             self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
-            under = self._under[job.id] = Under(job=job)
+            # It has a place already, also where there is none: what was begun is never held back.
+            under = self._under[job.id] = Under(job=job, nodes=frozenset({job.source, job.target} - {""}))
             if job.wish is Wish.ABORT:
                 under.abort.set()
             self._run(under, partial(self._recovery.many if stopped else self._recovery.move, under))
@@ -330,10 +331,9 @@ class Jobs:
     def _next(self) -> Job | None:
         """The first that may begin, by priority and then by age."""
         busy = {under.job.about for under in self._under.values()} | {u.job.uuid for u in self._under.values()}
-        works = [under for under in self._under.values() if under.job.state is not State.RECOVERING]
-        working = sum(under.job.what not in _MENDS for under in works)
+        working = sum(under.job.what not in _MENDS and not under.idle for under in self._under.values())
         # One that is being checked may need the very place that one of a lower priority would take meanwhile.
-        checked = (under.job for under in works if under.job.what not in _GOES_ON and not under.nodes)
+        checked = (u.job for u in self._under.values() if u.job.what not in _GOES_ON and not u.nodes)
         before = min((job.priority.rank for job in checked), default=0)
         for job in sorted(self._queue, key=lambda job: job.priority.rank):
             if job.about in busy:
@@ -344,7 +344,7 @@ class Jobs:
         return None
 
     def _have_room(self, nodes: frozenset[str]) -> bool:
-        taken = Counter(node for under in self._under.values() for node in under.nodes)
+        taken = Counter(node for under in self._under.values() if not under.idle for node in under.nodes)
         return all(taken[node] < self._settings.per_node for node in nodes)
 
     def _count(self) -> dict[State, int]:

@@ -156,6 +156,60 @@ def test_a_node_that_is_silent_is_waited_for(tmp_path: Path) -> None:
         here.at_rest()
 
 
+@pytest.mark.parametrize("limits", ["at_once = 1\nper_node = 4", "at_once = 4\nper_node = 1"])
+def test_what_is_adopted_takes_its_place(tmp_path: Path, limits: str) -> None:
+    with house(tmp_path, limits) as here:
+        guests = [here.guest(f"web{number}", copy_s=2.5) for number in range(3)]
+        here.start()
+        with here.client() as client:
+            client.order("moves", Migrate(instance="web0"))
+            wait_for(lambda: here.copies_begun() and jobs_of(client)[0].target)
+            for number in (1, 2):
+                client.order("moves", Migrate(instance=f"web{number}"))
+        most = 0
+
+        def copies() -> int:
+            return here.stage.do(lambda: len({uuid for host in here.stage.world.hosts.values() for uuid in host.jobs}))
+
+        here.kill()
+        here.start()
+        with here.client() as client:
+
+            def over() -> bool:
+                nonlocal most
+                most = max(most, copies())
+                return all(job.over for job in jobs_of(client))
+
+            wait_for(over, lambda: str(jobs_of(client)), 90)
+            jobs = jobs_of(client)
+        assert most == 1
+        assert [job.outcome for job in jobs] == ["OK"] * 3
+        assert jobs[-1].interruptions == 1
+        assert [here.running(guest) for guest in guests] == [["node2"]] * 3
+        here.at_rest()
+
+
+def test_what_waits_for_a_silent_node_keeps_nobody_elses_place(tmp_path: Path) -> None:
+    with house(tmp_path, "at_once = 1\nper_node = 1", nodes=("node1", "node2", "node3")) as here:
+        guest = here.guest("web1", peer="node2", copy_s=1.0)
+        here.guest("web2", peer="node3", copy_s=0.3)
+        here.start()
+        with here.client() as client:
+            client.order("moves", Migrate(instance="web1"))
+            wait_for(here.copies_begun)
+        here.kill()
+        here.stage.do(lambda: here.stage.world.kill_daemon("node2", 12.0))
+        here.start()
+        with here.client() as client:
+            wait_for(lambda: [job for job in jobs_of(client) if job.waits_for])
+            other, _ = client.order("moves", Migrate(instance="web2", target="node3"))
+            wait_for(lambda: client.get(f"/v1/moves/{other.id}", Job).over)
+            assert [job.state for job in jobs_of(client)] == [State.ENDED, State.RECOVERING]
+        job = {job.about: job for job in all_over(here, 2)}["web1"]
+        assert here.running(guest) == [job.target if job.outcome == "OK" else job.source]
+        here.at_rest()
+
+
 def test_two_services_do_not_share_a_journal(tmp_path: Path) -> None:
     with house(tmp_path) as here:
         here.start()
