@@ -38,7 +38,7 @@ from lvmigrate.service.messages import Said
 from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
 from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
 from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service, whoami
-from lvmigrate.service.settings import Settings
+from lvmigrate.service.settings import Role, Settings
 from lvmigrate.service.slow import Slow
 from lvmigrate.service.visitors import Visitors, peer_of
 from lvmigrate.service.wire import encode
@@ -73,8 +73,8 @@ class App:
         self._hub = hub
         self._metrics = metrics
         self._settings = settings
-        self.access = Access(settings)
-        self._visitors = Visitors(settings, self.access)
+        self._access = Access(settings)
+        self._visitors = Visitors(settings, self._access)
         self._files = files()
         self._description = encode(openapi.description(ROUTES))
         self._quick: anyio.CapacityLimiter | None = None
@@ -100,6 +100,11 @@ class App:
             "follow_all": self._follow,
             **{f"follow_{one}": self._follow for one in ("move", "drain", "cleanup")},
         }
+
+    def change(self, settings: Settings) -> None:
+        """From now on by these tokens, certificates, users and roles, also for who follows events already."""
+        self._access.change(settings)
+        self._hub.look_again()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -268,7 +273,8 @@ class App:
 
     async def _text_of_metrics(self, _request: Request) -> Response:
         self._metrics.followers.set(self._hub.followers)
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, **_SAFE})
+        text = await self._in_thread(self._metrics.text)  # it asks the kernel, too: others are answered meanwhile
+        return Response(text, headers={"Content-Type": CONTENT_TYPE, **_SAFE})
 
     async def _text_of_description(self, _request: Request) -> Response:
         return Response(self._description, headers=_SAFE, media_type="application/json")
@@ -290,7 +296,10 @@ class App:
             )
         request.scope["state"]["streams"] = True
         frames: AsyncIterator[bytes] = self._hub.stream(
-            request.headers.get("last-event-id"), lambda: jobs.stands(job), job=job
+            request.headers.get("last-event-id"),
+            lambda: jobs.stands(job),
+            job=job,
+            may=self._visitors.standing(request, subject, Role.LOOK),
         )
         return _Followed(frames, self._follows, subject.name)
 

@@ -348,11 +348,9 @@ class Jobs:
         return all(taken[node] < self._settings.per_node for node in nodes)
 
     def _count(self) -> dict[State, int]:
-        with self._change:
-            return {
-                State.QUEUED: len(self._queue),
-                **Counter(under.job.state for under in self._under.values()),
-            }
+        """Without the lock, which is held while the journal is written: it can be told then, too."""
+        waiting, under_way = len(self._queue), list(self._under.values())
+        return {State.QUEUED: waiting, **Counter(under.job.state for under in under_way)}
 
     # ---- one job
 

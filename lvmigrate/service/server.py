@@ -140,8 +140,8 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
             service = Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub)
             app = App(service, hub, metrics, settings, most_followed=door.most_followed(most))
             with _listening(settings, cluster.config.path, most) as sockets:
-                again = partial(_read_again, app, jobs, notify, lambda: Settings.of(config.load(path)))
-                left = asyncio.run(_serve(app, service, settings, sockets, notify, again))
+                access = _AccessAgain(app, jobs, notify, lambda: Settings.of(config.load(path)))
+                left = asyncio.run(_serve(app, service, settings, sockets, notify, access))
             if left:
                 # Threads of the core are in the middle of them; the next service takes them up as after a kill -9.
                 _log.warning("jobs_handed_over", jobs=list(left))
@@ -158,7 +158,7 @@ async def _serve(
     settings: Settings,
     sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
     notify: Notify,
-    again: Callable[[], None],
+    access: _AccessAgain,
 ) -> tuple[str, ...]:
     """Until it is asked to stop; the jobs that are handed over."""
     jobs, hub, loop = service.jobs, service.hub, asyncio.get_running_loop()
@@ -169,7 +169,7 @@ async def _serve(
     def stop() -> None:
         (hurry if asked.is_set() else asked).set()
 
-    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, again)):
+    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, access.read)):
         loop.add_signal_handler(number, act)
     living = asyncio.ensure_future(notify.live(jobs.sentence))
     await asyncio.to_thread(jobs.start)
@@ -180,7 +180,7 @@ async def _serve(
     ]
     waiting = asyncio.ensure_future(asked.wait())
     _log.info("serving", at=[_where(listener) for listener, _ in sockets])
-    notify.ready(jobs.sentence())
+    notify.ready(await asyncio.to_thread(jobs.sentence))
     await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
     _log.info("stopping", how=settings.stop.value)
     notify.stopping(0.0 if settings.stop is Stop.HAND_OVER else settings.stop_deadline_s)
@@ -195,14 +195,34 @@ async def _serve(
     return left
 
 
-def _read_again(app: App, jobs: Jobs, notify: Notify, settings: Callable[[], Settings]) -> None:
-    notify.reloading()
-    try:
-        app.access.change(settings())
-        _log.info("access_read_again")
-    except LvmigrateError as error:  # what holds goes on holding
-        _log.error("access_not_read_again", error=str(error))
-    notify.ready(jobs.sentence())
+class _AccessAgain:
+    """Who may what, read again when a signal asks for it: one reading at a time, and the loop waits for none of it."""
+
+    def __init__(self, app: App, jobs: Jobs, notify: Notify, settings: Callable[[], Settings]) -> None:
+        self._app = app
+        self._jobs = jobs
+        self._notify = notify
+        self._settings = settings
+        self._wanted = False
+        self._reading: asyncio.Future[None] | None = None
+
+    def read(self) -> None:
+        """Have it be read; what was asked for while it is being read is read once more."""
+        self._wanted = True
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            self._notify.reloading()
+            try:
+                self._app.change(await asyncio.to_thread(self._settings))
+                _log.info("access_read_again")
+            except LvmigrateError as error:  # what holds goes on holding
+                _log.error("access_not_read_again", error=str(error))
+            # It waits for the journal as long as the jobs do.
+            self._notify.ready(await asyncio.to_thread(self._jobs.sentence))
 
 
 def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import ssl
 import stat
 import subprocess
@@ -204,6 +205,70 @@ def test_sighup_reads_the_tokens_again(here: House, port: int) -> None:
         here.configuration.write_text(before)
         here.process.send_signal(signal.SIGHUP)
     wait_for(lambda: ask(here, port, token=TOKEN).status_code == 200)
+
+
+def test_a_token_that_is_taken_back_ends_the_streams_that_it_follows(here: House, port: int) -> None:
+    token, digest = new_token()
+    before = here.configuration.read_text()
+    assert here.process is not None
+    pid = here.process.pid
+    told: list[bytes] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def follow() -> None:
+        ca = str(here.directory / "ca.pem")
+        with (
+            Way(f"https://127.0.0.1:{port}", token=token, ca=ca).client() as http,
+            http.stream("GET", "/v1/events") as answer,
+        ):
+            begun.set()
+            told.extend(answer.iter_bytes())
+            over.set()
+
+    try:
+        here.configuration.write_text(f'{before}\n[service.tokens.guest]\nsha256 = "{digest}"\n')
+        os.kill(pid, signal.SIGHUP)
+        wait_for(lambda: ask(here, port, token=token).status_code == 200)
+        threading.Thread(target=follow, daemon=True).start()
+        assert begun.wait(30)
+        os.kill(pid, signal.SIGHUP)  # nothing is changed for them
+        wait_for(lambda: here.log.read_text().count("access_read_again") >= 2)
+        assert not over.wait(0.5)
+        here.configuration.write_text(before)
+        os.kill(pid, signal.SIGHUP)
+        assert over.wait(30), "it follows still"
+        with here.client() as client:
+            client.order("moves", Migrate(instance="nobody"))
+        assert b"nobody" not in b"".join(told)
+    finally:
+        here.configuration.write_text(before)
+        os.kill(pid, signal.SIGHUP)
+    wait_for(lambda: ask(here, port, token=TOKEN).status_code == 200)
+
+
+def test_a_journal_that_is_locked_keeps_no_scrape_and_no_sign_of_life(tmp_path: Path) -> None:
+    with house(tmp_path) as own:
+        own.start()
+        with closing(sqlite3.connect(own.journal, isolation_level=None)) as lock, ExitStack() as stack:
+            lock.execute("BEGIN IMMEDIATE")
+            stack.callback(lock.execute, "ROLLBACK")
+            ordered = threading.Event()
+
+            def order() -> None:
+                with own.client() as client:
+                    client.order("moves", Migrate(instance="web1"))
+                ordered.set()
+
+            threading.Thread(target=order, daemon=True).start()
+            time.sleep(0.5)  # the order waits for the journal, and holds what the jobs are changed with
+            assert own.process is not None
+            own.process.send_signal(signal.SIGHUP)
+            with Way(own.url).client() as http:
+                assert "lvmigrate_jobs" in http.get("/metrics").text
+                wait_for(lambda: "access_read_again" in own.log.read_text())
+                assert http.get("/health").status_code == 200
+            assert not ordered.is_set(), "it was not locked for so long"
+        assert ordered.wait(30)
 
 
 def test_what_is_no_http_does_no_harm(here: House) -> None:
