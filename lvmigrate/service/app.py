@@ -1,7 +1,8 @@
 """The ASGI application: every request is known, counted, judged, read, answered and noted here, whatever its route.
 
 In this order: who asks, how often, which route, which role, how long the body is, what it says.  Whatever goes wrong is
-answered as problem+json.  What changes something, and what was refused, stands in the trail before it is answered.
+answered as problem+json.  What changes something stands in the trail before it is done, but for what ends something;
+what was refused, before it is answered.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class App:
         if scope["type"] != "http":  # no web sockets here, and the server tells of the lifespan itself
             return
         began = time.monotonic()
-        scope["state"] = {**scope.get("state", {}), "route": _UNKNOWN, "subject": None, "job": "", "code": ""}
+        known = {"route": _UNKNOWN, "subject": None, "job": "", "code": "", "line": None}
+        scope["state"] = {**scope.get("state", {}), **known}
         request = Request(scope, receive)
         status = 0
 
@@ -147,7 +149,7 @@ class App:
     async def _note(self, request: Request, status: int, seconds: float) -> None:
         """For the log, the metrics and the trail."""
         state = request.scope["state"]
-        route, subject = state["route"], state["subject"]
+        route = state["route"]
         known_method = request.method if route != _UNKNOWN else _UNKNOWN
         self._metrics.requests.labels(known_method, route, str(status)).inc()
         if not state.get("streams"):
@@ -155,18 +157,7 @@ class App:
         refused = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
         if refused:
             self._metrics.refused.labels(state["code"] or str(status)).inc()
-        line = Asked(
-            number=0,
-            at=time.time(),  # the wall clock: it is for people
-            subject=subject.name if subject is not None else "",
-            role=subject.role.value if subject is not None else "",
-            via=str(peer_of(request)),
-            method=request.method[:20],
-            path=request.url.path[:300],
-            status=status,
-            code=state["code"],
-            job=state["job"],
-        )
+        line = _line(request, status)
         told = {
             name: getattr(line, name) for name in ("subject", "role", "via", "method", "path", "status", "code", "job")
         }
@@ -175,9 +166,17 @@ class App:
         # Who asks too often does not fill the journal as well.
         if (refused or not looks) and status != HTTPStatus.TOO_MANY_REQUESTS:
             try:
-                await self._in_thread(lambda: self._service.ledger.asked(line))
+                await self._in_thread(lambda: self._write(line, state["line"]))
             except JournalUnusable as error:
                 _log.error("trail_not_written", error=str(error))
+
+    def _write(self, line: Asked, number: int | None) -> None:
+        """Into the trail; ``number``: of its line there, which was written before it was done; 0: that could not be."""
+        ledger = self._service.ledger
+        if number is None:
+            ledger.asked(line)
+        elif number:
+            ledger.answered(number, status=line.status, code=line.code, job=line.job)
 
     # ---- one request
 
@@ -201,6 +200,9 @@ class App:
                 key=None if key is None else _read(key, Key),
             )
             handler = route.handler
+            if route.written_first:
+                state["line"] = 0  # what could not be written is not tried twice: that may be waited for
+                state["line"] = await self._in_thread(lambda: self._service.ledger.asked(_line(request, 0)))
             if route.slow:
                 answer = await self._slow.run(subject, lambda: handler(self._service, call))
             else:
@@ -269,6 +271,7 @@ class App:
         if self._service.jobs.stopping:
             error = NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
             return _problem_of(error, request)
+        await self._in_thread(self._service.ledger.trial)
         return await self._health(request)
 
     async def _text_of_metrics(self, _request: Request) -> Response:
@@ -341,6 +344,24 @@ _SAFE: Final = {
 }
 
 
+def _line(request: Request, status: int) -> Asked:
+    """What the trail says of it; ``status`` 0: as long as that is not known."""
+    state = request.scope["state"]
+    subject: Subject | None = state["subject"]
+    return Asked(
+        number=0,
+        at=time.time(),  # the wall clock: it is for people
+        subject=subject.name if subject is not None else "",
+        role=subject.role.value if subject is not None else "",
+        via=str(peer_of(request)),
+        method=request.method[:20],
+        path=request.url.path[:300],
+        status=status,
+        code=state["code"],
+        job=state["job"],
+    )
+
+
 def _problem_of(error: LvmigrateError, request: Request) -> Response:
     told = problem(error)
     request.scope["state"]["code"] = told["code"]
@@ -349,7 +370,7 @@ def _problem_of(error: LvmigrateError, request: Request) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
         if COOKIE in request.cookies:  # it is not valid any more, and would hide a certificate that is
             headers["Set-Cookie"] = NO_COOKIE
-    if error.code in (Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.QUEUE_FULL, Code.STOPPING):
+    if told["status"] in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers["Retry-After"] = "10"
     # What more comes of a body is not read; and who was sent away must not keep a place.
     if error.code in (Code.TOO_LARGE, Code.UNAUTHENTICATED, Code.RATE_LIMITED, Code.SERVICE_BUSY):

@@ -24,6 +24,13 @@ from lvmigrate.sqlite_file import make_once
 
 #: What `service.version` says of these tables.
 _VERSION: Final = 1
+#: What kinds of lines the trail has, and how many of each are kept. Who is refused, or only signs in, pushes out nobody's
+#: order.
+_TRAIL: Final = {
+    "ordered": ("status < 400 AND path != '/v1/session'", 100_000),
+    "signed": ("status < 400 AND path = '/v1/session'", 10_000),
+    "not_done": ("status >= 400", 20_000),
+}
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS service (version INTEGER NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS job (
@@ -41,8 +48,11 @@ _TABLES: Final = (
         number INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, role TEXT NOT NULL, via TEXT NOT NULL,
         method TEXT NOT NULL, path TEXT NOT NULL, status INTEGER NOT NULL, code TEXT NOT NULL, job TEXT NOT NULL
     ) STRICT""",
-    "CREATE INDEX IF NOT EXISTS asked_done ON asked (number) WHERE status < 400",
-    "CREATE INDEX IF NOT EXISTS asked_not_done ON asked (number) WHERE status >= 400",
+    "DROP INDEX IF EXISTS asked_done",  # of an older lvmigrate, which counted who signs in among them
+    *(
+        f"CREATE INDEX IF NOT EXISTS asked_{name} ON asked (number) WHERE {which}"
+        for name, (which, _) in _TRAIL.items()
+    ),
 )
 _COLUMNS: Final = (
     "id, what, about, body, subject, priority, state, wish, asked, begun, ended, uuid, source, target, interruptions,"
@@ -50,12 +60,9 @@ _COLUMNS: Final = (
 )
 #: How many jobs that have ended are kept.
 _KEPT_JOBS: Final = 5000
-#: How many lines of the trail, of what was done and of what was not: whoever is refused pushes out no other's order.
-_KEPT_DONE: Final = 100_000
-_KEPT_NOT_DONE: Final = 20_000
-#: The first status of HTTP that says that something was not done.
-_BAD: Final = 400
 _BUSY_S: Final = 10.0
+#: How long it is known whether something can be written, in seconds: finding out is a write to the disk.
+_TRIAL_S: Final = 2.0
 _MOST: Final = 1000
 
 
@@ -68,6 +75,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._trying = threading.Lock()
+        self._tried_at = -_TRIAL_S
+        self._trouble: JournalUnusable | None = None
         with self._told():
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             make_once(path)
@@ -91,6 +101,20 @@ class Ledger:
         """Nothing more is read or written."""
         with self._lock:
             self._file.close()
+
+    def trial(self) -> None:
+        """Whether something can be written, as of a moment ago. Raises `JournalUnusable` where it cannot."""
+        with self._trying:  # however many ask, one of them tries
+            if time.monotonic() - self._tried_at > _TRIAL_S:
+                try:
+                    with self._told(), self._change() as file:
+                        file.execute("UPDATE service SET version = version")
+                    self._trouble = None
+                except JournalUnusable as error:
+                    self._trouble = error
+                self._tried_at = time.monotonic()
+            if self._trouble is not None:
+                raise self._trouble
 
     # ---- jobs
 
@@ -175,23 +199,26 @@ class Ledger:
 
     # ---- the trail
 
-    def asked(self, line: Asked) -> None:
-        """Write one line; its number is given to it."""
+    def asked(self, line: Asked) -> int:
+        """Write one line; the number that is given to it."""
         with self._told(), self._change() as file:
-            file.execute(
+            number = file.execute(
                 "INSERT INTO asked (at, subject, role, via, method, path, status, code, job)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(line.at, line.subject, line.role, line.via, line.method, line.path, line.status, line.code),
                     line.job,
                 ),
-            )
-            which, kept = ("status < 400", _KEPT_DONE) if line.status < _BAD else ("status >= 400", _KEPT_NOT_DONE)
-            file.execute(
-                f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
-                f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
-                (kept,),
-            )
+            ).lastrowid
+            if line.status:
+                _forget_the_oldest(file)
+        return number or 0
+
+    def answered(self, number: int, *, status: int, code: str, job: str) -> None:
+        """Write what the answer was to what had that line before it was done."""
+        with self._told(), self._change() as file:
+            file.execute("UPDATE asked SET status = ?, code = ?, job = ? WHERE number = ?", (status, code, job, number))
+            _forget_the_oldest(file)
 
     def trail(self, most: int) -> list[Asked]:
         """The newest lines, newest first."""
@@ -229,6 +256,15 @@ class Ledger:
                 f"The jobs in {self._path} cannot be read or written: {error}.",
                 hint="Make room there, see who else writes to it (`fuser -v`), or name another file: [journal] path.",
             ) from error
+
+
+def _forget_the_oldest(file: sqlite3.Connection) -> None:
+    for which, kept in _TRAIL.values():
+        file.execute(
+            f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
+            f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (kept,),
+        )
 
 
 def _ordered(file: sqlite3.Connection, subject: str, key: str, fingerprint: str) -> Job | None:
