@@ -105,11 +105,16 @@ class Jobs:
     # ---- from the outside
 
     def start(self) -> None:
-        """Take up what an earlier service has left, and begin to work."""
+        """Take up what an earlier service has left, and begin to work.
+
+        Where that cannot be read it raises `JournalUnusable`, and nothing has begun: it may be called again.  What
+        cannot be written of it is written later.
+        """
         left = self._ledger.unfinished()
         self._parcels.keep_only([job.id for job in left])
-        for job in left:
-            self._take_up(job)
+        with self._change:
+            for job in left:
+                self._take_up(job)
         threading.Thread(target=self._dispatch, name="jobs", daemon=True).start()
 
     @property
@@ -284,7 +289,7 @@ class Jobs:
         stopped = job.wish is not Wish.NONE and job.what in _MANY
         if begun or stopped:
             job = msgspec.structs.replace(job, state=State.RECOVERING)
-            self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
+            job = self._write(job, state=job.state, interruptions=job.interruptions)
             # It has a place already, also where there is none: what was begun is never held back.
             under = self._under[job.id] = Under(job=job, nodes=frozenset({job.source, job.target} - {""}))
             if job.wish is Wish.ABORT:
@@ -294,7 +299,7 @@ class Jobs:
             self._end(job, error=_not_begun())
         else:
             job = msgspec.structs.replace(job, state=State.QUEUED)
-            self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
+            job = self._write(job, state=job.state, interruptions=job.interruptions)
             self._queue.append(job)
             self._tell(job)
 

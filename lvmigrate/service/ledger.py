@@ -6,6 +6,7 @@ rest of lvmigrate neither reads nor needs them.
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ from lvmigrate.sqlite_file import make_once
 
 #: What `service.version` says of these tables.
 _VERSION: Final = 1
-#: What kinds of lines the trail has, and how many of each are kept. Who is refused, or only signs in, pushes out nobody's
+#: What kinds of lines the trail has, and how many are kept: who is refused, or only signs in, pushes out nobody's
 #: order.
 _TRAIL: Final = {
     "ordered": ("status < 400 AND path != '/v1/session'", 100_000),
@@ -66,10 +67,20 @@ _TRIAL_S: Final = 2.0
 _MOST: Final = 1000
 
 
+#: What passes, of SQLite's errors and of the system's: somebody else has the file, or there is no room. On a disk that
+#: is full SQLite cannot make the files beside its own either, and calls that an error of the disk.
+_PASSES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+_PASSES_OF_SYSTEM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EINTR})
+
+
+class JournalOccupied(JournalUnusable):
+    """The same for now: somebody else has locked the file, or its disk has no room. It passes, or is made to."""
+
+
 class Ledger:
     """The file ``path``, made with its directory if it is not there. May be used from any thread.
 
-    Raises `JournalUnusable`, as its methods do.
+    Raises `JournalUnusable`, as its methods do; `JournalOccupied` for what passes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,20 +93,30 @@ class Ledger:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             make_once(path)
             self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            # A job that was promised must outlive a power cut as well.
-            self._file.execute("PRAGMA synchronous = FULL")
-            with self._change() as file:
-                for statement in _TABLES:
-                    file.execute(statement)
-                (version,) = file.execute("SELECT max(version) FROM service").fetchone()
-                if version is None:
-                    file.execute("INSERT INTO service VALUES (?)", (_VERSION,))
+            try:
+                version = self._begin()
+            except BaseException:  # it is tried again
+                self._file.close()
+                raise
             if version not in (None, _VERSION):
                 raise JournalUnusable(
                     f"The jobs in {path} were written by another lvmigrate (version {version}, not {_VERSION}).",
                     hint="Use the lvmigrate that wrote them, or name another file: [journal] path.",
                 )
+
+    def _begin(self) -> int | None:
+        """Make what is not there; the version that was there before."""
+        self._file.execute("PRAGMA journal_mode = WAL")
+        # A job that was promised must outlive a power cut as well.
+        self._file.execute("PRAGMA synchronous = FULL")
+        with self._change() as file:
+            for statement in _TABLES:
+                file.execute(statement)
+            version: int | None
+            (version,) = file.execute("SELECT max(version) FROM service").fetchone()
+            if version is None:
+                file.execute("INSERT INTO service VALUES (?)", (_VERSION,))
+        return version
 
     def close(self) -> None:
         """Nothing more is read or written."""
@@ -252,10 +273,17 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise JournalUnusable(
+            raise (JournalOccupied if _passes(error) else JournalUnusable)(
                 f"The jobs in {self._path} cannot be read or written: {error}.",
                 hint="Make room there, see who else writes to it (`fuser -v`), or name another file: [journal] path.",
             ) from error
+
+
+def _passes(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _PASSES_OF_SYSTEM
+    # The lower byte is the kind; Python's own complaints have none.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSES
 
 
 def _forget_the_oldest(file: sqlite3.Connection) -> None:

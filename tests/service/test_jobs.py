@@ -26,7 +26,7 @@ from lvmigrate.service.client import Client
 from lvmigrate.service.events import Hub
 from lvmigrate.service.job import Asked, Job, State, Wish
 from lvmigrate.service.jobs import Jobs
-from lvmigrate.service.ledger import _TRAIL, Ledger
+from lvmigrate.service.ledger import _TRAIL, JournalOccupied, Ledger
 from lvmigrate.service.messages import JobList
 from lvmigrate.service.metrics import Metrics
 from lvmigrate.service.orders import Cleanup, DrainLimits, Failover, FailoverChoices, Migrate, MoveOptions, Priority
@@ -35,6 +35,7 @@ from lvmigrate.service.settings import Role, Settings, Stop
 from lvmigrate.traffic import Limits
 from tests.service.conftest import Bench
 from tests.service.support import House, house, wait_for
+from tests.unit.fakes import UUID
 
 #: The words of a line of the trail.
 _WORDS = ("subject", "role", "via", "method", "path", "code", "job")
@@ -285,6 +286,50 @@ def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
 
 
 # ---- when something is missing for a moment
+
+
+def test_what_cannot_be_written_at_the_start_keeps_nobody_from_being_looked_after(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._LEDGER_AGAIN_S", 0.01)
+    bench.jobs.stop(Stop.HAND_OVER, 0.0)
+    for name, target in (("begun", "node2"), ("planless", "")):
+        known = job(name, state=State.RUNNING, about=name)
+        bench.ledger.add(known, key=None, fingerprint="")
+        bench.ledger.set(name, state=State.RUNNING, uuid=UUID, source="node1", target=target)
+    jobs = Jobs(bench.cluster, bench.ledger, bench.hub, Metrics(), Settings(), tmp_path / "service")
+    with monkeypatch.context() as disk:
+        disk.setattr(bench.ledger, "set", full)
+        jobs.start()
+        wait_for(lambda: jobs.one("begun").over)
+        assert jobs.one("begun").unwritten
+        assert jobs.one("planless").interruptions == 1
+    wait_for(lambda: not bench.ledger.unfinished())
+    found = bench.ledger.one("begun")
+    assert found is not None
+    assert (found.over, found.interruptions) == (True, 1)
+    jobs.stop(Stop.ABORT, 10.0)
+
+
+def test_what_passes_is_told_from_what_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.ledger._BUSY_S", 0.05)
+    path = tmp_path / "j.sqlite"
+    Ledger(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalOccupied, match="locked"):
+            Ledger(path)
+        other.execute("ROLLBACK")
+    ledger = Ledger(path)
+    (pages,) = ledger._file.execute("PRAGMA page_count").fetchone()
+    ledger._file.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says so of a disk, too
+    with pytest.raises(JournalOccupied, match="full"):
+        ledger.add(job(about="x" * 10_000), key=None, fingerprint="")
+    ledger.close()
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(JournalUnusable) as lasting:
+        Ledger(tmp_path / "directory")
+    assert not isinstance(lasting.value, JournalOccupied)
 
 
 def test_a_moment_without_threads_does_not_end_the_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
