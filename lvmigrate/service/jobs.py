@@ -31,8 +31,10 @@ from lvmigrate.drain_report import DrainReport
 from lvmigrate.errors import (
     Code,
     ExitCode,
+    Finding,
     LvmigrateError,
     MoveAborted,
+    Refused,
     UsageError,
 )
 from lvmigrate.journal import OK, JournalUnusable
@@ -43,7 +45,7 @@ from lvmigrate.service.job import LEFT_OPEN, Job, State, Wish
 from lvmigrate.service.ledger import Ledger, new_id
 from lvmigrate.service.messages import Checked
 from lvmigrate.service.metrics import Metrics
-from lvmigrate.service.orders import Order, about
+from lvmigrate.service.orders import Drain, Order, about
 from lvmigrate.service.parcels import Parcels
 from lvmigrate.service.problem import NotDone
 from lvmigrate.service.recovery import Recovery
@@ -137,7 +139,8 @@ class Jobs:
     def add(self, order: Order, *, subject: str, key: str | None, fingerprint: str) -> tuple[Job, bool]:
         """Accept an order, and whether it is a new one; it is on the disk when this returns.
 
-        Raises `NotDone` (`Code.QUEUE_FULL`, `Code.STOPPING`), and `UsageError` (`Code.KEY_REUSED`).
+        Raises `NotDone` (`Code.QUEUE_FULL`, `Code.STOPPING`), `UsageError` (`Code.KEY_REUSED`), and `Refused`
+        (`Code.NODE_UNKNOWN`) where a drain names nodes that there are not.
         """
         told = plain(order)
         text = told.pop("definition_text", None)
@@ -158,6 +161,8 @@ class Jobs:
                 return self._newest(before), False
             if self._stopping:
                 raise NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
+            if isinstance(order, Drain):
+                self._all_known((*order.nodes, *order.to))
             if len(self._queue) >= self._settings.queue:
                 raise NotDone(
                     f"{len(self._queue)} jobs wait already: no more may.",
@@ -175,6 +180,18 @@ class Jobs:
             self._tell(job)
             self._change.notify_all()
         return job, True
+
+    def _all_known(self, nodes: tuple[str, ...]) -> None:
+        """As a drain itself would refuse it; but it can name many, which its job and each of its events would repeat."""
+        known = self._cluster.config.nodes
+        for node in nodes:
+            if node not in known:
+                finding = Finding(
+                    code=Code.NODE_UNKNOWN,
+                    sentence=f"The configuration names no node {node}.",
+                    hint=f"It names {', '.join(known)}.",
+                )
+                raise Refused(node, [finding])
 
     def one(self, job: str, what: tuple[str, ...] | None = None) -> Job:
         """The job of that id. Raises `UsageError` (`Code.JOB_UNKNOWN`)."""

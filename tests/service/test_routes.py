@@ -165,6 +165,8 @@ def test_a_refusal_tells_every_reason(bench: Bench) -> None:
         ("POST", "/v1/moves", {**MIGRATE, "options": {"iallocator": "/bin/sh"}}, 400, "USAGE"),
         ("POST", "/v1/moves", {**MIGRATE, "priority": "mine"}, 400, "USAGE"),
         ("POST", "/v1/drains", {"what": "drain", "nodes": []}, 400, "USAGE"),
+        ("POST", "/v1/drains", {"what": "drain", "nodes": ["node1", "n" * 250]}, 404, "NODE_UNKNOWN"),
+        ("POST", "/v1/drains", {"what": "drain", "nodes": ["node1"], "to": ["n9"]}, 404, "NODE_UNKNOWN"),
         ("POST", "/v1/cleanups", {"instance": "web1"}, 400, "USAGE"),
         ("POST", "/v1/cleanups", MIGRATE, 400, "USAGE"),
         ("POST", "/v1/nodes/node1/drain", {"wish": "pause"}, 404, "ERRAND_UNKNOWN"),
