@@ -182,7 +182,7 @@ class Jobs:
         return job, True
 
     def _all_known(self, nodes: tuple[str, ...]) -> None:
-        """As a drain itself would refuse it; but it can name many, which its job and each of its events would repeat."""
+        """As a drain itself refuses it; but it can name many, which its job and each of its events would repeat."""
         known = self._cluster.config.nodes
         for node in nodes:
             if node not in known:

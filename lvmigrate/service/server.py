@@ -37,6 +37,7 @@ from lvmigrate.service.jobs import Jobs
 from lvmigrate.service.ledger import JournalOccupied, Ledger
 from lvmigrate.service.metrics import Metrics
 from lvmigrate.service.notify import Notify
+from lvmigrate.service.overheard import overheard
 from lvmigrate.service.routes import Service
 from lvmigrate.service.settings import Settings, Stop, address
 
@@ -140,7 +141,7 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
                 "The service keeps its jobs in the journal, and the configuration names none.",
                 hint="Name a file for it: [journal] path in the configuration.",
             )
-        with _alone(journal.parent), _later():
+        with overheard(), _alone(journal.parent), _later():
             ledger = _patiently(lambda: Ledger(journal), notify)
             hub, metrics = Hub(), Metrics()
             jobs = Jobs(cluster, ledger, hub, metrics, settings, journal.parent / "service")

@@ -293,6 +293,30 @@ def test_what_is_no_http_does_no_harm(here: House) -> None:
         assert client.get("/health", dict) == {"status": "ok"}
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_nothing_that_comes_breaks_the_log(tmp_path: Path, form: str) -> None:
+    with house(tmp_path, f'log = "{form}"') as own:
+        own.start()
+        for words in (
+            b"GET\r\n\r\n",
+            b"GET /v1/x%1b%5b2J%0d%0aFORGED%e2%80%ae%9b HTTP/1.1\r\nHost: x\r\n\r\n",
+            *[b"G\r\n\r\n"] * 5,
+        ):
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.connect(str(own.socket))
+                raw.settimeout(10)
+                raw.sendall(words)
+                raw.recv(1000)
+        wait_for(lambda: "FORGED" in own.log.read_text())
+        lines = own.log.read_text(encoding="utf-8").splitlines()
+        assert len([line for line in lines if "Invalid HTTP request received" in line]) == 1, "one tells of many"
+        assert len([line for line in lines if "FORGED" in line and "request" in line]) == 1
+        assert all(line.isprintable() for line in lines), lines
+        if form == "json":
+            told = [json.loads(line) for line in lines]
+            assert any(line["event"] == "library_says" and line["library"] == "uvicorn.error" for line in told)
+
+
 def test_who_goes_away_in_the_middle_is_no_defect(here: House) -> None:
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(str(here.socket))
