@@ -151,7 +151,7 @@ def test_what_else_moves_survives_kills_at_random_moments(
 ) -> None:
     chance = random.Random(f"{order} {seed}")
     with house(tmp_path, shutdown_s=0.6) as here:
-        guest = here.guest("web1")
+        guest = here.guest("web1", copy_s=60.0)  # a rehearsal has memory be copied so slowly that it does not arrive
         here.start()
         with here.client() as client:
             ordered, _ = client.order("moves", order)
