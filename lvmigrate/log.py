@@ -24,6 +24,17 @@ class _NeverFails:
             sys.stderr.flush()
 
 
+def _in_one_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What somebody else has said neither acts on a terminal nor looks like a line of its own; JSON sees to it."""
+    return {key: _visible(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def quiet_by_default() -> None:
     """Log warnings only, unless the program has configured structlog: its own default prints everything."""
     if not structlog.is_configured():
@@ -48,7 +59,7 @@ def configure(*, level: str, json: bool) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([tell_errors] if json else []),
+            tell_errors if json else _in_one_line,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
 
 from lvmigrate.errors import Code
+from lvmigrate.service.origin import origin
 from lvmigrate.service.problem import NotDone
 from lvmigrate.service.settings import Role, Settings, TokenEntry
 
@@ -43,7 +44,7 @@ class Peer(NamedTuple):
     @property
     def origin(self) -> str:
         """Where it comes from, whatever it says of itself: for counting what is refused."""
-        return f"uid {self.uid}" if self.uid is not None else self.address.rpartition(":")[0]
+        return f"uid {self.uid}" if self.uid is not None else origin(self.address.rpartition(":")[0])
 
 
 class Subject(NamedTuple):
@@ -74,10 +75,17 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._changes = 0
+
+    @property
+    def epoch(self) -> tuple[int, date]:
+        """While it is the same, whoever was known is known, and has the same role."""
+        return self._changes, _today()
 
     def change(self, settings: Settings) -> None:
         """From now on by these: certificates, tokens, users and their roles."""
         self._settings = settings
+        self._changes += 1
 
     def subject(self, peer: Peer, authorization: str, cookie: str | None = None) -> Subject:
         """Who asks, by that header or that cookie (`COOKIE`).

@@ -1,7 +1,8 @@
 """The ASGI application: every request is known, counted, judged, read, answered and noted here, whatever its route.
 
 In this order: who asks, how often, which route, which role, how long the body is, what it says.  Whatever goes wrong is
-answered as problem+json.  What changes something, and what was refused, stands in the trail before it is answered.
+answered as problem+json.  What changes something stands in the trail before it is done, but for what ends something;
+what was refused, before it is answered.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from lvmigrate.service.messages import Said
 from lvmigrate.service.metrics import CONTENT_TYPE, Metrics
 from lvmigrate.service.problem import MEDIA_TYPE, NotDone, problem
 from lvmigrate.service.routes import PARAMETERS, ROUTES, Answer, Call, Key, Route, Service, whoami
-from lvmigrate.service.settings import Settings
+from lvmigrate.service.settings import Role, Settings
 from lvmigrate.service.slow import Slow
 from lvmigrate.service.visitors import Visitors, peer_of
 from lvmigrate.service.wire import encode
@@ -73,8 +74,8 @@ class App:
         self._hub = hub
         self._metrics = metrics
         self._settings = settings
-        self.access = Access(settings)
-        self._visitors = Visitors(settings, self.access)
+        self._access = Access(settings)
+        self._visitors = Visitors(settings, self._access)
         self._files = files()
         self._description = encode(openapi.description(ROUTES))
         self._quick: anyio.CapacityLimiter | None = None
@@ -101,12 +102,18 @@ class App:
             **{f"follow_{one}": self._follow for one in ("move", "drain", "cleanup")},
         }
 
+    def change(self, settings: Settings) -> None:
+        """From now on by these tokens, certificates, users and roles, also for who follows events already."""
+        self._access.change(settings)
+        self._hub.look_again()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":  # no web sockets here, and the server tells of the lifespan itself
             return
         began = time.monotonic()
-        scope["state"] = {**scope.get("state", {}), "route": _UNKNOWN, "subject": None, "job": "", "code": ""}
+        known = {"route": _UNKNOWN, "subject": None, "job": "", "code": "", "line": None}
+        scope["state"] = {**scope.get("state", {}), **known}
         request = Request(scope, receive)
         status = 0
 
@@ -142,7 +149,7 @@ class App:
     async def _note(self, request: Request, status: int, seconds: float) -> None:
         """For the log, the metrics and the trail."""
         state = request.scope["state"]
-        route, subject = state["route"], state["subject"]
+        route = state["route"]
         known_method = request.method if route != _UNKNOWN else _UNKNOWN
         self._metrics.requests.labels(known_method, route, str(status)).inc()
         if not state.get("streams"):
@@ -150,18 +157,7 @@ class App:
         refused = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
         if refused:
             self._metrics.refused.labels(state["code"] or str(status)).inc()
-        line = Asked(
-            number=0,
-            at=time.time(),  # the wall clock: it is for people
-            subject=subject.name if subject is not None else "",
-            role=subject.role.value if subject is not None else "",
-            via=str(peer_of(request)),
-            method=request.method[:20],
-            path=request.url.path[:300],
-            status=status,
-            code=state["code"],
-            job=state["job"],
-        )
+        line = _line(request, status)
         told = {
             name: getattr(line, name) for name in ("subject", "role", "via", "method", "path", "status", "code", "job")
         }
@@ -170,9 +166,17 @@ class App:
         # Who asks too often does not fill the journal as well.
         if (refused or not looks) and status != HTTPStatus.TOO_MANY_REQUESTS:
             try:
-                await self._in_thread(lambda: self._service.ledger.asked(line))
+                await self._in_thread(lambda: self._write(line, state["line"]))
             except JournalUnusable as error:
                 _log.error("trail_not_written", error=str(error))
+
+    def _write(self, line: Asked, number: int | None) -> None:
+        """Into the trail; ``number``: of its line there, which was written before it was done; 0: that could not be."""
+        ledger = self._service.ledger
+        if number is None:
+            ledger.asked(line)
+        elif number:
+            ledger.answered(number, status=line.status, code=line.code, job=line.job)
 
     # ---- one request
 
@@ -196,6 +200,9 @@ class App:
                 key=None if key is None else _read(key, Key),
             )
             handler = route.handler
+            if route.written_first:
+                state["line"] = 0  # what could not be written is not tried twice: that may be waited for
+                state["line"] = await self._in_thread(lambda: self._service.ledger.asked(_line(request, 0)))
             if route.slow:
                 answer = await self._slow.run(subject, lambda: handler(self._service, call))
             else:
@@ -264,11 +271,13 @@ class App:
         if self._service.jobs.stopping:
             error = NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
             return _problem_of(error, request)
+        await self._in_thread(self._service.ledger.trial)
         return await self._health(request)
 
     async def _text_of_metrics(self, _request: Request) -> Response:
         self._metrics.followers.set(self._hub.followers)
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, **_SAFE})
+        text = await self._in_thread(self._metrics.text)  # it asks the kernel, too: others are answered meanwhile
+        return Response(text, headers={"Content-Type": CONTENT_TYPE, **_SAFE})
 
     async def _text_of_description(self, _request: Request) -> Response:
         return Response(self._description, headers=_SAFE, media_type="application/json")
@@ -290,7 +299,10 @@ class App:
             )
         request.scope["state"]["streams"] = True
         frames: AsyncIterator[bytes] = self._hub.stream(
-            request.headers.get("last-event-id"), lambda: jobs.stands(job), job=job
+            request.headers.get("last-event-id"),
+            lambda: jobs.stands(job),
+            job=job,
+            may=self._visitors.standing(request, subject, Role.LOOK),
         )
         return _Followed(frames, self._follows, subject.name)
 
@@ -332,6 +344,24 @@ _SAFE: Final = {
 }
 
 
+def _line(request: Request, status: int) -> Asked:
+    """What the trail says of it; ``status`` 0: as long as that is not known."""
+    state = request.scope["state"]
+    subject: Subject | None = state["subject"]
+    return Asked(
+        number=0,
+        at=time.time(),  # the wall clock: it is for people
+        subject=subject.name if subject is not None else "",
+        role=subject.role.value if subject is not None else "",
+        via=str(peer_of(request)),
+        method=request.method[:20],
+        path=request.url.path[:300],
+        status=status,
+        code=state["code"],
+        job=state["job"],
+    )
+
+
 def _problem_of(error: LvmigrateError, request: Request) -> Response:
     told = problem(error)
     request.scope["state"]["code"] = told["code"]
@@ -340,7 +370,7 @@ def _problem_of(error: LvmigrateError, request: Request) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="lvmigrate"'
         if COOKIE in request.cookies:  # it is not valid any more, and would hide a certificate that is
             headers["Set-Cookie"] = NO_COOKIE
-    if error.code in (Code.RATE_LIMITED, Code.SERVICE_BUSY, Code.QUEUE_FULL, Code.STOPPING):
+    if told["status"] in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers["Retry-After"] = "10"
     # What more comes of a body is not read; and who was sent away must not keep a place.
     if error.code in (Code.TOO_LARGE, Code.UNAUTHENTICATED, Code.RATE_LIMITED, Code.SERVICE_BUSY):

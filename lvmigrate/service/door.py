@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import resource
 import socket
@@ -20,6 +19,8 @@ from collections import Counter
 from typing import Any, Final
 
 import structlog
+
+from lvmigrate.service.origin import origin
 
 _log = structlog.get_logger()
 
@@ -95,10 +96,10 @@ class Door(socket.socket):
                 self._turn_away_one()
                 self._tell(error.strerror or "no files")
                 break
-            origin = _origin(connection, address)
-            if origin is not None and self._inside[origin] < self._of_one and self._inside.total() < self._most:
-                self._inside[origin] += 1
-                return _Inside(connection, weakref.WeakMethod(self._left), origin), address
+            who = _origin(connection, address)
+            if who is not None and self._inside[who] < self._of_one and self._inside.total() < self._most:
+                self._inside[who] += 1
+                return _Inside(connection, weakref.WeakMethod(self._left), who), address
             connection.close()
             self._tell("too many of one origin" if self._inside.total() < self._most else "too many")
         raise BlockingIOError
@@ -155,14 +156,10 @@ class _Inside(socket.socket):
 
 
 def _origin(connection: socket.socket, address: Any) -> str | None:  # noqa: ANN401 -- as the family has it
-    """Where it comes from; of IPv6 the network, of which anybody has as many addresses as they like.
-
-    ``None``: it has gone already.
-    """
+    """Where it comes from; ``None``: it has gone already."""
     if connection.family == socket.AF_UNIX:
         try:
             return f"uid {credentials(connection)[1]}"
         except OSError:
             return None
-    host = str(address[0]).partition("%")[0]
-    return str(ipaddress.ip_network(f"{host}/64", strict=False)) if connection.family == socket.AF_INET6 else host
+    return origin(str(address[0]))

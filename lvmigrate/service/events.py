@@ -8,6 +8,8 @@ how everything stands now, and goes on from there.  So nobody has to be waited f
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import threading
 import uuid
 from collections import deque
@@ -18,8 +20,13 @@ from lvmigrate.service.wire import encode
 
 #: How many events are kept for those that were away: some minutes of twenty moves.
 _KEPT: Final = 10_000
-#: A follower is told of so many at once at most, before others have their turn.
+#: And of so many bytes at most, the newest one apart: what somebody orders is repeated by each event of its job.
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+#: A follower is told of so many at once at most, and of so many bytes, before others have their turn.
 _AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 1024 * 1024
+#: How long a stream on which nothing happens goes on before it is looked whether it still may, in seconds.
+_LOOK_S: Final = 15.0
 
 
 class Event(NamedTuple):
@@ -47,11 +54,15 @@ class News(NamedTuple):
 class Hub:
     """The log. `publish` may be called from any thread; streams run in the loop that `run_in` was called in."""
 
-    def __init__(self, *, kept: int = _KEPT) -> None:
+    def __init__(self, *, kept: int = _KEPT, kept_bytes: int = _KEPT_BYTES) -> None:
         #: Numbers count within one process only.
         self._epoch: Final = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._log: deque[Event] = deque(maxlen=kept)
+        self._log: deque[Event] = deque()
+        self._kept = kept
+        self._kept_bytes = kept_bytes
+        #: How long all frames of the log are together.
+        self._bytes = 0
         self._number = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._followers: set[asyncio.Event] = set()
@@ -77,6 +88,10 @@ class Hub:
         self._closed = True
         self._wake_soon()
 
+    def look_again(self) -> None:
+        """Have every stream see whether it may go on: it has changed who may follow."""
+        self._wake_soon()
+
     def publish(self, job: str, kind: str, value: object, *, last: bool = False) -> None:
         """Something happened. Returns at once."""
         data = encode(value)
@@ -84,14 +99,23 @@ class Hub:
             self._number += 1
             frame = self._frame(self._number, kind, data)
             self._log.append(Event(self._number, job, kind, frame, last))
+            self._bytes += len(frame)
+            while len(self._log) > max(1, self._kept) or (self._bytes > self._kept_bytes and len(self._log) > 1):
+                self._bytes -= len(self._log.popleft().frame)
         self._wake_soon()
 
     async def stream(  # noqa: C901, PLR0912 -- one loop, as it happens
-        self, last_id: str | None, stands: Callable[[], Iterable[News]], *, job: str | None = None
+        self,
+        last_id: str | None,
+        stands: Callable[[], Iterable[News]],
+        *,
+        job: str | None = None,
+        may: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[bytes]:
         """Everything that happens to ``job`` (or to all), from ``last_id`` on, one or more at a time; ends with it.
 
-        ``stands`` tells how everything stands; it is called in a thread.
+        ``stands`` tells how everything stands; it is called in a thread.  Once ``may`` is false the stream ends, and
+        nothing more is told: it is asked before each piece, after `look_again`, and now and then.
         """
         woken = asyncio.Event()
         self._followers.add(woken)
@@ -102,13 +126,15 @@ class Hub:
                 if any(ends) and self._nothing_to_come(job, cursor):
                     return  # it has seen the end
             ended = False
-            while not self._closed:
+            while not self._closed and may():
                 woken.clear()
                 seen = None if cursor is None else self._after(cursor)
                 if seen is None:
                     cursor, over = self._number, False
                     for news in await asyncio.to_thread(lambda: list(stands())):
                         over = over or (news.last and job is not None)
+                        if not may():
+                            return
                         yield self._frame(cursor, news.kind, encode(news.value))
                     if over:
                         return
@@ -126,7 +152,9 @@ class Hub:
                 if ended:
                     return
                 if not seen:
-                    await woken.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await woken.wait()
         finally:
             self._followers.discard(woken)
 
@@ -155,7 +183,11 @@ class Hub:
                     break
                 found.append(event)
         found.reverse()
-        return found[:most]
+        if most is None:
+            return found
+        long = itertools.accumulate(len(event.frame) for event in found)
+        fits = sum(1 for _ in itertools.takewhile(lambda length: length <= _BYTES_AT_ONCE, long))
+        return found[: max(1, min(most, fits))]
 
     def _nothing_to_come(self, job: str, cursor: int) -> bool:
         """Whether no event of the job came after this one; false when that cannot be told any more."""

@@ -86,6 +86,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     via: str
     method: str
     path: str
+    #: 0: it was about to be done, and what was answered is not known: the service was killed, or its disk became full.
     status: int
     code: str
     job: str

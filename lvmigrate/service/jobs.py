@@ -31,8 +31,10 @@ from lvmigrate.drain_report import DrainReport
 from lvmigrate.errors import (
     Code,
     ExitCode,
+    Finding,
     LvmigrateError,
     MoveAborted,
+    Refused,
     UsageError,
 )
 from lvmigrate.journal import OK, JournalUnusable
@@ -43,7 +45,7 @@ from lvmigrate.service.job import LEFT_OPEN, Job, State, Wish
 from lvmigrate.service.ledger import Ledger, new_id
 from lvmigrate.service.messages import Checked
 from lvmigrate.service.metrics import Metrics
-from lvmigrate.service.orders import Order, about
+from lvmigrate.service.orders import Drain, Order, about
 from lvmigrate.service.parcels import Parcels
 from lvmigrate.service.problem import NotDone
 from lvmigrate.service.recovery import Recovery
@@ -105,11 +107,16 @@ class Jobs:
     # ---- from the outside
 
     def start(self) -> None:
-        """Take up what an earlier service has left, and begin to work."""
+        """Take up what an earlier service has left, and begin to work.
+
+        Where that cannot be read it raises `JournalUnusable`, and nothing has begun: it may be called again.  What
+        cannot be written of it is written later.
+        """
         left = self._ledger.unfinished()
         self._parcels.keep_only([job.id for job in left])
-        for job in left:
-            self._take_up(job)
+        with self._change:
+            for job in left:
+                self._take_up(job)
         threading.Thread(target=self._dispatch, name="jobs", daemon=True).start()
 
     @property
@@ -132,7 +139,8 @@ class Jobs:
     def add(self, order: Order, *, subject: str, key: str | None, fingerprint: str) -> tuple[Job, bool]:
         """Accept an order, and whether it is a new one; it is on the disk when this returns.
 
-        Raises `NotDone` (`Code.QUEUE_FULL`, `Code.STOPPING`), and `UsageError` (`Code.KEY_REUSED`).
+        Raises `NotDone` (`Code.QUEUE_FULL`, `Code.STOPPING`), `UsageError` (`Code.KEY_REUSED`), and `Refused`
+        (`Code.NODE_UNKNOWN`) where a drain names nodes that there are not.
         """
         told = plain(order)
         text = told.pop("definition_text", None)
@@ -153,6 +161,8 @@ class Jobs:
                 return self._newest(before), False
             if self._stopping:
                 raise NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
+            if isinstance(order, Drain):
+                self._all_known((*order.nodes, *order.to))
             if len(self._queue) >= self._settings.queue:
                 raise NotDone(
                     f"{len(self._queue)} jobs wait already: no more may.",
@@ -170,6 +180,18 @@ class Jobs:
             self._tell(job)
             self._change.notify_all()
         return job, True
+
+    def _all_known(self, nodes: tuple[str, ...]) -> None:
+        """As a drain itself refuses it; but it can name many, which its job and each of its events would repeat."""
+        known = self._cluster.config.nodes
+        for node in nodes:
+            if node not in known:
+                finding = Finding(
+                    code=Code.NODE_UNKNOWN,
+                    sentence=f"The configuration names no node {node}.",
+                    hint=f"It names {', '.join(known)}.",
+                )
+                raise Refused(node, [finding])
 
     def one(self, job: str, what: tuple[str, ...] | None = None) -> Job:
         """The job of that id. Raises `UsageError` (`Code.JOB_UNKNOWN`)."""
@@ -284,8 +306,9 @@ class Jobs:
         stopped = job.wish is not Wish.NONE and job.what in _MANY
         if begun or stopped:
             job = msgspec.structs.replace(job, state=State.RECOVERING)
-            self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
-            under = self._under[job.id] = Under(job=job)
+            job = self._write(job, state=job.state, interruptions=job.interruptions)
+            # It has a place already, also where there is none: what was begun is never held back.
+            under = self._under[job.id] = Under(job=job, nodes=frozenset({job.source, job.target} - {""}))
             if job.wish is Wish.ABORT:
                 under.abort.set()
             self._run(under, partial(self._recovery.many if stopped else self._recovery.move, under))
@@ -293,7 +316,7 @@ class Jobs:
             self._end(job, error=_not_begun())
         else:
             job = msgspec.structs.replace(job, state=State.QUEUED)
-            self._ledger.set(job.id, state=job.state, interruptions=job.interruptions)
+            job = self._write(job, state=job.state, interruptions=job.interruptions)
             self._queue.append(job)
             self._tell(job)
 
@@ -330,10 +353,9 @@ class Jobs:
     def _next(self) -> Job | None:
         """The first that may begin, by priority and then by age."""
         busy = {under.job.about for under in self._under.values()} | {u.job.uuid for u in self._under.values()}
-        works = [under for under in self._under.values() if under.job.state is not State.RECOVERING]
-        working = sum(under.job.what not in _MENDS for under in works)
+        working = sum(under.job.what not in _MENDS and not under.idle for under in self._under.values())
         # One that is being checked may need the very place that one of a lower priority would take meanwhile.
-        checked = (under.job for under in works if under.job.what not in _GOES_ON and not under.nodes)
+        checked = (u.job for u in self._under.values() if u.job.what not in _GOES_ON and not u.nodes)
         before = min((job.priority.rank for job in checked), default=0)
         for job in sorted(self._queue, key=lambda job: job.priority.rank):
             if job.about in busy:
@@ -344,15 +366,13 @@ class Jobs:
         return None
 
     def _have_room(self, nodes: frozenset[str]) -> bool:
-        taken = Counter(node for under in self._under.values() for node in under.nodes)
+        taken = Counter(node for under in self._under.values() if not under.idle for node in under.nodes)
         return all(taken[node] < self._settings.per_node for node in nodes)
 
     def _count(self) -> dict[State, int]:
-        with self._change:
-            return {
-                State.QUEUED: len(self._queue),
-                **Counter(under.job.state for under in self._under.values()),
-            }
+        """Without the lock, which is held while the journal is written: it can be told then, too."""
+        waiting, under_way = len(self._queue), list(self._under.values())
+        return {State.QUEUED: waiting, **Counter(under.job.state for under in under_way)}
 
     # ---- one job
 

@@ -6,6 +6,7 @@ rest of lvmigrate neither reads nor needs them.
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import threading
@@ -24,6 +25,13 @@ from lvmigrate.sqlite_file import make_once
 
 #: What `service.version` says of these tables.
 _VERSION: Final = 1
+#: What kinds of lines the trail has, and how many are kept: who is refused, or only signs in, pushes out nobody's
+#: order.
+_TRAIL: Final = {
+    "ordered": ("status < 400 AND path != '/v1/session'", 100_000),
+    "signed": ("status < 400 AND path = '/v1/session'", 10_000),
+    "not_done": ("status >= 400", 20_000),
+}
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS service (version INTEGER NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS job (
@@ -41,8 +49,11 @@ _TABLES: Final = (
         number INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, role TEXT NOT NULL, via TEXT NOT NULL,
         method TEXT NOT NULL, path TEXT NOT NULL, status INTEGER NOT NULL, code TEXT NOT NULL, job TEXT NOT NULL
     ) STRICT""",
-    "CREATE INDEX IF NOT EXISTS asked_done ON asked (number) WHERE status < 400",
-    "CREATE INDEX IF NOT EXISTS asked_not_done ON asked (number) WHERE status >= 400",
+    "DROP INDEX IF EXISTS asked_done",  # of an older lvmigrate, which counted who signs in among them
+    *(
+        f"CREATE INDEX IF NOT EXISTS asked_{name} ON asked (number) WHERE {which}"
+        for name, (which, _) in _TRAIL.items()
+    ),
 )
 _COLUMNS: Final = (
     "id, what, about, body, subject, priority, state, wish, asked, begun, ended, uuid, source, target, interruptions,"
@@ -50,47 +61,81 @@ _COLUMNS: Final = (
 )
 #: How many jobs that have ended are kept.
 _KEPT_JOBS: Final = 5000
-#: How many lines of the trail, of what was done and of what was not: whoever is refused pushes out no other's order.
-_KEPT_DONE: Final = 100_000
-_KEPT_NOT_DONE: Final = 20_000
-#: The first status of HTTP that says that something was not done.
-_BAD: Final = 400
 _BUSY_S: Final = 10.0
+#: How long it is known whether something can be written, in seconds: finding out is a write to the disk.
+_TRIAL_S: Final = 2.0
 _MOST: Final = 1000
+
+
+#: What passes, of SQLite's errors and of the system's: somebody else has the file, or there is no room. On a disk that
+#: is full SQLite cannot make the files beside its own either, and calls that an error of the disk.
+_PASSES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+_PASSES_OF_SYSTEM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EINTR})
+
+
+class JournalOccupied(JournalUnusable):
+    """The same for now: somebody else has locked the file, or its disk has no room. It passes, or is made to."""
 
 
 class Ledger:
     """The file ``path``, made with its directory if it is not there. May be used from any thread.
 
-    Raises `JournalUnusable`, as its methods do.
+    Raises `JournalUnusable`, as its methods do; `JournalOccupied` for what passes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._trying = threading.Lock()
+        self._tried_at = -_TRIAL_S
+        self._trouble: JournalUnusable | None = None
         with self._told():
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             make_once(path)
             self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            # A job that was promised must outlive a power cut as well.
-            self._file.execute("PRAGMA synchronous = FULL")
-            with self._change() as file:
-                for statement in _TABLES:
-                    file.execute(statement)
-                (version,) = file.execute("SELECT max(version) FROM service").fetchone()
-                if version is None:
-                    file.execute("INSERT INTO service VALUES (?)", (_VERSION,))
+            try:
+                version = self._begin()
+            except BaseException:  # it is tried again
+                self._file.close()
+                raise
             if version not in (None, _VERSION):
                 raise JournalUnusable(
                     f"The jobs in {path} were written by another lvmigrate (version {version}, not {_VERSION}).",
                     hint="Use the lvmigrate that wrote them, or name another file: [journal] path.",
                 )
 
+    def _begin(self) -> int | None:
+        """Make what is not there; the version that was there before."""
+        self._file.execute("PRAGMA journal_mode = WAL")
+        # A job that was promised must outlive a power cut as well.
+        self._file.execute("PRAGMA synchronous = FULL")
+        with self._change() as file:
+            for statement in _TABLES:
+                file.execute(statement)
+            version: int | None
+            (version,) = file.execute("SELECT max(version) FROM service").fetchone()
+            if version is None:
+                file.execute("INSERT INTO service VALUES (?)", (_VERSION,))
+        return version
+
     def close(self) -> None:
         """Nothing more is read or written."""
         with self._lock:
             self._file.close()
+
+    def trial(self) -> None:
+        """Whether something can be written, as of a moment ago. Raises `JournalUnusable` where it cannot."""
+        with self._trying:  # however many ask, one of them tries
+            if time.monotonic() - self._tried_at > _TRIAL_S:
+                try:
+                    with self._told(), self._change() as file:
+                        file.execute("UPDATE service SET version = version")
+                    self._trouble = None
+                except JournalUnusable as error:
+                    self._trouble = error
+                self._tried_at = time.monotonic()
+            if self._trouble is not None:
+                raise self._trouble
 
     # ---- jobs
 
@@ -175,23 +220,26 @@ class Ledger:
 
     # ---- the trail
 
-    def asked(self, line: Asked) -> None:
-        """Write one line; its number is given to it."""
+    def asked(self, line: Asked) -> int:
+        """Write one line; the number that is given to it."""
         with self._told(), self._change() as file:
-            file.execute(
+            number = file.execute(
                 "INSERT INTO asked (at, subject, role, via, method, path, status, code, job)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(line.at, line.subject, line.role, line.via, line.method, line.path, line.status, line.code),
                     line.job,
                 ),
-            )
-            which, kept = ("status < 400", _KEPT_DONE) if line.status < _BAD else ("status >= 400", _KEPT_NOT_DONE)
-            file.execute(
-                f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
-                f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
-                (kept,),
-            )
+            ).lastrowid
+            if line.status:
+                _forget_the_oldest(file)
+        return number or 0
+
+    def answered(self, number: int, *, status: int, code: str, job: str) -> None:
+        """Write what the answer was to what had that line before it was done."""
+        with self._told(), self._change() as file:
+            file.execute("UPDATE asked SET status = ?, code = ?, job = ? WHERE number = ?", (status, code, job, number))
+            _forget_the_oldest(file)
 
     def trail(self, most: int) -> list[Asked]:
         """The newest lines, newest first."""
@@ -225,10 +273,26 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise JournalUnusable(
+            raise (JournalOccupied if _passes(error) else JournalUnusable)(
                 f"The jobs in {self._path} cannot be read or written: {error}.",
                 hint="Make room there, see who else writes to it (`fuser -v`), or name another file: [journal] path.",
             ) from error
+
+
+def _passes(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _PASSES_OF_SYSTEM
+    # The lower byte is the kind; Python's own complaints have none.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSES
+
+
+def _forget_the_oldest(file: sqlite3.Connection) -> None:
+    for which, kept in _TRAIL.values():
+        file.execute(
+            f"DELETE FROM asked WHERE {which} AND number <="  # noqa: S608 -- constants, as their indices have them
+            f" (SELECT number FROM asked WHERE {which} ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (kept,),
+        )
 
 
 def _ordered(file: sqlite3.Connection, subject: str, key: str, fingerprint: str) -> Job | None:

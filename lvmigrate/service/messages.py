@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -10,16 +12,18 @@ from msgspec import Meta, Struct
 from lvmigrate.by_hand import ByHand
 from lvmigrate.cleanup import CleanupPlan
 from lvmigrate.convergence import Policy
+from lvmigrate.drain_report import Moved, Stayed
 from lvmigrate.journal import Entry
 from lvmigrate.node_states import NodeState
 from lvmigrate.node_states import State as Door
 from lvmigrate.node_states import Wish as DrainWish
 from lvmigrate.plan import Plan
+from lvmigrate.progress import StepProgress
 from lvmigrate.service.job import Asked, Job, State
 from lvmigrate.service.orders import Guest, Words
 from lvmigrate.service.settings import Role
 from lvmigrate.status import NodeStatus
-from lvmigrate.traffic import Limits, Schedule
+from lvmigrate.traffic import Departure, Limits, Schedule
 
 #: The header of an order's answer that says from which event on to follow its job.
 EVENT_ID: Final = "Lvmigrate-Event-ID"
@@ -147,6 +151,58 @@ class Prune(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     days: Annotated[float, Meta(gt=0, lt=1_000_000)]
 
 
+# ---- events: each says of which job it is
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """Its checks have passed."""
+
+    job: str
+    plan: Checked
+
+
+class GetsOn(Struct, frozen=True, kw_only=True):
+    """A step gets on."""
+
+    job: str
+    progress: StepProgress
+
+
+class Begun(Struct, frozen=True, kw_only=True):
+    """A drain has begun to move a guest."""
+
+    job: str
+    begun: Departure
+
+
+class Arrived(Struct, frozen=True, kw_only=True):
+    """One of its guests has arrived."""
+
+    job: str
+    moved: Moved
+
+
+class Stay(Struct, frozen=True, kw_only=True):
+    """Why, and whether it is tried again."""
+
+    stayed: Stayed
+    again: bool
+
+
+class Stays(Struct, frozen=True, kw_only=True):
+    """One of its guests stays where it is."""
+
+    job: str
+    stays: Stay
+
+
+class Says(Struct, frozen=True, kw_only=True):
+    """What a drain says to people."""
+
+    job: str
+    says: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """What an order would do; one of the three is there."""
@@ -156,3 +212,17 @@ class Checked:
     by_hand: tuple[ByHand, ...] = ()
     cleanup: CleanupPlan | None = None
     schedule: Schedule | None = None
+
+
+#: The kinds of events, and what each tells.
+EVENTS: Final[Mapping[str, type]] = MappingProxyType(
+    {
+        "job": Job,
+        "plan": Planned,
+        "progress": GetsOn,
+        "begun": Begun,
+        "moved": Arrived,
+        "stays": Stays,
+        "says": Says,
+    }
+)

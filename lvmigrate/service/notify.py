@@ -48,6 +48,10 @@ class Notify:
         """It is about to end, and what is under way may take ``deadline_s``: whatever the unit says, so long it has."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((deadline_s + _LAST_S) * _USEC)}")
 
+    def waiting(self, status: str, deadline_s: float) -> None:
+        """It is not ready yet, for a reason that passes: it is not given up before ``deadline_s`` from now."""
+        self._send(self._worded(status), f"EXTEND_TIMEOUT_USEC={round(deadline_s * _USEC)}")
+
     def says(self, status: str) -> None:
         """What it is doing, in a line; nothing is sent where that has not changed."""
         if status != self._status:

@@ -9,14 +9,39 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from lvmigrate.errors import LvmigrateError
+from lvmigrate.drain_report import DrainReport
+from lvmigrate.errors import Finding, LvmigrateError
+from lvmigrate.rehearse import Rehearsal
+from lvmigrate.report import CleanupReport, Report
 from lvmigrate.service.access import COOKIE
+from lvmigrate.service.messages import EVENTS
 from lvmigrate.service.problem import MEDIA_TYPE
 from lvmigrate.service.routes import PARAMETERS, Key, Route
 
 _REF: Final = "#/components/schemas/{name}"
+
+
+class Error(Struct, frozen=True, kw_only=True):
+    """An error, with what its kind knows."""
+
+    #: A code of `lvmigrate explain`.
+    code: str
+    sentence: str
+    #: The next thing to do.
+    hint: str
+    #: Foreign words, when there are any.
+    detail: str
+    #: What the command would exit with.
+    exit_code: int
+    #: Of a refusal: of which guest, and every reason.
+    instance: str | UnsetType = UNSET
+    findings: list[Finding] | UnsetType = UNSET
+    #: Of what was left behind.
+    leftovers: list[str] | UnsetType = UNSET
+    #: Of an outcome that could not be proved.
+    known: list[str] | UnsetType = UNSET
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -32,16 +57,22 @@ class Problem(Struct, frozen=True, kw_only=True):
     hint: str
     #: What the command would exit with.
     exit_code: int
-    error: dict[str, Any]
+    error: Error
+
+
+#: What becomes of jobs.
+_RESULTS: Final = (Report, Rehearsal, CleanupReport, DrainReport)
 
 
 def description(routes: Sequence[Route]) -> dict[str, Any]:
     """The whole of it, version 3.1."""
-    kinds: list[Any] = [Problem, Key, *PARAMETERS.values()]
+    kinds: list[Any] = [Problem, Error, Key, *PARAMETERS.values(), *EVENTS.values(), *_RESULTS]
     for route in routes:
         kinds += [kind for kind in (route.body, route.query, route.answer) if not isinstance(kind, str | None)]
     schemas, components = msgspec.json.schema_components(kinds, schema_hook=_hook, ref_template=_REF)
     by_kind = {repr(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
+    for name, those in (("result", _RESULTS), ("error", (Error,))):  # of a job, which has them as they are written
+        components["Job"]["properties"][name]["anyOf"] = [*(by_kind[repr(kind)] for kind in those), {"type": "null"}]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_kind, components)
@@ -70,8 +101,12 @@ def _operation(route: Route, schemas: Mapping[str, Any], components: Mapping[str
         "description": "Not done: the code says why.",
         "content": {MEDIA_TYPE: {"schema": schemas[repr(Problem)]}},
     }
-    if isinstance(route.answer, str):
-        content: dict[str, Any] = {route.answer: {"schema": {}}}
+    if route.answer == "text/event-stream":
+        # The description has no words for events: each is its kind, and JSON of the schema that is named for that.
+        told = {kind: schemas[repr(each)] for kind, each in EVENTS.items()}
+        content: dict[str, Any] = {route.answer: {"schema": {"type": "string", "x-events": told}}}
+    elif isinstance(route.answer, str):
+        content = {route.answer: {"schema": {}}}
     else:
         content = {"application/json": {"schema": schemas[repr(route.answer)]}}
     operation: dict[str, Any] = {
@@ -118,12 +153,6 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _hook(kind: type) -> dict[str, Any]:
     if issubclass(kind, LvmigrateError):
-        texts = {name: {"type": "string"} for name in ("code", "sentence", "hint", "detail")}
-        return {
-            "type": "object",
-            "description": "An error.",
-            "properties": {**texts, "exit_code": {"type": "integer"}},
-            "required": [*texts, "exit_code"],
-        }
+        return {"$ref": _REF.format(name=Error.__name__)}
     # What a hook of msgspec raises for a type that it does not know.
     raise NotImplementedError(f"{kind.__name__} is nothing that is sent")

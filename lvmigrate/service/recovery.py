@@ -18,6 +18,8 @@ from lvmigrate.service.under import Under
 _PASSING: Final = frozenset(
     {Code.LOCKED, Code.NODE_UNREACHABLE, Code.HYPERVISOR_BUSY, Code.AUTH_FAILED, Code.JOURNAL_UNUSABLE}
 )
+#: Of these, those of which nothing can be told before a node answers.
+_SILENT: Final = frozenset({Code.NODE_UNREACHABLE, Code.AUTH_FAILED})
 _AGAIN_S: Final = 5.0
 _AGAIN_MOST_S: Final = 60.0
 
@@ -95,7 +97,9 @@ class Recovery:
             under.cancel.clear()
             aborts = under.abort.is_set()  # after that: who asks now is heard by the one or the other
             try:
-                return self._cluster.cleanup(guest, abort=aborts, cancel=under.cancel)
+                return self._cluster.cleanup(
+                    guest, abort=aborts, cancel=under.cancel, on_plan=lambda _plan: self._idles(under, idle=False)
+                )
             except MoveAborted:
                 if aborts and not self._stopping():  # asked for in the middle: once more, with all that this means
                     continue
@@ -103,7 +107,14 @@ class Recovery:
                 if error.code not in _PASSING:
                     self._finish(under, error=error)
                     return None
+                self._idles(under, idle=error.code in _SILENT)
                 self._says(under, error.sentence)
             with self._change:
                 self._change.wait_for(lambda: self._stopping() or under.cancel.is_set(), again_s)
         return None
+
+    def _idles(self, under: Under, *, idle: bool) -> None:
+        """Whether it keeps a place, which others may be waiting for."""
+        with self._change:
+            under.idle = idle
+            self._change.notify_all()

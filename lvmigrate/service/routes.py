@@ -123,6 +123,13 @@ class Route:
     slow: bool = False
     #: It takes an Idempotency-Key.
     keyed: bool = False
+    #: It ends something: it is done at once, whether or not that can be written.
+    ends: bool = False
+
+    @property
+    def written_first(self) -> bool:
+        """Whether it is done only once the trail says who asked: it is there to change something."""
+        return self.method != "GET" and self.role > Role.LOOK and not self.ends
 
 
 # ---- looking
@@ -316,6 +323,7 @@ def _of_jobs(collection: str, kind: Any, one: str) -> list[Route]:  # noqa: ANN4
             name=f"abort_{one}",
             summary=f"End a {one}; every guest stays, or arrives, whole.",
             handler=_wish(collection, Wish.ABORT),
+            ends=True,
         ),
     ]
     if collection == "drains":
@@ -327,6 +335,7 @@ def _of_jobs(collection: str, kind: Any, one: str) -> list[Route]:  # noqa: ANN4
                 name="stop_drain",
                 summary="Begin nothing more; those under way arrive.",
                 handler=_wish(collection, Wish.STOP),
+                ends=True,
             )
         )
     if collection == "moves":
@@ -395,6 +404,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         role=Role.MOVE,
         handler=_wish_drain,
         body=WishDrain,
+        ends=True,
     ),
     _look(
         "/v1/instances",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import structlog
 import uvicorn
@@ -34,13 +34,16 @@ from lvmigrate.service.access import Peer
 from lvmigrate.service.app import App
 from lvmigrate.service.events import Hub
 from lvmigrate.service.jobs import Jobs
-from lvmigrate.service.ledger import Ledger
+from lvmigrate.service.ledger import JournalOccupied, Ledger
 from lvmigrate.service.metrics import Metrics
 from lvmigrate.service.notify import Notify
+from lvmigrate.service.overheard import overheard
 from lvmigrate.service.routes import Service
 from lvmigrate.service.settings import Settings, Stop, address
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: How long answers that are under way may take once the service ends.
 _LAST_ANSWERS_S: Final = 3
@@ -49,6 +52,10 @@ _BACKLOG: Final = 256
 _HANDSHAKE_S: Final = 10.0
 _WORDS_S: Final = 10.0
 _KEEP_ALIVE_S: Final = 75
+_LATER: Final = frozenset({signal.SIGHUP})
+#: Between two tries to open a journal that cannot be used just now, and how long one may take by far, in seconds.
+_JOURNAL_AGAIN_S: Final = 2.0
+_STARTS_S: Final = 90.0
 #: Between two lines of the log about the same trouble, in seconds.
 _TROUBLE_S: Final = 10.0
 
@@ -117,8 +124,9 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
     """Serve until SIGTERM or SIGINT asks to stop, and tell the `ExitCode`.
 
     A second signal aborts what is waited for.  SIGHUP reads tokens, certificates, users and roles again.  A service
-    manager is told when it is ready, what it is doing, and how long its end may take (`Notify`).  Raises
-    `ConfigurationError`, `JournalUnusable`, and `Refused` (`Code.LOCKED`) where another service uses the same journal.
+    manager is told when it is ready, what it is doing, and how long its end may take (`Notify`).  A journal that
+    somebody else has locked, or whose disk is full, is waited for.  Raises `ConfigurationError`, `JournalUnusable`, and
+    `Refused` (`Code.LOCKED`) where another service uses the same journal.
     """
     notify = Notify()
     if notify.watchdog_s:
@@ -133,15 +141,15 @@ def serve(path: str | None = None, *, open_cluster: Callable[[str | None], Clust
                 "The service keeps its jobs in the journal, and the configuration names none.",
                 hint="Name a file for it: [journal] path in the configuration.",
             )
-        with _alone(journal.parent):
-            ledger = Ledger(journal)
+        with overheard(), _alone(journal.parent), _later():
+            ledger = _patiently(lambda: Ledger(journal), notify)
             hub, metrics = Hub(), Metrics()
             jobs = Jobs(cluster, ledger, hub, metrics, settings, journal.parent / "service")
             service = Service(cluster=cluster, jobs=jobs, ledger=ledger, hub=hub)
             app = App(service, hub, metrics, settings, most_followed=door.most_followed(most))
             with _listening(settings, cluster.config.path, most) as sockets:
-                again = partial(_read_again, app, jobs, notify, lambda: Settings.of(config.load(path)))
-                left = asyncio.run(_serve(app, service, settings, sockets, notify, again))
+                access = _AccessAgain(app, jobs, notify, lambda: Settings.of(config.load(path)))
+                left = asyncio.run(_serve(app, service, settings, sockets, notify, access))
             if left:
                 # Threads of the core are in the middle of them; the next service takes them up as after a kill -9.
                 _log.warning("jobs_handed_over", jobs=list(left))
@@ -158,7 +166,7 @@ async def _serve(
     settings: Settings,
     sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
     notify: Notify,
-    again: Callable[[], None],
+    access: _AccessAgain,
 ) -> tuple[str, ...]:
     """Until it is asked to stop; the jobs that are handed over."""
     jobs, hub, loop = service.jobs, service.hub, asyncio.get_running_loop()
@@ -169,10 +177,14 @@ async def _serve(
     def stop() -> None:
         (hurry if asked.is_set() else asked).set()
 
-    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, again)):
+    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, access.read)):
         loop.add_signal_handler(number, act)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LATER)
     living = asyncio.ensure_future(notify.live(jobs.sentence))
-    await asyncio.to_thread(jobs.start)
+    try:
+        await asyncio.to_thread(_patiently, jobs.start, notify, asked.is_set)
+    except JournalOccupied:
+        return ()  # it was asked to stop before it could begin
     servers = [_Server(_uvicorn(app, context)) for _, context in sockets]
     serving = [
         asyncio.ensure_future(server.serve(sockets=[listener]))
@@ -180,7 +192,7 @@ async def _serve(
     ]
     waiting = asyncio.ensure_future(asked.wait())
     _log.info("serving", at=[_where(listener) for listener, _ in sockets])
-    notify.ready(jobs.sentence())
+    notify.ready(await asyncio.to_thread(jobs.sentence))
     await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
     _log.info("stopping", how=settings.stop.value)
     notify.stopping(0.0 if settings.stop is Stop.HAND_OVER else settings.stop_deadline_s)
@@ -195,14 +207,61 @@ async def _serve(
     return left
 
 
-def _read_again(app: App, jobs: Jobs, notify: Notify, settings: Callable[[], Settings]) -> None:
-    notify.reloading()
+def _patiently(act: Callable[[], T], notify: Notify, give_up: Callable[[], bool] = lambda: False) -> T:
+    """What ``act`` returns, as soon as the journal lets it.
+
+    What passes, a file that somebody else has locked or a disk without room, must not end a service that has guests to
+    look after: it is waited for, as long as it takes, and told.  Everything else is raised.
+    """
+    while True:
+        try:
+            return act()
+        except JournalOccupied as error:
+            if give_up():
+                raise
+            _log.warning("journal_waited_for", why=str(error), hint=error.hint)
+            notify.waiting(f"Waiting for the journal: {error}", _STARTS_S)
+        time.sleep(_JOURNAL_AGAIN_S)
+
+
+@contextmanager
+def _later() -> Iterator[None]:
+    """What asks it to read something again is heard once somebody is there to hear it, however long that takes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LATER)
     try:
-        app.access.change(settings())
-        _log.info("access_read_again")
-    except LvmigrateError as error:  # what holds goes on holding
-        _log.error("access_not_read_again", error=str(error))
-    notify.ready(jobs.sentence())
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _AccessAgain:
+    """Who may what, read again when a signal asks for it: one reading at a time, and the loop waits for none of it."""
+
+    def __init__(self, app: App, jobs: Jobs, notify: Notify, settings: Callable[[], Settings]) -> None:
+        self._app = app
+        self._jobs = jobs
+        self._notify = notify
+        self._settings = settings
+        self._wanted = False
+        self._reading: asyncio.Future[None] | None = None
+
+    def read(self) -> None:
+        """Have it be read; what was asked for while it is being read is read once more."""
+        self._wanted = True
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            self._notify.reloading()
+            try:
+                self._app.change(await asyncio.to_thread(self._settings))
+                _log.info("access_read_again")
+            except LvmigrateError as error:  # what holds goes on holding
+                _log.error("access_not_read_again", error=str(error))
+            # It waits for the journal as long as the jobs do.
+            self._notify.ready(await asyncio.to_thread(self._jobs.sentence))
 
 
 def _uvicorn(app: App, context: ssl.SSLContext | None) -> uvicorn.Config:

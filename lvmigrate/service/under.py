@@ -18,6 +18,9 @@ class Under:
     post_copy: threading.Event = field(default_factory=threading.Event)
     #: The nodes that it has a place on.
     nodes: frozenset[str] = frozenset()
+    #: One that an earlier service has left, and of whose nodes one gives no answer: it can last as long as that node is
+    #: off, and must not keep the others' guests from being moved, or brought up elsewhere, meanwhile.
+    idle: bool = False
     #: Its newest plan and progress, for those who begin to follow.
     plan: object = None
     progress: object = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from lvmigrate.errors import Code
 from lvmigrate.service.access import COOKIE, Access, Peer, Subject
 from lvmigrate.service.problem import NotDone
-from lvmigrate.service.settings import Settings
+from lvmigrate.service.settings import Role, Settings
 
 _NOBODY: Final = Peer()
 
@@ -46,14 +47,16 @@ class Visitors:
             raise _too_many()
         if peer.uid is not None and not _of_this_machine(request.headers.get("host", "")):
             # A name that leads here only now (DNS rebinding): a page of another site would be one of the service's own.
+            # Counted apart: it is somebody's browser that asks, and its user goes on by their own programs.
+            if not self._limiter.hit(most, "by another name", peer.origin):
+                raise _too_many()
             raise NotDone(
                 f"The unix socket does not go by the name {request.headers['host'][:100]!r}.",
                 hint="Ask for localhost, or by a name without a dot.",
                 code=Code.FORBIDDEN,
             )
         try:
-            authorization = request.headers.get("authorization", "")
-            subject = self._access.subject(peer, authorization, request.cookies.get(COOKIE))
+            subject = self._subject(request)
         except NotDone:
             self._limiter.hit(most, "refused", peer.origin)
             raise
@@ -71,6 +74,31 @@ class Visitors:
                 code=Code.FORBIDDEN,
             )
         return subject
+
+    def standing(self, request: Request, subject: Subject, needed: Role) -> Callable[[], bool]:
+        """What tells whether who has asked is known as ``subject`` still, and may do what needs that role.
+
+        While nothing has changed it costs next to nothing; once it is false, it stays false.
+        """
+        epoch, holds = self._access.epoch, True
+
+        def stands() -> bool:
+            nonlocal epoch, holds
+            if holds and epoch != self._access.epoch:
+                epoch = self._access.epoch
+                try:
+                    now = self._subject(request)
+                except NotDone:
+                    holds = False
+                else:
+                    holds = now.name == subject.name and now.role >= needed
+            return holds
+
+        return stands
+
+    def _subject(self, request: Request) -> Subject:
+        authorization = request.headers.get("authorization", "")
+        return self._access.subject(peer_of(request), authorization, request.cookies.get(COOKIE))
 
 
 def _site(origin: str) -> str | None:

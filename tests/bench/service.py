@@ -2,7 +2,7 @@
 
 The service is a process of its own, as ``lvmigrate serve`` is, with its journal; the nodes are a simulated world, which
 passes its time as the clock does, in another one (tests/service/stage.py).  No move ends meanwhile, and each tells of
-its progress as often as by default.  Every client follows everything.
+its progress as often as by default.  Every client follows everything, and Prometheus comes by now and then.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 from typing import Final
 
+import httpx2 as httpx
 import structlog
 
 from lvmigrate.plan import Options
-from lvmigrate.service.client import Client
+from lvmigrate.service.client import Client, Way
 from lvmigrate.service.job import Job, State
 from lvmigrate.service.messages import JobList
 from lvmigrate.service.orders import Migrate, MoveOptions
@@ -35,6 +36,8 @@ _OPTIONS: Final = MoveOptions(poll_s=Options().poll_s, policy="patient")
 _COPY_S: Final = 3600.0
 #: How long everything goes on before it counts.
 _WARM_S: Final = 5.0
+#: Between two scrapes, in seconds: more often than Prometheus is told to by anybody.
+_SCRAPE_S: Final = 5
 #: What is published in a minute and kept in the log of events is of about this size; the rest is the allocator's.
 _GROWTH_MIB: Final = 6.0
 
@@ -64,7 +67,6 @@ def main() -> int:
             assert here.process is not None
             pid = here.process.pid
             words = [sys.executable, "-m", "tests.bench.watchers", str(here.socket), str(asked.clients)]
-            samples: list[Usage] = []
             with subprocess.Popen(
                 [*words, str(asked.seconds + _WARM_S)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as watchers:
@@ -75,9 +77,7 @@ def main() -> int:
                 time.sleep(_WARM_S)
                 begin = time.monotonic()
                 watched = Usage.of(watchers.pid)
-                while time.monotonic() - begin < asked.seconds - 1:
-                    samples.append(Usage.of(pid))
-                    time.sleep(1)
+                samples, scrapes = _looked_at(pid, here.url, begin + asked.seconds - 1)
                 end = time.monotonic()
                 watched_s = (Usage.of(watchers.pid).cpu_s - watched.cpu_s) / (end - begin)
                 seen = array.array("d", watchers.stdout.read())
@@ -98,6 +98,8 @@ def main() -> int:
         "clients": asked.clients,
         "moves": asked.moves,
         "seconds": round(end - begin, 1),
+        "scrapes": len(scrapes),
+        "scrape_max_ms": round(1000 * max(scrapes), 1),
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
     }
     cpu = (samples[-1].cpu_s - samples[0].cpu_s) / (len(samples) - 1)
@@ -118,7 +120,8 @@ def main() -> int:
             server_cpu=round(cpu, 2),
             clients_cpu=round(watched_s, 2),
             includes="from the moment at which a job's change is published, before it is made into JSON, until a client"
-            " has read that JSON; every client gets every event; all clients are one process of this machine",
+            " has read that JSON; every client gets every event; all clients are one process of this machine;"
+            f" /metrics is asked for every {_SCRAPE_S} s",
             **common,
         )
     ]
@@ -142,6 +145,21 @@ def main() -> int:
         )
     )
     return 0 if all(held) else 1
+
+
+def _looked_at(pid: int, url: str, until: float) -> tuple[list[Usage], list[float]]:
+    """What the service used, by the second, and how long each scrape of its metrics took."""
+    samples: list[Usage] = []
+    scrapes: list[float] = []
+    with Way(url).client() as http:
+        while (begin := time.monotonic()) < until:
+            if len(samples) % _SCRAPE_S == 0:
+                answer = http.get("/metrics")
+                assert answer.status_code == httpx.codes.OK, answer.text
+                scrapes.append(time.monotonic() - begin)
+            samples.append(Usage.of(pid))
+            time.sleep(1)
+    return samples, scrapes
 
 
 def _jobs(client: Client) -> list[Job]:

@@ -1,9 +1,10 @@
 """``make soak``: moves, aborts and faults at random on the pair, by processes that live all the while; as root.
 
 Two controllers share the work: a program that uses the Python API (`tests.bench.commanded`) and a service with jobs
-(`tests.bench.served`), asked as ``lvmigrate --server`` asks it.  After each round, whatever it was, a cleanup by one of
-them, an audit by the other, what plain virsh says of both hosts, and the guests' own records.  When a round is over,
-nothing of it may be left in the controllers either: what each of the two uses is noted then.
+(`tests.bench.served`), asked as ``lvmigrate --server`` asks it, whose events some follow all the while.  After each
+round, whatever it was, a cleanup by one of them, an audit by the other, what plain virsh says of both hosts, and the
+guests' own records.  When a round is over, nothing of it may be left in the controllers either: what each of the two
+uses is noted then.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from tests.pair.pair import Pair
 
 _SEED: Final = 20261128
 _GUESTS: Final = 3
+#: Who follow the service's events from the beginning to the end.
+_WATCHERS: Final = 20
 #: The part of the time after which caches, pools and the allocator have what they need.
 _WARM: Final = 0.2
 #: How much more the process may have in the second half than in the first: the allocator's unevenness; a leak of
@@ -360,6 +363,7 @@ def main() -> int:
         guests = [pair.guest(f"web{number}", on=pair.one, load=BUSY) for number in range(_GUESTS)]
         program = stack.enter_context(Commanded(described, folder / "api"))
         service = stack.enter_context(served(described, folder / "service", at_once=_GUESTS))
+        watchers = stack.enter_context(watching(service, 60 * asked.minutes))
         soak = Soak(pair, described, guests, (Api(program), Service(service)))
         soak.warm()
         begin = time.monotonic()
@@ -371,8 +375,23 @@ def main() -> int:
         for guest in guests:
             guest.memory_verified()
             soak.violations += guest.faults()
+        if watchers.poll() is not None:
+            soak.violations.append("the service has ended a stream of events")
         service.stop()
     return 0 if told(soak, samples, asked.seed, [round(load, 1), round(os.getloadavg()[0], 1)]) else 1
+
+
+@contextmanager
+def watching(service: Served, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """With some who follow everything that the service tells, for longer than that; their process."""
+    words = [sys.executable, "-m", "tests.bench.watchers", str(service.socket), str(_WATCHERS), str(2 * seconds + 3600)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as watchers:
+        try:
+            assert watchers.stderr is not None
+            assert watchers.stderr.readline() == b"all follow\n"
+            yield watchers
+        finally:
+            watchers.kill()
 
 
 def told(soak: Soak, samples: dict[str, list[Sample]], seed: int, load: list[float]) -> bool:

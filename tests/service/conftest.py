@@ -101,6 +101,7 @@ def open_bench(tmp_path: Path) -> Iterator[Callable[[Settings], Bench]]:
         world = World()
         cluster = InMemory(world, tmp_path)
         ledger = Ledger(tmp_path / "journal.sqlite")
+        ledger._file.execute("PRAGMA synchronous = OFF")  # no test cuts the power
         hub, metrics = Hub(), Metrics()
         jobs = Jobs(cluster, ledger, hub, metrics, settings, tmp_path / "service")
         jobs.start()

@@ -22,10 +22,15 @@ def cluster(path: str | None, door: Door) -> Cluster:
     return Cluster(configuration, hypervisor, storage, journal)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     configuration, path, controller = sys.argv[1:]
     try:
-        sys.exit(serve(configuration, open_cluster=lambda of: cluster(of, Door(path, controller))))
+        return serve(configuration, open_cluster=lambda of: cluster(of, Door(path, controller)))
     except LvmigrateError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

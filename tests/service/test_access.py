@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+from starlette.requests import Request
 
 from lvmigrate import log
 from lvmigrate.service.access import Access, Peer, Subject, allow, digest, new_token
 from lvmigrate.service.problem import NotDone
 from lvmigrate.service.routes import ROUTES, Route
 from lvmigrate.service.settings import Role, Settings, TokenEntry
+from lvmigrate.service.visitors import Visitors
 from tests.service.conftest import TOKENS, Bench
 from tests.service.support import wait_for
 
@@ -186,6 +188,40 @@ def test_roles_are_a_ladder() -> None:
         allow(Subject("x", Role.LOOK), Role.MOVE)
 
 
+@pytest.mark.parametrize(
+    ("role", "days", "holds"),
+    [(Role.MOVE, 9, True), (Role.LOOK, 9, True), (None, 9, False), (Role.MOVE, 0, False), (Role.MOVE, 1, True)],
+    ids=["nothing has changed", "less, and enough", "taken back", "its last day is over", "on its last day"],
+)
+def test_who_was_let_in_is_looked_at_again(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    role: Role | None,
+    days: int,
+    holds: bool,  # noqa: FBT001 -- a case
+) -> None:
+    today = date(2027, 6, 1)
+    monkeypatch.setattr("lvmigrate.service.access._today", lambda: today)
+    token, kept = new_token()
+
+    def with_role(role: Role | None) -> Settings:
+        entry = TokenEntry(sha256=kept, role=role or Role.LOOK, expires=date(2027, 7, 1))
+        return msgspec.structs.replace(settings, tokens={} if role is None else {"x": entry})
+
+    access = Access(with_role(Role.MOVE))
+    visitors = Visitors(settings, access)
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    scope = {"type": "http", "method": "GET", "headers": headers, "state": {"peer": NET}}
+    stands = visitors.standing(Request(scope), Subject("token:x", Role.MOVE), Role.LOOK)
+    assert stands()
+    access.change(with_role(role))
+    today = date(2027, 7, 1) - timedelta(days=days)
+    assert stands() is holds
+    access.change(with_role(Role.FORCE))
+    today = date(2027, 6, 1)
+    assert stands() is holds, "what has ended does not begin again"
+
+
 # ---- how often
 
 
@@ -209,6 +245,32 @@ def test_guessing_is_slow(open_bench: Callable[[Settings], Bench], settings: Set
     # The trail does not grow with it.
     assert len(bench.ledger.trail(100)) == 5
     assert bench.client(None, Peer(address="192.0.2.99:1")).get("/health").status_code == 401
+
+
+def test_who_comes_to_the_socket_by_another_name_asks_no_more_often_than_others(
+    open_bench: Callable[[Settings], Bench], settings: Settings
+) -> None:
+    bench = open_bench(msgspec.structs.replace(settings, requests_per_minute=5))
+    client = bench.client(None, HERE)
+    statuses = [client.get("/v1/nodes", headers={"Host": "evil.example"}).status_code for _ in range(9)]
+    assert statuses == [403] * 5 + [429] * 4
+    assert len(bench.ledger.trail(100)) == 5
+    # A page in somebody's browser does not keep that user's own programs from asking.
+    assert client.get("/v1/nodes", headers={"Host": "localhost"}).status_code == 200
+
+
+def test_a_network_of_ipv6_counts_as_one(open_bench: Callable[[Settings], Bench], settings: Settings) -> None:
+    bench = open_bench(msgspec.structs.replace(settings, requests_per_minute=5))
+
+    def guesses(addresses: list[str]) -> list[int]:
+        peers = [Peer(address=address) for address in addresses]
+        wrong = {"Authorization": "Bearer x"}
+        return [bench.client(None, peer).get("/health", headers=wrong).status_code for peer in peers]
+
+    assert guesses([f"2001:db8::{number:x}:4711" for number in range(8)]) == [401] * 5 + [429] * 3
+    assert guesses(["2001:db8:0:1::1:4711", "::ffff:192.0.2.1:1", "192.0.2.2:1"]) == [401] * 3
+    assert guesses(["fe80::1%eth0:4711"] * 6)[-1] == 429
+    assert guesses(["fe80::2%eth0:4711"]) == [429]
 
 
 # ---- what is written down

@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import pytest
+
 from lvmigrate.service.events import Hub, News
 
 
@@ -82,6 +84,49 @@ def test_who_is_too_slow_is_told_how_it_stands_and_nothing_grows() -> None:
         assert len(hub._log) == 10
 
     asyncio.run(run())
+
+
+def test_what_is_kept_is_bounded_by_bytes_too_and_so_is_a_piece() -> None:
+    async def run() -> None:
+        hub = Hub(kept_bytes=3_000_000)
+        hub.run_in(asyncio.get_running_loop())
+        first = hub.position
+        for number in range(12):
+            hub.publish("a", "n", f"{number}" * 400_000)
+            assert sum(len(event.frame) for event in hub._log) <= 3_000_000
+        assert await some(hub.stream(first, lambda: iter([News("a", "job", "stands")])), 1) != []
+        kept = [event.number for event in hub._log]
+        assert 1 < len(kept) < 12
+        behind = hub.stream(f"{hub._epoch}-{kept[0]}", nothing)
+        pieces = [await anext(behind) for _ in range(2)]
+        assert all(len(piece) < 1_200_000 for piece in pieces)
+        # What is longer than all that may be kept is told all the same.
+        last = hub.position
+        hub.publish("a", "n", "x" * 4_000_000)
+        (told,) = await some(hub.stream(last, nothing), 1)
+        assert len(told["value"]) == 4_000_000
+
+    asyncio.run(run())
+
+
+def test_a_stream_ends_once_it_may_not_be_followed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(*, told: bool) -> None:
+        hub, may = Hub(), True
+        hub.run_in(asyncio.get_running_loop())
+        stream = hub.stream(hub.position, nothing, may=lambda: may)
+        rest = asyncio.ensure_future(some(stream, 9))
+        hub.publish("a", "n", 0)
+        await asyncio.sleep(0.05)
+        may = False
+        if told:
+            hub.publish("a", "n", "secret")
+            hub.look_again()
+        assert [event["value"] for event in await asyncio.wait_for(rest, 10)] == [0]
+        assert hub.followers == 0
+
+    asyncio.run(run(told=True))
+    monkeypatch.setattr("lvmigrate.service.events._LOOK_S", 0.02)  # a day on which a token expires tells nobody
+    asyncio.run(run(told=False))
 
 
 def test_a_stream_ends_with_its_job_and_with_the_hub() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from lvmigrate.service.client import Client
 from lvmigrate.service.events import Hub
 from lvmigrate.service.job import Asked, Job, State, Wish
 from lvmigrate.service.jobs import Jobs
-from lvmigrate.service.ledger import Ledger
+from lvmigrate.service.ledger import _TRAIL, JournalOccupied, Ledger
 from lvmigrate.service.messages import JobList
 from lvmigrate.service.metrics import Metrics
 from lvmigrate.service.orders import Cleanup, DrainLimits, Failover, FailoverChoices, Migrate, MoveOptions, Priority
@@ -35,6 +35,10 @@ from lvmigrate.service.settings import Role, Settings, Stop
 from lvmigrate.traffic import Limits
 from tests.service.conftest import Bench
 from tests.service.support import House, house, wait_for
+from tests.unit.fakes import UUID
+
+#: The words of a line of the trail.
+_WORDS = ("subject", "role", "via", "method", "path", "code", "job")
 
 # ---- orders
 
@@ -189,9 +193,14 @@ def test_the_ledger_shares_the_journals_file(tmp_path: Path) -> None:
     again.close()
 
 
+def keep(monkeypatch: pytest.MonkeyPatch, **lines: int) -> None:
+    kinds = {name: (which, lines.get(name, kept)) for name, (which, kept) in _TRAIL.items()}
+    monkeypatch.setattr("lvmigrate.service.ledger._TRAIL", kinds)
+
+
 def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvmigrate.service.ledger._KEPT_JOBS", 5)
-    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 7)
+    keep(monkeypatch, ordered=7)
     ledger = Ledger(tmp_path / "j.sqlite")
     ledger.add(job("first"), key=None, fingerprint="")
     for number in range(30):
@@ -202,7 +211,7 @@ def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monk
                 number=0,
                 at=0.0,
                 status=200,
-                **dict.fromkeys(("subject", "role", "via", "method", "path", "code", "job"), ""),
+                **dict.fromkeys(_WORDS, ""),
             )
         )
     kept = [each.id for each in ledger.some()]
@@ -215,14 +224,53 @@ def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(tmp_path: Path, monk
 def test_who_is_refused_pushes_nobody_elses_order_out_of_the_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_DONE", 3)
-    monkeypatch.setattr("lvmigrate.service.ledger._KEPT_NOT_DONE", 4)
+    keep(monkeypatch, ordered=3, not_done=4)
     ledger = Ledger(tmp_path / "j.sqlite")
-    words = dict.fromkeys(("subject", "role", "via", "method", "path", "code", "job"), "")
+    words = dict.fromkeys(_WORDS, "")
     for status in (202, *(401, 403, 404, 400) * 5, 202, 500, 200, 200):
         ledger.asked(Asked(number=0, at=0.0, status=status, **words))
     assert [line.status for line in ledger.trail(100)] == [200, 200, 500, 202, 400, 404, 403]
     ledger.close()
+
+
+def test_who_only_signs_in_pushes_nobodys_order_out_of_the_trail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(monkeypatch, ordered=5, signed=3)
+    bench.client(Role.MOVE).post("/v1/moves", json={"what": "migrate", "instance": "web1"})
+    look = bench.client(Role.LOOK)
+    for _ in range(9):
+        assert look.post("/v1/session").status_code == 200
+        assert look.delete("/v1/session").status_code == 200
+    assert [line.path for line in bench.ledger.trail(100)] == ["/v1/session"] * 3 + ["/v1/moves"]
+
+
+def test_what_has_a_line_before_it_is_done_pushes_nothing_out_unless_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(monkeypatch, ordered=3, not_done=2)
+    ledger = Ledger(tmp_path / "j.sqlite")
+    words = dict.fromkeys(_WORDS, "")
+    for status in (202, 202, 202, 400, 409, 404, 202, 0):
+        number = ledger.asked(Asked(number=0, at=0.0, status=0, **words))
+        if status:
+            ledger.answered(number, status=status, code="", job="")
+    # The newest is one whose answer never came to be known.
+    assert [line.status for line in ledger.trail(100)] == [0, 202, 404, 409, 202, 202]
+    ledger.close()
+
+
+def test_a_trail_of_an_older_service_is_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "j.sqlite")
+    ledger.asked(Asked(number=0, at=0.0, status=200, **dict.fromkeys(_WORDS, "")))
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "j.sqlite")) as file:
+        file.execute("CREATE INDEX asked_done ON asked (number) WHERE status < 400")
+        file.commit()
+    again = Ledger(tmp_path / "j.sqlite")
+    assert len(again.trail(9)) == 1
+    again.close()
+    with closing(sqlite3.connect(tmp_path / "j.sqlite")) as file:
+        found = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE name LIKE 'asked_%'")}
+    assert found == {"asked_ordered", "asked_signed", "asked_not_done"}
 
 
 def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
@@ -238,6 +286,50 @@ def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path) -> None:
 
 
 # ---- when something is missing for a moment
+
+
+def test_what_cannot_be_written_at_the_start_keeps_nobody_from_being_looked_after(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._LEDGER_AGAIN_S", 0.01)
+    bench.jobs.stop(Stop.HAND_OVER, 0.0)
+    for name, target in (("begun", "node2"), ("planless", "")):
+        known = job(name, state=State.RUNNING, about=name)
+        bench.ledger.add(known, key=None, fingerprint="")
+        bench.ledger.set(name, state=State.RUNNING, uuid=UUID, source="node1", target=target)
+    jobs = Jobs(bench.cluster, bench.ledger, bench.hub, Metrics(), Settings(), tmp_path / "service")
+    with monkeypatch.context() as disk:
+        disk.setattr(bench.ledger, "set", full)
+        jobs.start()
+        wait_for(lambda: jobs.one("begun").over)
+        assert jobs.one("begun").unwritten
+        assert jobs.one("planless").interruptions == 1
+    wait_for(lambda: not bench.ledger.unfinished())
+    found = bench.ledger.one("begun")
+    assert found is not None
+    assert (found.over, found.interruptions) == (True, 1)
+    jobs.stop(Stop.ABORT, 10.0)
+
+
+def test_what_passes_is_told_from_what_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.ledger._BUSY_S", 0.05)
+    path = tmp_path / "j.sqlite"
+    Ledger(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalOccupied, match="locked"):
+            Ledger(path)
+        other.execute("ROLLBACK")
+    ledger = Ledger(path)
+    (pages,) = ledger._file.execute("PRAGMA page_count").fetchone()
+    ledger._file.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says so of a disk, too
+    with pytest.raises(JournalOccupied, match="full"):
+        ledger.add(job(about="x" * 10_000), key=None, fingerprint="")
+    ledger.close()
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(JournalUnusable) as lasting:
+        Ledger(tmp_path / "directory")
+    assert not isinstance(lasting.value, JournalOccupied)
 
 
 def test_a_moment_without_threads_does_not_end_the_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,6 +423,88 @@ def test_what_could_not_be_written_is_written_at_the_latest_when_it_stops(
     found = ledger.one(waits.id)
     assert found is not None
     assert (found.over, found.outcome, found.wish) == (True, "ABORTED", Wish.ABORT)
+
+
+@pytest.fixture
+def locked(
+    open_bench: Callable[[Settings], Bench], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Bench, sqlite3.Connection]]:
+    """A service whose journal somebody else can hold: in a transaction."""
+    monkeypatch.setattr("lvmigrate.service.ledger._BUSY_S", 0.05)
+    monkeypatch.setattr("lvmigrate.service.ledger._TRIAL_S", 0.0)
+    bench = open_bench(settings)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as other:
+        yield bench, other
+
+
+def test_what_cannot_be_in_the_trail_is_not_done(locked: tuple[Bench, sqlite3.Connection]) -> None:
+    bench, other = locked
+    client = bench.client(Role.FORCE)
+    asked = [
+        ("PUT", "/v1/nodes/node2/state", {"state": "drained"}),
+        ("POST", "/v1/moves", {"what": "migrate", "instance": "web1"}),
+        ("POST", "/v1/history/prune", {"days": 9}),
+    ]
+    other.execute("BEGIN IMMEDIATE")
+    for method, path, body in asked:
+        answer = client.request(method, path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "JOURNAL_UNUSABLE")
+        assert answer.headers["retry-after"]
+    other.execute("ROLLBACK")
+    assert bench.cluster.node_states() == {}
+    assert (bench.ledger.some(), bench.ledger.trail(9)) == ([], [])
+    assert client.request(*asked[0][:2], json=asked[0][2]).status_code == 200
+    (line,) = bench.ledger.trail(9)
+    assert (line.subject, line.method, line.status) == ("token:with-force", "PUT", 200)
+
+
+def test_the_line_is_there_while_it_is_being_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def prune(_days: float) -> int:
+        seen.extend((line.path, line.status) for line in bench.ledger.trail(9))
+        raise UsageError("Not that.", hint="Look.")
+
+    monkeypatch.setattr(bench.cluster, "prune", prune)
+    bench.client(Role.FORCE).post("/v1/history/prune", json={"days": 9})
+    assert seen == [("/v1/history/prune", 0)]
+    assert [(line.status, line.code) for line in bench.ledger.trail(9)] == [(400, "USAGE")]
+
+
+def test_an_abort_waits_for_no_trail(locked: tuple[Bench, sqlite3.Connection]) -> None:
+    bench, other = locked
+    begun, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(60)
+
+    bench.world.faults["copy_memory", "node1"] = hold
+    client = bench.client(Role.MOVE)
+    path = f"/v1/moves/{client.post('/v1/moves', json={'what': 'migrate', 'instance': 'web1'}).json()['id']}"
+    assert begun.wait(60)
+    other.execute("BEGIN IMMEDIATE")
+    assert client.post(f"{path}/abort").status_code == 202
+    other.execute("ROLLBACK")
+    go.set()
+    wait_for(lambda: client.get(path).json()["state"] == "ended")
+    assert client.get(path).json()["outcome"] == "ABORTED"
+    assert {line.path for line in bench.ledger.trail(9)} == {"/v1/moves"}, "the log alone has it"
+
+
+def test_it_is_not_ready_while_no_order_could_be_taken(locked: tuple[Bench, sqlite3.Connection]) -> None:
+    bench, other = locked
+    client = bench.client(Role.LOOK)
+    assert client.get("/ready").status_code == 200
+    other.execute("BEGIN IMMEDIATE")
+    answer = client.get("/ready")
+    assert (answer.status_code, answer.json()["code"]) == (503, "JOURNAL_UNUSABLE")
+    assert client.get("/health").status_code == 200
+    other.execute("ROLLBACK")
+    assert client.get("/ready").status_code == 200
+    bench.ledger._file.execute("PRAGMA query_only = ON")  # as a file system that has become read-only
+    assert client.get("/ready").status_code == 503
+    bench.ledger._file.execute("PRAGMA query_only = OFF")
 
 
 # ---- what came with an order

@@ -6,15 +6,21 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lvmigrate.service.messages import JobList
 from lvmigrate.service.notify import Notify
-from tests.service.support import House, house
+from lvmigrate.service.orders import Migrate
+from tests.service.support import House, house, wait_for
 
 
 class Manager:
@@ -112,6 +118,7 @@ def fed(manager: Manager, seconds: float) -> int:
             count += manager.hears() == ["WATCHDOG=1"]
         except TimeoutError:
             break
+    manager.way.settimeout(20)
     return count
 
 
@@ -156,6 +163,55 @@ def here(tmp_path: Path) -> Iterator[tuple[House, Manager]]:
         made.guest("web1")
         made.start({"NOTIFY_SOCKET": manager.told, "WATCHDOG_USEC": "600000"})
         yield made, manager
+
+
+def test_a_journal_that_is_locked_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    with manager.way, house(tmp_path) as made:
+        made.module = "tests.service.impatient"
+        guest = made.guest("web1", copy_s=1.0)
+        made.start()
+        with made.client() as client:
+            client.order("moves", Migrate(instance="web1"))
+            wait_for(made.copies_begun)
+        made.kill()
+        with closing(sqlite3.connect(made.journal, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            starting = threading.Thread(target=made.start, args=({"NOTIFY_SOCKET": manager.told},))
+            starting.start()
+            for _ in range(3):  # it goes on trying, and is given time for it
+                status, extended = manager.hears()
+                assert status.startswith("STATUS=Waiting for the journal: ")
+                assert "locked" in status
+                assert extended == "EXTEND_TIMEOUT_USEC=90000000"
+            assert made.process is not None
+            made.process.send_signal(signal.SIGHUP)  # nobody is there to hear it yet, and it must not end the service
+            assert "Waiting" in manager.hears()[0]
+            other.execute("ROLLBACK")
+        starting.join()
+        manager.hears_at_last(lambda lines: "READY=1" in lines)
+        wait_for(lambda: "access_read_again" in made.log.read_text())
+        with made.client() as client:
+            (job,) = wait_for(lambda: [job for job in client.get("/v1/moves", JobList).jobs if job.over])
+        assert (job.outcome, job.interruptions) == ("OK", 1)
+        assert made.running(guest) == ["node2"]
+        made.at_rest()
+
+
+def test_a_stop_is_heard_while_the_journal_is_waited_for(tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    with manager.way, house(tmp_path) as made:
+        made.module = "tests.service.impatient"
+        made.start()
+        assert made.stop() == 0
+        with closing(sqlite3.connect(made.journal, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            words = [sys.executable, "-m", made.module, str(made.configuration), str(made.stage.path), "c999"]
+            with subprocess.Popen(words, env={**os.environ, "NOTIFY_SOCKET": manager.told}) as service:
+                manager.hears_at_last(lambda lines: "Waiting" in lines[0])
+                service.terminate()
+                assert service.wait(30) == -signal.SIGTERM
+        assert not made.socket.exists()
 
 
 def test_a_service_from_its_start_to_its_end(here: tuple[House, Manager]) -> None:

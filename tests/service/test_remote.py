@@ -106,6 +106,8 @@ LOOKS = (
     ("bundle", "nothing"),
     ("explain", "LOCKED"),
     ("migrate", "web9"),
+    ("drain", "node9"),
+    ("drain", "node1", "--to", "node9"),
     ("rehearse", "web9"),
     ("cleanup", "web9"),
     ("failover", "web9"),

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import ssl
 import stat
 import subprocess
@@ -206,6 +207,70 @@ def test_sighup_reads_the_tokens_again(here: House, port: int) -> None:
     wait_for(lambda: ask(here, port, token=TOKEN).status_code == 200)
 
 
+def test_a_token_that_is_taken_back_ends_the_streams_that_it_follows(here: House, port: int) -> None:
+    token, digest = new_token()
+    before = here.configuration.read_text()
+    assert here.process is not None
+    pid = here.process.pid
+    told: list[bytes] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def follow() -> None:
+        ca = str(here.directory / "ca.pem")
+        with (
+            Way(f"https://127.0.0.1:{port}", token=token, ca=ca).client() as http,
+            http.stream("GET", "/v1/events") as answer,
+        ):
+            begun.set()
+            told.extend(answer.iter_bytes())
+            over.set()
+
+    try:
+        here.configuration.write_text(f'{before}\n[service.tokens.guest]\nsha256 = "{digest}"\n')
+        os.kill(pid, signal.SIGHUP)
+        wait_for(lambda: ask(here, port, token=token).status_code == 200)
+        threading.Thread(target=follow, daemon=True).start()
+        assert begun.wait(30)
+        os.kill(pid, signal.SIGHUP)  # nothing is changed for them
+        wait_for(lambda: here.log.read_text().count("access_read_again") >= 2)
+        assert not over.wait(0.5)
+        here.configuration.write_text(before)
+        os.kill(pid, signal.SIGHUP)
+        assert over.wait(30), "it follows still"
+        with here.client() as client:
+            client.order("moves", Migrate(instance="nobody"))
+        assert b"nobody" not in b"".join(told)
+    finally:
+        here.configuration.write_text(before)
+        os.kill(pid, signal.SIGHUP)
+    wait_for(lambda: ask(here, port, token=TOKEN).status_code == 200)
+
+
+def test_a_journal_that_is_locked_keeps_no_scrape_and_no_sign_of_life(tmp_path: Path) -> None:
+    with house(tmp_path) as own:
+        own.start()
+        with closing(sqlite3.connect(own.journal, isolation_level=None)) as lock, ExitStack() as stack:
+            lock.execute("BEGIN IMMEDIATE")
+            stack.callback(lock.execute, "ROLLBACK")
+            ordered = threading.Event()
+
+            def order() -> None:
+                with own.client() as client:
+                    client.order("moves", Migrate(instance="web1"))
+                ordered.set()
+
+            threading.Thread(target=order, daemon=True).start()
+            time.sleep(0.5)  # the order waits for the journal, and holds what the jobs are changed with
+            assert own.process is not None
+            own.process.send_signal(signal.SIGHUP)
+            with Way(own.url).client() as http:
+                assert "lvmigrate_jobs" in http.get("/metrics").text
+                wait_for(lambda: "access_read_again" in own.log.read_text())
+                assert http.get("/health").status_code == 200
+            assert not ordered.is_set(), "it was not locked for so long"
+        assert ordered.wait(30)
+
+
 def test_what_is_no_http_does_no_harm(here: House) -> None:
     for words in (
         b"\x00" * 5000,
@@ -226,6 +291,30 @@ def test_what_is_no_http_does_no_harm(here: House) -> None:
     assert here.process.poll() is None
     with here.client() as client:
         assert client.get("/health", dict) == {"status": "ok"}
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_nothing_that_comes_breaks_the_log(tmp_path: Path, form: str) -> None:
+    with house(tmp_path, f'log = "{form}"') as own:
+        own.start()
+        for words in (
+            b"GET\r\n\r\n",
+            b"GET /v1/x%1b%5b2J%0d%0aFORGED%e2%80%ae%9b HTTP/1.1\r\nHost: x\r\n\r\n",
+            *[b"G\r\n\r\n"] * 5,
+        ):
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.connect(str(own.socket))
+                raw.settimeout(10)
+                raw.sendall(words)
+                raw.recv(1000)
+        wait_for(lambda: "FORGED" in own.log.read_text())
+        lines = own.log.read_text(encoding="utf-8").splitlines()
+        assert len([line for line in lines if "Invalid HTTP request received" in line]) == 1, "one tells of many"
+        assert len([line for line in lines if "FORGED" in line and "request" in line]) == 1
+        assert all(line.isprintable() for line in lines), lines
+        if form == "json":
+            told = [json.loads(line) for line in lines]
+            assert any(line["event"] == "library_says" and line["library"] == "uvicorn.error" for line in told)
 
 
 def test_who_goes_away_in_the_middle_is_no_defect(here: House) -> None:
