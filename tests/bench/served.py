@@ -17,7 +17,7 @@ import httpx2 as httpx
 from hv import LibvirtHypervisor
 from lvmigrate import config
 from lvmigrate.cluster import Cluster
-from lvmigrate.service import server
+from lvmigrate.service import events, server
 from lvmigrate.service.client import Way
 from lvmigrate.service.remote import RemoteCluster
 from lvmigrate.sqlite_journal import SqliteJournal
@@ -26,6 +26,7 @@ from tests.pair.cluster import DISKS, Description, PairShell
 from tests.pair.host import wait_until
 
 _READY_S: Final = 60.0
+_KEPT_EVENTS: Final = 500
 
 
 def cluster(path: str | None, description: Description) -> Cluster:
@@ -68,6 +69,8 @@ stop = "abort"
 def main() -> int:
     """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     path, description = sys.argv[1:]
+    # What is kept for followers who were away is full soon, not after an hour: what grows then is a leak.
+    events.Hub.__init__.__kwdefaults__["kept"] = _KEPT_EVENTS
     described = Description.read(Path(description).read_text())
     return server.serve(path, open_cluster=partial(cluster, description=described))
 

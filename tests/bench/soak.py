@@ -400,7 +400,7 @@ def told(soak: Soak, samples: dict[str, list[Sample]], seed: int, load: list[flo
     common = {"minutes": round(minutes, 1), "rounds": soak.rounds.total(), "seed": seed, "load": load}
     for what, words in (
         ("rss_mib", "MiB in memory"),
-        ("fds", "file descriptors"),
+        ("files", "file descriptors but sockets"),
         ("threads", "threads"),
         ("children", "child processes"),
         ("ssh", "ssh's processes"),
@@ -428,7 +428,7 @@ def told(soak: Soak, samples: dict[str, list[Sample]], seed: int, load: list[flo
     ]
     for name, what, unit, goal in (
         ("soak_rss_growth_mib", "rss_mib", "MiB", _RSS_MIB),
-        ("soak_fd_growth", "fds", "", _COUNTED),
+        ("soak_fd_growth", "files", "", _COUNTED),
         ("soak_threads_growth", "threads", "", _COUNTED),
         ("soak_children_growth", "children", "", _COUNTED),
         ("soak_connections_growth", "sockets", "", _COUNTED),

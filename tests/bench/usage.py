@@ -30,6 +30,11 @@ class Usage:
     #: Seconds of CPU since it began, without its children's.
     cpu_s: float
 
+    @property
+    def files(self) -> int:
+        """File descriptors that are no sockets: connections come and go, and are counted apart."""
+        return self.fds - self.sockets
+
     @classmethod
     def of(cls, pid: int | None = None) -> Usage:
         """Of that process; of this one."""

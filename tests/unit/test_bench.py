@@ -91,6 +91,7 @@ def test_what_this_process_uses() -> None:
     assert usage.threads >= 1
     assert usage.fds >= 3
     assert usage.fds >= usage.sockets
+    assert usage.files == usage.fds - usage.sockets
 
 
 def test_ssh_s_processes_are_counted_by_their_name(tmp_path: Path) -> None:
