@@ -70,7 +70,9 @@ def main() -> int:
     """Serve until a signal; the `lvmigrate.errors.ExitCode`."""
     path, description = sys.argv[1:]
     # What is kept for followers who were away is full soon, not after an hour: what grows then is a leak.
-    events.Hub.__init__.__kwdefaults__["kept"] = _KEPT_EVENTS
+    defaults = events.Hub.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["kept"] = _KEPT_EVENTS
     described = Description.read(Path(description).read_text())
     return server.serve(path, open_cluster=partial(cluster, description=described))
 
