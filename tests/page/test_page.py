@@ -813,12 +813,19 @@ def test_a_guest_of_a_drain_that_does_not_go_says_why(tmp_path: Path, visit: Vis
 
 def ended(place: Served, name: str, error: LvmigrateError, uuid: str = "") -> Job:
     """A move that ended so."""
+    order = {"what": "migrate", "instance": name}
+    facts = {"uuid": uuid, "source": "node1", "target": "node2", "error": error_object(error)}
+    return ended_job(place, name, order, error, **facts)
+
+
+def ended_job(place: Served, about: str, order: dict[str, Any], how: LvmigrateError, **facts: Any) -> Job:
+    """One whose outcome is that error's code, half a minute ago."""
     ledger = Ledger(place.house.journal)
     job = Job(
-        id=f"20260101-000000-{name.encode().hex()[:8]}",
-        what="migrate",
-        about=name,
-        order={"what": "migrate", "instance": name},
+        id=f"20260101-000000-{about.encode().hex()[:8]}",
+        what=order["what"],
+        about=about,
+        order=order,
         subject="token:night",
         priority=Priority.NORMAL,
         state=State.QUEUED,
@@ -830,12 +837,9 @@ def ended(place: Served, name: str, error: LvmigrateError, uuid: str = "") -> Jo
         state=State.ENDED,
         begun=time.time() - 60,
         ended=time.time() - 30,
-        uuid=uuid,
-        source="node1",
-        target="node2",
-        outcome=error.code.value,
-        exit_code=int(error.exit_code),
-        error=error_object(error),
+        outcome=how.code.value,
+        exit_code=int(how.exit_code),
+        **facts,
     )
     ledger.close()
     return job
@@ -893,28 +897,8 @@ def test_what_a_drain_has_left_for_a_person_is_open_and_can_be_mended(tmp_path: 
         finding = {"code": LEFT.code.value, "sentence": LEFT.sentence, "hint": LEFT.hint}
         left = {"uuid": guest.uuid, "name": "web1", "source": "node1", "exit_code": 8, "finding": finding}
         fact = {"what": "drain", "nodes": ["node1"], "seconds": 30.0, "forecast_s": 20.0, "moved": [], "stayed": [left]}
-        ledger = Ledger(own.house.journal)
-        job = Job(
-            id="20260101-000000-d3a14ed1",
-            what="drain",
-            about="node1",
-            order={"what": "drain", "nodes": ["node1"]},
-            subject="token:night",
-            priority=Priority.NORMAL,
-            state=State.QUEUED,
-            asked=time.time() - 60,
-        )
-        ledger.add(job, key=None, fingerprint="")
-        ledger.set(
-            job.id,
-            state=State.ENDED,
-            begun=time.time() - 60,
-            ended=time.time() - 30,
-            outcome=LEFT.code.value,
-            exit_code=int(LEFT.exit_code),
-            result={**fact, "not_begun": ["web2"], "off": ["web3"]},
-        )
-        ledger.close()
+        order = {"what": "drain", "nodes": ["node1"]}
+        ended_job(own, "node1", order, LEFT, result={**fact, "not_begun": ["web2"], "off": ["web3"]})
         visitor = visit(own, **HAND)
         visitor.enter(Role.MOVE)
         page = visitor.page

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from lvmigrate.convergence import NAMED
 from lvmigrate.errors import Code, UsageError
@@ -380,8 +381,8 @@ def full(*_words: object, **_changes: object) -> None:
     raise JournalUnusable("The jobs cannot be written: database or disk is full.", hint="")
 
 
-def test_a_full_disk_does_not_keep_a_move_from_being_aborted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvmigrate.service.jobs._LEDGER_AGAIN_S", 0.01)
+def held(bench: Bench, client: TestClient) -> tuple[str, threading.Event]:
+    """A move that waits before its copy begins: its address, and what lets it go on."""
     begun, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -389,9 +390,15 @@ def test_a_full_disk_does_not_keep_a_move_from_being_aborted(bench: Bench, monke
         assert go.wait(60)
 
     bench.world.faults["copy_memory", "node1"] = hold
-    client = bench.client(Role.MOVE)
     path = f"/v1/moves/{client.post('/v1/moves', json={'what': 'migrate', 'instance': 'web1'}).json()['id']}"
     assert begun.wait(60)
+    return path, go
+
+
+def test_a_full_disk_does_not_keep_a_move_from_being_aborted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvmigrate.service.jobs._LEDGER_AGAIN_S", 0.01)
+    client = bench.client(Role.MOVE)
+    path, go = held(bench, client)
     with monkeypatch.context() as disk:
         disk.setattr(bench.ledger, "set", full)
         answer = client.post(f"{path}/abort")
@@ -473,16 +480,8 @@ def test_the_line_is_there_while_it_is_being_done(bench: Bench, monkeypatch: pyt
 
 def test_an_abort_waits_for_no_trail(locked: tuple[Bench, sqlite3.Connection]) -> None:
     bench, other = locked
-    begun, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        assert go.wait(60)
-
-    bench.world.faults["copy_memory", "node1"] = hold
     client = bench.client(Role.MOVE)
-    path = f"/v1/moves/{client.post('/v1/moves', json={'what': 'migrate', 'instance': 'web1'}).json()['id']}"
-    assert begun.wait(60)
+    path, go = held(bench, client)
     other.execute("BEGIN IMMEDIATE")
     assert client.post(f"{path}/abort").status_code == 202
     other.execute("ROLLBACK")
