@@ -99,8 +99,9 @@ inhibit() {
     [ -z "$inhibitor" ] || return 0
     inhibitor=none
     command -v systemd-inhibit >/dev/null || return 0
-    systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate --why="a guest is being moved ($uuid)" \
-        sleep infinity </dev/null >/dev/null &
+    # Beside what the move does here, and behind it.
+    nice -n 19 systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate \
+        --why="a guest is being moved ($uuid)" sleep infinity </dev/null >/dev/null &
     inhibitor=$!
 }
 
