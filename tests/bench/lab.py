@@ -1,8 +1,7 @@
 """``make bench-lab``: a move by ``lvmigrate migrate`` against the shortest correct sequence by hand and the seed's way.
 
 The same by hand with looks stands beside. All four move the same guest between the same two nodes, with the same
-bandwidth limit, in turn; the figures are the medians of the ratios within a turn.  A guest with next to no memory shows
-what is not the copy; one whose memory takes twenty seconds shows what an operator waits for.
+bandwidth limit, in turn; the figures are the medians of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -24,14 +23,12 @@ from tests.bench.figure import show
 from tests.bench.hand import Hand, Took
 from tests.bench.trips import Counter, counted
 from vagrant.labkit import audit, guests
-from vagrant.labkit.guests import WEB1, Guest
+from vagrant.labkit.guests import WEB1
 from vagrant.labkit.lab import NODES, Lab, other
 from vagrant.labkit.witness import Witness
 
 LVMIGRATE: Final = Path(sys.executable).parent / "lvmigrate"
 _BANDWIDTH: Final = "2"
-#: Its memory is on its way for about twenty seconds at that rate.
-_LARGE: Final = dataclasses.replace(WEB1, memory_mib=56, dirty_mib=24, rate=200)
 
 
 def ours(lab: Lab, source: str, trips: Counter) -> Took:
@@ -66,30 +63,14 @@ def main() -> int:
     """Every figure; 1 if a goal does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.lab")
     parser.add_argument("--rounds", type=int, default=5, help="moves of each kind (5)")
-    parser.add_argument("--large", type=int, default=2, help="the same of a guest with more memory (2)")
     asked = parser.parse_args()
-    with counted() as trips, Lab.open() as lab:
-        return (
-            0
-            if all(
-                [
-                    shown(*_moved(lab, WEB1, trips, asked.rounds)),
-                    shown(*_moved(lab, _LARGE, trips, asked.large), of="_large_guest"),
-                ]
-            )
-            else 1
-        )
-
-
-def _moved(lab: Lab, guest: Guest, trips: Counter, rounds: int) -> tuple[dict[str, list[Took]], dict[str, list[float]]]:
-    """What each way took, and how long the guest was not heard meanwhile; `AssertionError` if it is not whole."""
     took: dict[str, list[Took]] = {}
     silences: dict[str, list[float]] = {}
-    with Witness(lab, guest) as witness:
-        guests.make(lab, guest, NODES[0])
+    with counted() as trips, Lab.open() as lab, Witness(lab, WEB1) as witness:
+        guests.make(lab, WEB1, NODES[0])
         witness.alive()
-        before = audit.settings(lab, guest)
-        hand = Hand(lab, guest, trips)
+        before = audit.settings(lab, WEB1)
+        hand = Hand(lab, WEB1, trips)
         ways: dict[str, Callable[[str], Took]] = {
             "ours": lambda source: ours(lab, source, trips),
             "hand": hand.shortest,
@@ -98,7 +79,7 @@ def _moved(lab: Lab, guest: Guest, trips: Counter, rounds: int) -> tuple[dict[st
         }
         source = NODES[0]
         try:
-            for number in range(rounds):
+            for number in range(asked.rounds):
                 # One later each time, so that each of them goes both ways.
                 first = number % len(ways)
                 for name, way in [*ways.items()][first:] + [*ways.items()][:first]:
@@ -108,16 +89,16 @@ def _moved(lab: Lab, guest: Guest, trips: Counter, rounds: int) -> tuple[dict[st
                     source = other(source)
                     witness.alive()
                     silences.setdefault(name, []).append(witness.listener.longest_gap(mark))
-            faults = [*witness.faults(), *audit.violations(lab, guest, source, before)]
+            faults = [*witness.faults(), *audit.violations(lab, WEB1, source, before)]
         finally:
-            guests.remove(lab, guest)
+            guests.remove(lab, WEB1)
     if faults:
         raise AssertionError("; ".join(faults))
-    return took, silences
+    return 0 if shown(took, silences) else 1
 
 
-def shown(took: dict[str, list[Took]], silences: dict[str, list[float]], of: str = "") -> bool:
-    """The figures, whose names end with ``of``; whether the goals hold."""
+def shown(took: dict[str, list[Took]], silences: dict[str, list[float]]) -> bool:
+    """The figures; whether the goals hold."""
 
     def ratios(other_way: str, value: Callable[[Took], float]) -> float:
         pairs = zip(took["ours"], took[other_way], strict=True)
@@ -142,7 +123,7 @@ def shown(took: dict[str, list[Took]], silences: dict[str, list[float]], of: str
         "includes": "both nodes Primary, less libvirt's migrate call: for all from its being made until its return",
     }
     show(
-        f"lab_dual_primary_beyond_copy_ratio_to_hand_with_looks{of}",
+        "lab_dual_primary_beyond_copy_ratio_to_hand_with_looks",
         ratios("hand_with_looks", lambda one: one.dual_beyond_copy),
         "",
         goal=None,
@@ -151,17 +132,10 @@ def shown(took: dict[str, list[Took]], silences: dict[str, list[float]], of: str
     )
     return all(
         [
+            show("lab_move_ratio_to_hand", ratios("hand", lambda one: one.total), "", goal=1.0, higher=False, **detail),
+            show("lab_move_ratio_to_seed_way", ratios("seed", lambda one: one.total), "", goal=0.6, higher=False),
             show(
-                f"lab_move_ratio_to_hand{of}",
-                ratios("hand", lambda one: one.total),
-                "",
-                goal=1.0,
-                higher=False,
-                **detail,
-            ),
-            show(f"lab_move_ratio_to_seed_way{of}", ratios("seed", lambda one: one.total), "", goal=0.6, higher=False),
-            show(
-                f"lab_dual_primary_beyond_copy_ratio_to_hand{of}",
+                "lab_dual_primary_beyond_copy_ratio_to_hand",
                 ratios("hand", lambda one: one.dual_beyond_copy),
                 "",
                 goal=0.7,
