@@ -73,15 +73,7 @@ class ManyMoves(ABC):
         A guest that cannot go is named in the schedule, with the reason.  Raises `Refused` when a node in question
         gives no answer, or when the configuration does not name it.
         """
-        known = self._context.nodes
-        for node in (*self._nodes, *sorted(self.manner.to)):
-            if node not in known:
-                raise _refused(
-                    node,
-                    Code.NODE_UNKNOWN,
-                    f"The configuration names no node {node}.",
-                    f"It names {', '.join(known)}.",
-                )
+        all_known((*self._nodes, *sorted(self.manner.to)), self._context.nodes)
         seen = fleet.observe(self._context, self._question())
         rooms = seen.left()
         self._firm = not seen.arrivals
@@ -255,6 +247,18 @@ def _goes_somewhere(guest: Traveller) -> bool:
 def _of_room_alone(error: LvmigrateError) -> bool:
     """Too little room is the plan's business: others may leave before."""
     return isinstance(error, Refused) and {finding.code for finding in error.findings} == {Code.MEMORY_SHORT}
+
+
+def all_known(nodes: Collection[str], known: Collection[str]) -> None:
+    """The configuration names all of ``nodes``: those of ``known``. Raises `Refused` for the first that it does not."""
+    for node in nodes:
+        if node not in known:
+            raise _refused(
+                node,
+                Code.NODE_UNKNOWN,
+                f"The configuration names no node {node}.",
+                f"It names {', '.join(known)}.",
+            )
 
 
 def _refused(instance: str, code: Code, sentence: str, hint: str) -> Refused:

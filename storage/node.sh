@@ -723,9 +723,8 @@ demote() {
     want_devices "$1"
     for _try in 1 2 3 4 5 6; do
         case $version/${devices# } in
-            8.*/*' '*) found=$(find_openers) || exit ;;
-            8.*) found='' ;;
-            *) found=$(find_openers) || exit ;;
+            8.*/*' '* | [!8]*) found=$(find_openers) || exit ;;
+            *) found='' ;;
         esac
         if [ -n "$found" ]; then
             refused=''

@@ -27,14 +27,13 @@ import structlog
 
 from lvmigrate.cluster import Cluster
 from lvmigrate.defect import defect
+from lvmigrate.drain import all_known
 from lvmigrate.drain_report import DrainReport
 from lvmigrate.errors import (
     Code,
     ExitCode,
-    Finding,
     LvmigrateError,
     MoveAborted,
-    Refused,
     UsageError,
 )
 from lvmigrate.journal import OK, JournalUnusable
@@ -162,7 +161,8 @@ class Jobs:
             if self._stopping:
                 raise NotDone("The service is about to stop.", hint="Ask again when it is back.", code=Code.STOPPING)
             if isinstance(order, Drain):
-                self._all_known((*order.nodes, *order.to))
+                # It would refuse that itself; but it can name many, which its job and each of its events would repeat.
+                all_known((*order.nodes, *order.to), self._cluster.config.nodes)
             if len(self._queue) >= self._settings.queue:
                 raise NotDone(
                     f"{len(self._queue)} jobs wait already: no more may.",
@@ -180,18 +180,6 @@ class Jobs:
             self._tell(job)
             self._change.notify_all()
         return job, True
-
-    def _all_known(self, nodes: tuple[str, ...]) -> None:
-        """As a drain itself refuses it; but it can name many, which its job and each of its events would repeat."""
-        known = self._cluster.config.nodes
-        for node in nodes:
-            if node not in known:
-                finding = Finding(
-                    code=Code.NODE_UNKNOWN,
-                    sentence=f"The configuration names no node {node}.",
-                    hint=f"It names {', '.join(known)}.",
-                )
-                raise Refused(node, [finding])
 
     def one(self, job: str, what: tuple[str, ...] | None = None) -> Job:
         """The job of that id. Raises `UsageError` (`Code.JOB_UNKNOWN`)."""
