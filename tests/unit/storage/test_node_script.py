@@ -383,6 +383,22 @@ def test_a_second_look_that_fails_says_nothing(shell: Shell, node: Node, tmp_pat
         assert stream.end().status == 94
 
 
+@pytest.mark.parametrize("version", ["8.4.11", "9.3.3"])
+def test_whoever_keeps_a_device_from_being_demoted_is_named(shell: Shell, node: Node, version: str) -> None:
+    """Also where the kernel alone has said that there is somebody."""
+    fakes = f"""
+look() {{ role=Primary version={version} devices=' 0:0'; }}
+want_devices() {{ :; }}
+each() {{ say '0: State change failed: (-12) Device is held open by someone' >&2; return 11; }}
+find_openers() {{ say '{OTHER_OPEN}'; }}
+sleep() {{ :; }}
+demote res
+"""
+    with shell.stream(node, f"root=\npatience=1\n{SCRIPT}\n{fakes}") as stream:
+        assert list(stream) == [OTHER_OPEN]
+        assert stream.end().status == 97
+
+
 def test_a_process_that_calls_the_device_something_else(
     openers: Callable[[], tuple[Opener, ...]], device: Path, tmp_path: Path
 ) -> None:
