@@ -92,11 +92,11 @@ class Marks:
     def inhibit(self, node: str, token: Token) -> Iterator[None]:
         """In the context, systemd holds a shutdown and a sleep of ``node`` back, where it can; nothing depends on it.
 
-        It lasts no longer than this process and its connection to the node.
+        It outlasts neither this process nor, for more than half a minute, its connection to the node.
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._remote.stream(node, "hold_back", uuid(token.uuid)))
+                stack.enter_context(self._remote.stream(node, "hold_back", uuid(token.uuid)).attended())
             except LvmigrateError as error:
                 _log.info("shutdown_not_inhibited", node=node, error=str(error))
             yield

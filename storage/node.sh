@@ -22,6 +22,8 @@ umask 077
 tokens=$root/run/lvmigrate
 # For how long the open files of all processes may be looked through, in seconds.
 looking_s=${looking_s:-15}
+# How long whoever a stream is for may be silent, in seconds: several of the pauses between two beats (storage/shell.py).
+quiet_s=${quiet_s:-30}
 newline='
 '
 
@@ -232,10 +234,10 @@ forget_guard() {
     rm -f "$of.guard" "$of.guard.new" "$of.seen" "$of.seen.new" "$of.sh.new" "$of.sh" "$@"
 }
 
-# hold_back UUID: no shutdown and no sleep of this node until standard input ends, where systemd can do that.
+# hold_back UUID: no shutdown and no sleep of this node until nobody is heard any more, where systemd can do that.
 hold_back() {
     [ -d "$root/run/systemd/system" ] && command -v systemd-inhibit >/dev/null || return 0
-    systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate --why="a guest is being moved ($1)" cat >/dev/null
+    heard | systemd-inhibit --what=shutdown:sleep --mode=block --who=lvmigrate --why="a guest is being moved ($1)" cat >/dev/null
 }
 
 # keepalive: the settings of libvirt's qemu driver as its file says them; nothing where they are its defaults.
@@ -1146,17 +1148,21 @@ locate() {
 # ("- skipped 4"), and since then it waits for them for ever.
 follow() {
     need_drbd
-    until_eof drbdsetup events2 --statistics --timestamps
+    while_heard drbdsetup events2 --statistics --timestamps
 }
 
-# until_eof COMMAND...: run it until it ends by itself or standard input does.  8.4's events2 does not notice that
-# nobody listens any more until the next event.
-until_eof() {
+# heard: until standard input ends, or nothing has come on it for so long.  Of a connection that was cut for longer than the
+# other end tried, sshd here learns nothing for two hours.
+heard() { while [ -n "$(timeout --foreground "$quiet_s" head -c 1)" ]; do :; done; }
+
+# while_heard COMMAND...: run it until it ends by itself or nobody is heard any more.  8.4's events2 does not notice that
+# nobody listens until the next event.
+while_heard() {
     exec 7<&0
     "$@" </dev/null 7<&- &
     child=$!
     {
-        while read -r _line; do :; done
+        heard
         kill "$child"
     } <&7 >/dev/null 2>&1 7<&- &
     watcher=$!

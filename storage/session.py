@@ -69,7 +69,6 @@ class _Session(Stream):
         """What came of one call. Raises one of the four above."""
         mark = uuid.uuid4().hex
         left = f"{mark}\n{request}\n".encode()
-        os.set_blocking(self._hold, False)
         while left:
             _wait(self._hold, select.POLLOUT, deadline)
             try:

@@ -20,7 +20,9 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,10 @@ ALIVE_COUNT: Final = 4
 #: On leaving a stream: how long its end of file, then SIGTERM, may take to work, in seconds.
 PATIENCE_EOF_S: Final = 1.0
 PATIENCE_TERM_S: Final = 2.0
+
+#: How often whoever reads a stream makes itself heard on the node, in seconds: what hears nothing for several of these
+#: ends itself there (``heard`` in node.sh).
+BEAT_S: Final = 5.0
 
 #: The longest line of a stream that is kept whole, in bytes; of a longer one so much is kept at least, and not all.
 MAX_LINE: Final = 65_536
@@ -86,8 +92,9 @@ class Answer:
 class Stream:
     """A running command, whose lines are read by iterating. Made by `Shell.stream`, used as a context manager.
 
-    Guaranteed after the context: the local child and its group are gone.  What runs on a node sees end of file on its
-    standard input and is expected to end then.
+    While it is iterated over, its standard input gets a dot every `BEAT_S`.  Guaranteed after the context: the local
+    child and its group are gone.  What runs on a node sees end of file on its standard input, or no more dots where its
+    connection was cut, and is expected to end then.
     """
 
     def __init__(self, command: list[str], node: Node, first: bytes = b"") -> None:
@@ -113,6 +120,7 @@ class Stream:
         # It fits into the pipe, so nobody waits here; and what has ended already says so at its end.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._hold, self._first)
+        os.set_blocking(self._hold, False)
         return self
 
     def __exit__(
@@ -144,17 +152,8 @@ class Stream:
 
     def __iter__(self) -> Iterator[str]:
         """Every line, without its end, until the command ends or `stop` is called."""
-        poll = select.poll()
-        poll.register(self._out, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
         rest, dropping = b"", False
-        while True:
-            ready = dict(poll.poll())
-            if self._wake in ready:
-                return
-            chunk = os.read(self._out, MAX_LINE)
-            if not chunk:
-                break
+        for chunk in self._chunks():
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if not dropping:
@@ -162,11 +161,47 @@ class Stream:
                 dropping = False
             if dropping:
                 rest = b""
-            elif len(rest) > MAX_LINE:
+            elif len(rest) > MAX_LINE or (rest and not chunk):
                 yield rest.decode(errors="replace")
                 rest, dropping = b"", True
-        if rest and not dropping:
-            yield rest.decode(errors="replace")
+
+    def _chunks(self) -> Iterator[bytes]:
+        """What it says, as it comes, and an empty one when it ends; nothing more once `stop` is called."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        beat = time.monotonic() + BEAT_S
+        while True:
+            ready = dict(poll.poll(max(0.0, beat - time.monotonic()) * 1000))
+            if self._wake in ready:
+                return
+            if time.monotonic() >= beat:
+                self._beat()
+                beat = time.monotonic() + BEAT_S
+            if self._out in ready:
+                yield (chunk := os.read(self._out, MAX_LINE))
+                if not chunk:
+                    return
+
+    @contextlib.contextmanager
+    def attended(self) -> Iterator[None]:
+        """The stream as a context in which it makes itself heard, and nobody has to read what it says."""
+        with self:
+            reader = threading.Thread(target=lambda: deque(self, maxlen=0), name="attended stream", daemon=True)
+            try:
+                with _foreign(self._node):
+                    reader.start()
+                yield
+            finally:
+                self.stop()
+                # It writes to what is closed next.
+                if reader.ident is not None:
+                    reader.join()
+
+    def _beat(self) -> None:
+        # What has ended says so at its end; a pipe that is full has more than enough in it.
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            os.write(self._hold, b".")
 
     def kill(self) -> None:
         """End the local child and its group at once; what runs on a node may go on."""

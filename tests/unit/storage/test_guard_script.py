@@ -23,7 +23,7 @@ from lvmigrate.errors import Code, CommandFailed, TokenLost
 from lvmigrate.guard import Act, Copy, Link, decide
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.token import Errand, Guarded, Token
-from storage import remote
+from storage import remote, shell
 from storage.drbd import DrbdStorage
 from tests.unit.storage.conftest import FakeNode, here
 
@@ -359,6 +359,20 @@ def test_a_move_without_a_guard_holds_a_shutdown_back_itself(host: Host, storage
         (holds,) = inhibited.read_text().splitlines()
         assert holds.startswith("holds --what=shutdown:sleep --mode=block --who=lvmigrate ")
         assert TOKEN.uuid in holds
+    assert eventually(lambda: "released" in inhibited.read_text())
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_it_holds_a_shutdown_back_for_as_long_as_it_is_heard(
+    host: Host, storage: DrbdStorage, monkeypatch: pytest.MonkeyPatch, *, heard: bool
+) -> None:
+    """A command whose link was cut has ended long ago, and sshd knows nothing of it."""
+    monkeypatch.setenv("quiet_s", "2")
+    monkeypatch.setattr(shell, "BEAT_S", 0.1 if heard else 600)
+    inhibited = host.root / "inhibited"
+    with storage.inhibit("node1", TOKEN):
+        assert eventually(lambda: "holds" in inhibited.read_text())
+        assert eventually(lambda: "released" in inhibited.read_text(), within_s=5 if heard else 30) is not heard
     assert eventually(lambda: "released" in inhibited.read_text())
 
 

@@ -24,6 +24,7 @@ from lvmigrate.replication import Opener
 from lvmigrate.token import Errand, Held, Token
 from storage import openers as who
 from storage import remote
+from storage import shell as shells
 from storage.drbd import DrbdStorage
 from storage.shell import Shell
 
@@ -259,26 +260,41 @@ def test_what_is_no_uuid_names_no_file(storage: DrbdStorage, uuid: str) -> None:
         storage.take_token("node1", replace(token("a"), uuid=uuid))
 
 
-# ---- end of file
+# ---- whoever a stream is for
 
 
-def until_eof(command: str) -> str:
-    return f"root=\npatience=1\n{SCRIPT}\nuntil_eof {command}\n"
+def while_heard(command: str, *, quiet_s: float = 30) -> str:
+    return f"root=\npatience=1\nquiet_s={quiet_s}\n{SCRIPT}\nwhile_heard {command}\n"
 
 
 def test_the_child_ends_with_standard_input(shell: Shell, node: Node, tmp_path: Path) -> None:
     child = shlex.quote(f"echo $$ >{tmp_path}/pid; echo ready; exec sleep 60")
     begin = time.monotonic()
-    with shell.stream(node, until_eof(f"sh -c {child}")) as stream:
+    with shell.stream(node, while_heard(f"sh -c {child}")) as stream:
         assert next(iter(stream)) == "ready"
     assert time.monotonic() - begin < 0.9
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_the_stream_ends_with_the_child(shell: Shell, node: Node) -> None:
-    with shell.stream(node, until_eof("sh -c 'echo gone; exit 20'")) as stream:
+    with shell.stream(node, while_heard("sh -c 'echo gone; exit 20'")) as stream:
         assert list(stream) == ["gone"]
         assert stream.end().status == 20
+
+
+def test_a_stream_that_is_read_goes_on(shell: Shell, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shells, "BEAT_S", 0.1)
+    child = shlex.quote("echo ready; sleep 4; echo still here")
+    with shell.stream(node, while_heard(f"sh -c {child}", quiet_s=2)) as stream:
+        assert list(stream) == ["ready", "still here"]
+
+
+def test_a_stream_that_nobody_is_heard_of_ends(shell: Shell, node: Node, tmp_path: Path) -> None:
+    """As on a node behind a link that was cut: no end of file, and nothing that is read."""
+    child = shlex.quote(f"echo $$ >{tmp_path}/pid; echo ready; exec sleep 600")
+    with shell.stream(node, while_heard(f"sh -c {child}", quiet_s=1)) as stream:
+        assert stream.end().status == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 # ---- openers

@@ -497,9 +497,10 @@ class Waits:
             made = real_poll()
 
             def ask(timeout: float | None = None) -> list[tuple[int, int]]:
-                if timeout is not None:
+                ready = made.poll(timeout)
+                if not ready:
                     self._note(f"polled for {timeout} ms")
-                return made.poll(timeout)
+                return ready
 
             return SimpleNamespace(register=made.register, poll=ask)
 
@@ -517,6 +518,7 @@ def test_from_the_pipe_to_a_subscriber_nobody_waits_for_a_clock(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change is passed on because it came, and not because somebody looked: no timer ends a wait on its way."""
+    monkeypatch.setattr(shell_module, "BEAT_S", 600)  # that the node hears of its reader is on no event's way
     waits = Waits(monkeypatch)
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
     pipe = tmp_path / "pipe"
