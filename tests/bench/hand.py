@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import re
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tests.bench.trips import Counter, Trips
@@ -20,6 +23,22 @@ _COPY_S: Final = 2.0
 _PATIENCE_S: Final = 300.0
 #: How virsh tells what it was asked to time (``-t``): the call alone, without its own start and its connection.
 _TIME: Final = re.compile(r"\(Time: ([\d.]+) ms\)")
+
+
+#: When what systemd keeps ready acts, in seconds: no move of the lab takes as long.
+_CLOSES_AFTER_S: Final = 60
+
+
+class Care(enum.Enum):
+    """How careful somebody is who does it by hand."""
+
+    #: Acts, and looks at nothing.
+    BLIND = enum.auto()
+    #: Sees on both nodes what each act has done before the next one.
+    LOOKS = enum.auto()
+    #: Also keeps others away, has the guest arrive paused and lets it run once it is seen on the target alone, with its
+    #: disks in step, and has systemd close what is open should the operator's machine die: what lvmigrate promises.
+    GUARDED = enum.auto()
 
 
 class HandFailedError(RuntimeError):
@@ -37,9 +56,9 @@ class Took:
 
 
 class Hand:
-    """An operator with a shell on each node, over one kept connection each."""
+    """An operator with a shell on each node, over one kept connection each. ``trips`` counts what a move takes."""
 
-    def __init__(self, lab: Lab, guest: Guest, trips: Counter) -> None:
+    def __init__(self, lab: Lab, guest: Guest, trips: Counter | None = None) -> None:
         self._lab = lab
         self._guest = guest
         self._resource = str(guest.resource)
@@ -47,35 +66,53 @@ class Hand:
         self._trips = trips
         self._demoted = 0.0
 
-    def shortest(self, source: str) -> Took:
+    def move(self, source: str, care: Care) -> Took:
         """Two primaries allowed, the target promoted, `virsh migrate`, the source demoted, two primaries forbidden.
 
-        One command after the other; nothing is looked at in between, since each fails if it cannot be done.
+        One command after the other, each of which fails if it cannot be done.
         """
-        return self._by_hand(source, look=lambda: None)
-
-    def with_looks(self, source: str) -> Took:
-        """The same, by an operator who sees on both nodes what each command has done before the next one."""
-        return self._by_hand(source, look=self._look)
-
-    def _by_hand(self, source: str, *, look: Callable[[], object]) -> Took:
         target = other(source)
 
         def before() -> None:
-            look()
+            self._arm(care)
+            self._look(care, guest=True)
             self._options("yes")
-            look()
+            self._look(care)
             self._promote(target)
 
-        def after() -> None:
-            look()
-            self._demote(source)
-            look()
-            self._options("no")
-            look()
+        def copy() -> float:
+            # What is seen of the promotion is seen while both are Primary.
+            self._look(care)
+            return self._copied(source, paused=care is Care.GUARDED)
 
-        # What is seen of the promotion is seen while both are Primary.
-        return self._timed(source, before=before, after=after, copy=lambda: (look(), self._copied(source))[1])
+        def after() -> None:
+            self._look(care, guest=True)
+            if care is Care.GUARDED:
+                self._run(target, f"virsh -q resume {self._guest.name}")
+                self._look(care, guest=True)
+            self._demote(source)
+            self._look(care)
+            self._options("no")
+            self._look(care)
+            self._disarm(care)
+
+        return self._timed(source, before=before, after=after, copy=copy)
+
+    def open_close_s(self, source: str, target: str, care: Care) -> float:
+        """Seconds for a dual-primary without a move in it, opened and closed."""
+        begin = time.monotonic()
+        self._arm(care)
+        for act in (
+            partial(self._options, "yes"),
+            partial(self._promote, target),
+            partial(self._demote, source),
+            partial(self._options, "no"),
+        ):
+            self._look(care)
+            act()
+        self._look(care)
+        self._disarm(care)
+        return time.monotonic() - begin
 
     def as_the_seed(self, source: str) -> Took:
         """What `TLMigrateInstance._ExecMigration` does: one primary, apart, together with two, and all of it back."""
@@ -99,18 +136,20 @@ class Hand:
     def _timed(
         self, source: str, *, before: Callable[[], object], after: Callable[[], object], copy: Callable[[], float]
     ) -> Took:
-        self._trips.begin()
+        if self._trips is not None:
+            self._trips.begin()
         begin = time.monotonic()
         before()
         dual = time.monotonic()
         copy_s = copy()
         after()
         total = time.monotonic() - begin
-        return Took(total=total, dual_beyond_copy=self._demoted - dual - copy_s, trips=self._trips.made())
+        trips = Trips() if self._trips is None else self._trips.made()
+        return Took(total=total, dual_beyond_copy=self._demoted - dual - copy_s, trips=trips)
 
-    def _copied(self, source: str) -> float:
+    def _copied(self, source: str, *, paused: bool) -> float:
         """Seconds of the migrate call, whose end is waited for."""
-        return _call_s(self._run(source, self._words.migrate(source, bandwidth_mib_s=2, timed=True)))
+        return _call_s(self._run(source, self._words.migrate(source, bandwidth_mib_s=2, timed=True, paused=paused)))
 
     def _copied_asking(self, source: str) -> float:
         """The same, as the seed does it: started, and asked for until it has ended. Raises `HandFailedError`."""
@@ -128,9 +167,30 @@ class Hand:
             raise HandFailedError(f"virsh migrate failed with {ended}: {said.strip()}")
         return _call_s(said)
 
-    def _look(self) -> None:
+    def _look(self, care: Care, *, guest: bool = False) -> None:
+        """Look on both nodes, at the guest as well if what becomes of it hangs on that."""
+        if care is Care.BLIND:
+            return
+        at_guest = "virsh -q list --all; " if guest and care is Care.GUARDED else ""
         for node in NODES:
-            self._run(node, f"drbdsetup status {self._resource}; drbdsetup show {self._resource}")
+            self._run(node, f"{at_guest}drbdsetup status {self._resource}; drbdsetup show {self._resource}")
+
+    def _arm(self, care: Care) -> None:
+        if care is not Care.GUARDED:
+            return
+        for node in NODES:
+            self._run(node, "set -C; echo me >/run/by-hand")
+        for node in NODES:
+            close = f"{self._words.secondary}; {self._words.two_primaries(node, 'no')}"
+            later = f"--unit=by-hand --on-active={_CLOSES_AFTER_S}"
+            self._run(node, f"systemd-run --quiet --collect {later} /bin/sh -c {shlex.quote(close)}")
+
+    def _disarm(self, care: Care) -> None:
+        if care is not Care.GUARDED:
+            return
+        for node in NODES:
+            self._run(node, "systemctl stop by-hand.timer")
+            self._run(node, "rm /run/by-hand")
 
     def _options(self, allow: str) -> None:
         for node in NODES:

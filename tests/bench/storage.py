@@ -6,9 +6,7 @@ lines, the world, the subscriber's feed.  The rest needs the lab, with nothing i
 
 from __future__ import annotations
 
-import enum
 import os
-import shlex
 import statistics
 import sys
 import tempfile
@@ -37,6 +35,8 @@ from storage.feed import Change, Feed
 from storage.shell import Answer, Shell, Stream
 from storage.watch import ReplicationWatch
 from tests.bench.figure import percentile, show
+from tests.bench.hand import Care, Hand
+from vagrant.labkit.guests import WEB1
 from vagrant.labkit.lab import Lab
 
 _DUMP = Path(__file__).parents[1] / "transcripts/drbd93/slow-resync.node1.txt"
@@ -187,9 +187,9 @@ def open_close() -> bool:
     with Lab.open() as lab:
         configuration = config.load(lab.config)
         storage = DrbdStorage(configuration.nodes, ssh_config=configuration.ssh_config)
-        hand = Hand(lab)
+        hand = Hand(lab, WEB1)
         try:
-            hand.run("node1", "drbdsetup primary 0" if hand.old else "drbdsetup primary web1")
+            lab.run("node1", "drbdadm primary web1")
             pairs: dict[Care, list[tuple[float, float]]] = {care: [] for care in Care}
             for _ in range(_PAIRS):
                 for care, both in pairs.items():
@@ -217,7 +217,7 @@ def open_close() -> bool:
         pairs[Care.GUARDED],
         goal=0.7,
         hand=f"{by_hand}: with looks, and on each node a file that keeps others away and a timer of systemd's that"
-        " demotes and forbids two primaries after 30 s; both are removed at the end",
+        " demotes and forbids two primaries after 60 s; both are removed at the end",
     )
 
 
@@ -269,84 +269,6 @@ def ours_s(storage: DrbdStorage, source: str, target: str) -> float:
         )
         together([lambda: storage.drop_token("node1", lease.token), lambda: storage.drop_token("node2", lease.token)])
         return time.perf_counter() - begin
-
-
-class Care(enum.Enum):
-    """How careful somebody is who does it by hand."""
-
-    #: Acts, and looks at nothing.
-    BLIND = enum.auto()
-    #: Sees what is set before and after each act.
-    LOOKS = enum.auto()
-    #: Also keeps others away, and has something close what is open should the operator's machine die: the same as ours.
-    GUARDED = enum.auto()
-
-
-class Hand:
-    """An operator who types drbdsetup."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self.old = lab.drbd_version().startswith("8.")
-        self._ends = {node: self._end(node) for node in _NODES}
-
-    def run(self, node: str, command: str) -> str:
-        """One command by ssh, over the node's kept connection."""
-        return self._lab.run(node, command)
-
-    def open_close_s(self, source: str, target: str, care: Care) -> float:
-        """Seconds for the same as `ours_s`, or for less where less ``care`` is taken."""
-        resource = "0" if self.old else "web1"
-        acts = (
-            lambda: self._options("yes"),
-            lambda: self.run(target, f"drbdsetup primary {resource}"),
-            lambda: self.run(source, f"drbdsetup secondary {resource}"),
-            lambda: self._options("no"),
-        )
-        begin = time.perf_counter()
-        if care is Care.GUARDED:
-            self._arm(resource)
-        for act in acts:
-            if care is not Care.BLIND:
-                self._look()
-            act()
-        if care is not Care.BLIND:
-            self._look()
-        if care is Care.GUARDED:
-            for node in _NODES:
-                self.run(node, "systemctl stop by-hand.timer")
-                self.run(node, "rm /run/by-hand")
-        return time.perf_counter() - begin
-
-    def _arm(self, resource: str) -> None:
-        for node in _NODES:
-            self.run(node, "set -C; echo me >/run/by-hand")
-        for node in _NODES:
-            close = f"drbdsetup secondary {resource}; {self._allowing(node, 'no')}"
-            self.run(
-                node,
-                f"systemd-run --quiet --collect --unit=by-hand --on-active=30 /bin/sh -c {shlex.quote(close)}",
-            )
-
-    def _look(self) -> None:
-        for node in _NODES:
-            self.run(node, "drbdsetup status web1; drbdsetup show web1")
-
-    def _options(self, allow: str) -> None:
-        for node in _NODES:
-            self.run(node, self._allowing(node, allow))
-
-    def _allowing(self, node: str, allow: str) -> str:
-        return f"drbdsetup net-options {self._ends[node]} --protocol=C --allow-two-primaries={allow}"
-
-    def _end(self, node: str) -> str:
-        if not self.old:
-            return f"web1 {1 - _NODES.index(node)}"
-        addresses = self.run(
-            node, "drbdsetup show web1 | sed -n 's/^ *address[[:space:]]*ipv4 \\(.*\\);/\\1/p'"
-        ).split()
-        remote, local = (f"ipv4:{address}" for address in addresses)
-        return shlex.join([local, remote])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tests.bench import hand as by_hand
-from tests.bench import storage
-from tests.bench.hand import Hand, HandFailedError, Took
+from tests.bench.hand import Care, Hand, HandFailedError, Took
 from tests.bench.lab import call_s, shown
 from tests.bench.trips import Trips, counted
 from vagrant.labkit.guests import WEB1
@@ -111,7 +111,7 @@ def hand(lab: Lab) -> Hand:
 
 def test_by_hand_the_call_alone_is_left_out(clock: Clock) -> None:
     lab = Lab({"migrate": ["\n(Time: 125.000 ms)\n\n"]})
-    took = hand(lab).shortest("node1")
+    took = hand(lab).move("node1", Care.BLIND)
     # The clock goes on by 0.125 s at each look: begin, dual, demoted, end.
     assert took.dual_beyond_copy == 0.125 - 0.125
     assert took.total == 0.375
@@ -119,14 +119,28 @@ def test_by_hand_the_call_alone_is_left_out(clock: Clock) -> None:
     assert not any("status" in script for script in lab.ran)
 
 
-def test_with_looks_each_act_is_looked_at_on_both_nodes(clock: Clock) -> None:
+def moved(care: Care) -> list[str]:
     lab = Lab({"migrate": ["(Time: 1.0 ms)"]})
-    hand(lab).with_looks("node1")
-    looks = sum("status" in script for script in lab.ran)
-    blind = Lab({"migrate": ["(Time: 1.0 ms)"]})
-    hand(blind).shortest("node1")
-    assert [script for script in lab.ran if "status" not in script] == blind.ran
-    assert looks == 2 * 6
+    hand(lab).move("node1", care)
+    return lab.ran
+
+
+def test_with_looks_each_act_is_looked_at_on_both_nodes(clock: Clock) -> None:
+    ran = moved(Care.LOOKS)
+    assert [script for script in ran if "status" not in script] == moved(Care.BLIND)
+    assert sum("status" in script for script in ran) == 2 * 6
+
+
+def test_who_takes_care_lets_the_guest_run_once_it_is_seen_there_alone(clock: Clock) -> None:
+    ran = moved(Care.GUARDED)
+    acts = [script.split()[1:3] for script in ran if script.startswith("virsh") and "list" not in script]
+    assert acts == [["-q", "-t"], ["-q", "resume"]]
+    copied = next(number for number, script in enumerate(ran) if "migrate" in script)
+    resumed = next(number for number, script in enumerate(ran) if "resume" in script)
+    assert "--suspend" in ran[copied]
+    assert ["virsh -q list" in script and "status" in script for script in ran[copied + 1 : resumed]] == [True, True]
+    assert sum("systemd-run" in script for script in ran) == sum("systemctl stop" in script for script in ran) == 2
+    assert "drbdsetup secondary web1" in ran[resumed + 3]
 
 
 def test_the_seed_s_way_has_the_same_measure(clock: Clock) -> None:
@@ -154,24 +168,36 @@ def test_the_seed_s_way_ends_when_it_fails(clock: Clock, answers: dict[str, list
         hand(lab).as_the_seed("node1")
 
 
-def test_both_by_hand_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_by_hand_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     def took(beyond: float) -> Took:
         return Took(total=1.0, dual_beyond_copy=beyond, trips=Trips(commands=3))
 
-    each = {"ours": [took(0.5)], "hand": [took(1.0)], "hand_with_looks": [took(2.0)], "seed": [took(9.0)]}
+    each = {
+        "ours": [took(0.5)],
+        "hand": [took(1.0)],
+        "hand_with_looks": [took(2.0)],
+        "hand_without_looks": [took(0.25)],
+        "seed": [took(9.0)],
+    }
     assert not shown(each, {name: [0.1] for name in each})  # 0.6 of the seed's total is not kept
-    said = capsys.readouterr().out
-    assert '"lab_dual_primary_beyond_copy_ratio_to_hand_with_looks", "value": 0.25, "unit": "", "goal": null' in said
-    assert '"lab_dual_primary_beyond_copy_ratio_to_hand", "value": 0.5' in said
-    assert '"round_trips": {"ours": 3' in said
+    figures = {figure["name"]: figure for figure in map(json.loads, capsys.readouterr().out.splitlines())}
+    told = {name: (figure["value"], figure["goal"], figure["holds"]) for name, figure in figures.items()}
+    assert told == {
+        "lab_move_ratio_to_hand": (1.0, 1.0, True),
+        "lab_move_ratio_to_hand_with_looks": (1.0, None, True),
+        "lab_move_ratio_to_hand_without_looks": (1.0, None, True),
+        "lab_move_ratio_to_seed_way": (1.0, 0.6, False),
+        "lab_dual_primary_beyond_copy_ratio_to_hand": (0.5, 0.7, True),
+        "lab_dual_primary_beyond_copy_ratio_to_hand_with_looks": (0.25, None, True),
+        "lab_dual_primary_beyond_copy_ratio_to_hand_without_looks": (2.0, None, True),
+    }
+    assert figures["lab_move_ratio_to_hand"]["detail"]["round_trips"]["ours"] == 3
 
 
 @pytest.mark.parametrize(
-    ("care", "ran"),
-    [(storage.Care.BLIND, 6), (storage.Care.LOOKS, 6 + 5 * 2), (storage.Care.GUARDED, 6 + 5 * 2 + 2 * 2 + 2 * 2)],
+    ("care", "ran"), [(Care.BLIND, 6), (Care.LOOKS, 6 + 5 * 2), (Care.GUARDED, 6 + 5 * 2 + 2 * 2 + 2 * 2)]
 )
-def test_opening_and_closing_by_hand(care: storage.Care, ran: int) -> None:
+def test_opening_and_closing_by_hand(care: Care, ran: int) -> None:
     lab = Lab()
-    made = storage.Hand(cast("Any", lab))
-    made.open_close_s("node1", "node2", care)
+    hand(lab).open_close_s("node1", "node2", care)
     assert len(lab.ran) == ran

@@ -40,11 +40,15 @@ class ByHand:
         """Demote the node."""
         return f"drbdsetup secondary {self._name}"
 
-    def migrate(self, source: str, *, bandwidth_mib_s: int, timed: bool = False) -> str:
-        """The copy of the memory, to the node that is not ``source``; ``timed``: virsh tells how long its call took."""
+    def migrate(self, source: str, *, bandwidth_mib_s: int, timed: bool = False, paused: bool = False) -> str:
+        """The copy of the memory, to the node that is not ``source``.
+
+        ``timed``: virsh tells how long its call took; ``paused``: the guest does not run there until it is resumed.
+        """
         uri = f"qemu+ssh://root@{other(source)}/system"
         options = f"--live --p2p --persistent --undefinesource --bandwidth {bandwidth_mib_s}"
-        return f"virsh -q{' -t' if timed else ''} migrate {options} {self.guest.name} {uri}"
+        suspend = "--suspend " if paused else ""
+        return f"virsh -q{' -t' if timed else ''} migrate {options} {suspend}{self.guest.name} {uri}"
 
     @property
     def _name(self) -> str:
