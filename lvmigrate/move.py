@@ -58,8 +58,10 @@ _log = structlog.get_logger()
 
 #: How long what must be so by now may take to be seen.
 _SEEN_S: Final = 30.0
-#: A token that was acknowledged so long ago, in seconds, has all of its time ahead still.
+#: A token that was acknowledged so long ago, in seconds, is renewed before two primaries are allowed; and right before
+#: the copy one that was acknowledged so much longer ago. The guards take half a second to acknowledge.
 _FRESH_S: Final = 2.0
+_OPENING_S: Final = 2.0
 
 
 class _Phase(enum.Enum):
@@ -315,9 +317,9 @@ class Move:
                 )
             )
         self.chronicle.mark("two primaries allowed")
-        # The guards take half a second to acknowledge: beside the opening, so that no dual-primary waits for it.
+        # Beside the opening, so that no dual-primary waits for the guards.
         opening = [self._dual_primary(resource).open for resource in self.plan.resources]
-        together([*opening, self.lease.renew])
+        together([*opening, partial(self.lease.renew, unless_within_s=_FRESH_S)])
 
     def memory(self) -> None:
         """Copy the memory; give up when asked, or when replication, the token or the time is up.
@@ -346,7 +348,7 @@ class Move:
             self.autostart_off = True
             set_autostart(on=False)
         # Only a lease with its time ahead outlives the worst that can come: a controller that dies now.
-        self.lease.renew(unless_within_s=_FRESH_S)
+        self.lease.renew(unless_within_s=_FRESH_S + _OPENING_S)
         self.phase = _Phase.BETWEEN
         self.chronicle.mark("copy began")
         self.copy = self.context.hypervisor.copy_memory(self.plan.domain, self.plan.target, self.options)

@@ -49,8 +49,8 @@ def test_a_straight_move_asks_each_node_so_often(world: World) -> None:
         [
             *("take_token", "watch", "observe", "generations", "arm_guard", "allow_two_primaries"),
             *("restore_options", "disarm_guard", "drop_token"),
-            # Beside the opening, before the guest is let run, and before its definition is forgotten at the source.
-            *("renew_token", "renew_token", "renew_token"),
+            # Before the guest is let run, and before its definition is forgotten at the source.
+            *("renew_token", "renew_token"),
         ]
     )
     assert of_storage(world.calls[planned:], "node1") == both + Counter(demote=1)

@@ -237,7 +237,7 @@ def test_a_move_that_somebody_has_left_is_finished_first() -> None:
     with World(NODES) as world:
         guests = web(world, 2)
         eye = Eye()
-        world.faults.add("c9.renew_token@node1#1", Kind.KILLED_BEFORE)
+        world.faults.add("c9.promote@node2#1", Kind.KILLED_BEFORE)
         move = MigrateInstance(world.controller("c9"), "web0")
         move.check_prereq()
         with pytest.raises(ControllerKilled):
@@ -252,7 +252,7 @@ def test_what_a_move_that_was_left_needs_is_promised_to_nobody() -> None:
     with World(NODES) as world:
         guests = web(world, 3)
         world.hosts["node2"].free_memory_kib = guests[0].memory_kib + 64 * 1024 + 2048  # with its QEMU
-        world.faults.add("c9.renew_token@node1#1", Kind.KILLED_BEFORE)
+        world.faults.add("c9.promote@node2#1", Kind.KILLED_BEFORE)
         move = MigrateInstance(world.controller("c9"), "web0")
         move.check_prereq()
         with pytest.raises(ControllerKilled):

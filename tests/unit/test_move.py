@@ -123,26 +123,43 @@ def test_before_anything_is_undone_the_token_has_another_id() -> None:
     assert len(set(ids)) == 2
 
 
-@pytest.mark.parametrize(("slow_s", "again"), [(0.0, False), (5.0, True)])
-def test_right_before_the_copy_both_nodes_have_the_lease_ahead(slow_s: float, *, again: bool) -> None:
-    """They are told while two primaries are allowed; once more if anything took its time since then."""
+@pytest.mark.parametrize(
+    ("slow", "slow_s", "renewed"),
+    [
+        # Both were acknowledged a moment ago, by their guards too.
+        ("set_autostart", 0.0, []),
+        ("arm_guard", 1.5, []),
+        ("arm_guard", 2.5, ["opening"]),
+        ("set_autostart", 3.5, []),
+        ("set_autostart", 4.5, ["copy"]),
+    ],
+)
+def test_right_before_the_copy_both_nodes_have_the_lease_ahead(slow: str, slow_s: float, renewed: list[str]) -> None:
+    """They are told while two primaries are allowed, and once more before the copy, if anything took its time."""
     world = World()
 
-    def slow() -> None:
+    def slowly() -> None:
         world.time += slow_s
 
-    world.late_faults["set_autostart", "node1"] = slow
+    world.late_faults[slow, "node1"] = slowly
     checked(world).exec()
     before = world.calls[: world.calls.index(("copy_memory", "node1"))]
     armed = max(n for n, call in enumerate(before) if call[0] == "arm_guard")
-    last = {node: max(n for n, call in enumerate(before) if call == ("renew_token", node)) for node in NODES}
-    assert min(last.values()) > armed
-    assert (min(last.values()) > max(n for n, call in enumerate(before) if call[0] == "set_autostart")) is again
+    opened = max(n for n, call in enumerate(before) if call[0] == "set_autostart")
+    for node in NODES:
+        asked = [n for n, call in enumerate(before) if call == ("renew_token", node) and n > armed]
+        assert ["opening" if n < opened else "copy" for n in asked] == renewed
 
 
-def test_without_a_guard_that_acknowledges_no_copy_begins() -> None:
+@pytest.mark.parametrize("slow", ["allow_two_primaries", "set_autostart"])
+def test_without_a_guard_that_acknowledges_no_copy_begins(slow: str) -> None:
     world = World()
-    world.late_faults["allow_two_primaries", "node1"] = world.guards.clear
+
+    def late_and_unguarded() -> None:
+        world.time += 5
+        world.guards.clear()
+
+    world.late_faults[slow, "node1"] = late_and_unguarded
     with pytest.raises(MoveFailed) as caught:
         checked(world).exec()
     assert caught.value.code is Code.GUARD_LOST
