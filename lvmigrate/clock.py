@@ -35,11 +35,16 @@ def _every(seconds: float, call: Callable[[], None], name: str) -> Iterator[None
         thread.join()
 
 
+def _now() -> float:
+    """Seconds since this machine started, suspended or not: the nodes' leases go on meanwhile (proc(5), uptime)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Monotonic seconds, and ways to let them pass."""
+    """Seconds that only go forward, and ways to let them pass."""
 
-    now: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = _now
     sleep: Callable[[float], None] = time.sleep
     #: ``every(seconds, call, name)``: while in the context, ``call`` is called that often, beside everything else,
     #: whatever one of the calls raises.
