@@ -318,8 +318,8 @@ class Move:
             )
         self.chronicle.mark("two primaries allowed")
         # Beside the opening, so that no dual-primary waits for the guards.
-        opening = [self._dual_primary(resource).open for resource in self.plan.resources]
-        together([*opening, partial(self.lease.renew, unless_within_s=_FRESH_S)])
+        renew: Callable[[], None] = partial(self.lease.renew, unless_within_s=_FRESH_S)
+        together([*(self._dual_primary(resource).open for resource in self.plan.resources), renew])
 
     def memory(self) -> None:
         """Copy the memory; give up when asked, or when replication, the token or the time is up.

@@ -40,10 +40,11 @@ _NEVER_S: Final = 30.0
 
 
 @dataclass
-class _Job:
-    """libvirt's domain, as far as a copy needs it."""
+class Job:
+    """libvirt's domain, as far as a copy needs it, and when it was asked for that and to end it."""
 
     aborted: threading.Event = field(default_factory=threading.Event)
+    began_at: float = 0.0
     aborted_at: float = 0.0
 
     def abortJob(self) -> None:  # noqa: N802 -- libvirt's name
@@ -63,9 +64,10 @@ class _Job:
 @dataclass
 class _Libvirt(FakeHypervisor):
     copy_s: float = _COPY_S
-    job: _Job = field(default_factory=_Job)
+    job: Job = field(default_factory=Job)
 
     def copy_memory(self, domain: Domain, target: str, options: Options) -> Any:
+        self.job.began_at = time.monotonic()
         return LibvirtCopy(domain.node, lambda: nullcontext(self.job), lambda job: job.run(self.world, self.copy_s))
 
 
@@ -80,8 +82,8 @@ class Mover:
         self._resources = resources
         self._volumes = volumes
 
-    def move(self, *, cut: bool = False) -> tuple[Report | MoveFailed, float]:
-        """One move; with ``cut``, the time at which libvirt was told to abort its job."""
+    def move(self, *, cut: bool = False) -> tuple[Report | MoveFailed, Job]:
+        """One move, and what libvirt was called for; with ``cut``, one that fails because of it."""
         options = ConnectionOptions(allow_two_primaries=False, protocol=None, auto_promote=False)
         disks = tuple(
             DomainDisk(
@@ -127,11 +129,11 @@ class Mover:
             tasklet="migrate", instance="web1", uuid=UUID, source="node1", target="node2", holder="bench", plan={}
         )
         try:
-            return keep(self._journal, opening, move, now=context.clock.now), hypervisor.job.aborted_at
+            return keep(self._journal, opening, move, now=context.clock.now), hypervisor.job
         except MoveFailed as error:
             if not cut or error.code is not Code.REPLICATION_BROKE:
                 raise
-            return error, hypervisor.job.aborted_at
+            return error, hypervisor.job
 
     def close(self) -> None:
         """End what runs."""

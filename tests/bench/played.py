@@ -36,8 +36,8 @@ NODES: Final = ("node1", "node2")
 #: How many lines of progress a resynchronisation sends, and how often.
 _LINES: Final = (10, 40)
 _LINE_S: Final = 0.005
-#: From the answer to a promotion or a demotion until the kernels tell of it; from the copy's begin to a cut, and from
-#: there until the connection is back.
+#: From the answer to a promotion or a demotion until the kernels tell of it; from there, when the copy begins, to a
+#: cut, and from that until the connection is back.
 _SOON_S: Final = (0.01, 0.03)
 _CUT_S: Final = (0.05, 0.6)
 _BACK_S: Final = 0.05
@@ -46,7 +46,10 @@ _STAMP: Final = "2026-11-22T22:14:11.738350+00:00 "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """The kernels told of something (by the monotonic clock), and the next command came; ``None``: none was awaited."""
+    """The kernels told of something (by the monotonic clock), and the next command came.
+
+    ``None``: a call of libvirt's is what answers.
+    """
 
     what: str
     told: float
@@ -86,7 +89,6 @@ class _Kernels:
     awaited: tuple[str, float] | None = None
     #: How many commands came.
     asked: int = 0
-    renewed: bool = False
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -106,12 +108,9 @@ class _Kernels:
                 return "".join(f"{name} {n} 1A2B3C4D5E6F7081\n" for name in words[1:] for n in range(self.volumes))
             case "set_options":
                 self.allowed = words[4] == "yes"
+                return self.shown(node, words[1])
             case "promote" | "demote":
                 self._later(self.chance.uniform(*_SOON_S), lambda: self._role(words[0], node, words[1]))
-            case "renew_token" if not self.renewed:  # the last word before the copy
-                self.renewed = True
-                if self.cut:
-                    self._later(self.chance.uniform(*_CUT_S), self._cut)
         return ""
 
     def dump(self, node: str) -> list[str]:
@@ -159,7 +158,7 @@ class _Kernels:
             self.streams.clear()
         if not self.streams:
             self.primary = {name: {NODES[0]} for name in self.resources}
-            self.allowed = self.in_step = self.renewed = False
+            self.allowed = self.in_step = False
             self.connected = True
         self.streams[lent.node] = lent
         self._tell(lent.node, [*self.dump(lent.node), "exists -"])
@@ -205,7 +204,9 @@ class _Kernels:
         }
         # With several resources, the last of them is waited for.
         done = self.connected and all((node in self.primary[each]) is (act == "promote") for each in self.resources)
-        self._happens({"promote": "Primary", "demote": "Secondary"}[act] if done else "", news)
+        self._happens(role if done else "", news, by_libvirt=role == "Primary")
+        if done and role == "Primary" and self.cut:
+            self._later(self.chance.uniform(*_CUT_S), self._cut)
 
     def _cut(self) -> None:
         name = self.resources[0]
@@ -223,8 +224,8 @@ class _Kernels:
                 for node in NODES
             },
             first=True,
+            by_libvirt=True,
         )
-        self.awaited = None  # the next is a call of libvirt's, which does not come here
         self._later(_BACK_S, self._back)
 
     def _back(self) -> None:
@@ -240,19 +241,23 @@ class _Kernels:
             ]
             self._tell(node, lines)
 
-    def _happens(self, what: str, news: Mapping[str, list[str]], *, first: bool = False) -> None:
-        """Both kernels tell. It counts from the last line that is needed; ``first``: one node's word is enough."""
+    def _happens(
+        self, what: str, news: Mapping[str, list[str]], *, first: bool = False, by_libvirt: bool = False
+    ) -> None:
+        """Both kernels tell. It counts from the last line that is needed; ``first``: one node's word is enough.
+
+        ``by_libvirt``: what answers is a call of libvirt's, which does not come here.
+        """
         nodes = list(news)
         told = 0.0
         for node in nodes:
             if not first or node == nodes[0]:
                 told = time.monotonic()
             self._tell(node, news[node])
-        if not what:
-            return
-        self.awaited = (what, told)
-        if what == "cut":
+        if by_libvirt and what:
             self.notes.append(Note(what=what, told=told, came=None))
+        elif what:
+            self.awaited = (what, told)
 
     def _tell(self, node: str, lines: list[str]) -> None:
         data = "".join(f"{_STAMP}{line}\n" for line in lines).encode()

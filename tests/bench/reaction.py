@@ -4,7 +4,8 @@ Moves by the real steps run between two nodes whose kernels another process play
 journal that a command has.  That process writes lines of events2 into the pipe of a stream, and reads the pipes of the
 sessions in which calls of node.sh come: both clocks are its own, CLOCK_MONOTONIC.  What lies between is the
 controller's: the pipe, parsing, the world, the waiting step, whatever it does before it asks for the next thing, and
-that command written.  Of a cut during the copy the end is the call of libvirt that aborts its job.
+that command written.  Of the target's promotion the end is libvirt's migrate call, and of a cut during the copy the
+call that aborts it.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def reaction(moves: int) -> bool:
         for number in range(2 * moves):
             cut = bool(number % 2)
             nodes.cut(on=cut)
-            _, aborted_at = mover.move(cut=cut)
+            _, job = mover.move(cut=cut)
+            by_libvirt = {"Primary": job.began_at, "cut": job.aborted_at}
             for note in nodes.notes()[0]:
-                came = note.came if note.what != "cut" else aborted_at
-                if came is not None:
-                    waits[note.what].append(1000 * (came - note.told))
+                came = by_libvirt[note.what] if note.came is None else note.came
+                waits[note.what].append(1000 * (came - note.told))
         mover.close()
     every = [ms for kind in waits.values() for ms in kind]
     return show(
@@ -81,7 +82,8 @@ def reaction(moves: int) -> bool:
         load=[round(load, 1), round(os.getloadavg()[0], 1)],
         includes="from the line written into a stream's pipe until the next command was read from a session's: pipes,"
         " parsing, world, step, journal; in step: the checks that are made again, of a libvirt that answers at once;"
-        " cut: until abortJob is called; the kernels are played by a process of this machine, which forks nothing",
+        " Primary: until the copy is called for; cut: until abortJob is;"
+        " the kernels are played by a process of this machine, which forks nothing",
     )
 
 

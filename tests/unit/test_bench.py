@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from lvmigrate.errors import Code, MoveFailed
+from lvmigrate.report import Report
 from tests.bench.fit import exponent, slope, steady
+from tests.bench.moved import Mover
 from tests.bench.picture import Points, draw, svg, ticks
+from tests.bench.played import played
 from tests.bench.soak import Sample, growth, per_hour, rise
 from tests.bench.usage import Usage
 
@@ -106,3 +110,20 @@ def test_ssh_s_processes_are_counted_by_their_name(tmp_path: Path) -> None:
             assert (Usage.of().ssh, Usage.of().children) == (here.ssh + 1, here.children + 1)
         finally:
             process.kill()
+
+
+def test_moves_between_played_nodes_arrive_and_those_that_are_cut_do_not() -> None:
+    """What a reaction and the growth with disks are measured on: a play that is not up to date fails here."""
+    with played(resources=2, volumes=2, seed=1) as nodes:
+        mover = Mover(nodes, resources=2, volumes=2)
+        arrived, _ = mover.move()
+        assert isinstance(arrived, Report)
+        told = [(note.what, note.came is None) for note in nodes.notes()[0]]
+        assert told == [("in step", False), ("Primary", True), ("Secondary", False)]
+        nodes.cut(on=True)
+        cut, job = mover.move(cut=True)
+        assert isinstance(cut, MoveFailed)
+        assert cut.code is Code.REPLICATION_BROKE
+        (note,) = [note for note in nodes.notes()[0] if note.what == "cut"]
+        assert job.began_at < note.told < job.aborted_at
+        mover.close()
