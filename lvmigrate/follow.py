@@ -76,8 +76,6 @@ class Following:
                 if self.context.clock.now() > deadline:
                     return reason, None
                 copy.abort()  # asked again each time: the first may have come before libvirt had a job
-        if reason is None and self.context.cancel.is_set() and not self.chronicle.happened(POST_COPY):
-            reason = aborted()  # what asked us to stop may have ended the call as well
         return reason, end
 
     def _stop(self, copy: MemoryCopy, reason: MoveFailed) -> float:

@@ -369,7 +369,11 @@ class Move:
         self.chronicle.mark("source stopped")  # if no event told of it earlier
         if end.ok:
             self._handed_over()
-        if self.settlement.settle(self._wait_for_job if end.ok else self._abort_job):
+        arrived = self.settlement.settle(self._wait_for_job if end.ok else self._abort_job)
+        if reason is None and self.context.cancel.is_set() and not self.chronicle.happened(POST_COPY):
+            # What asked us to stop may have ended the call as well, and sooner: Ctrl-C ends libvirt's ssh too.
+            reason = aborted()
+        if arrived:
             if reason is not None:
                 self.chronicle.note(f"too late to stop, the guest has arrived: {reason}")
             return

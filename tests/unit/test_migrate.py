@@ -380,12 +380,16 @@ def test_asked_to_stop_during_the_copy_it_aborts_and_puts_everything_back() -> N
     assert list(world.violations()) == []
 
 
-def test_asked_to_stop_by_what_ends_the_call_too_it_says_aborted() -> None:
-    """Ctrl-C in a terminal reaches the ssh under libvirt's connection as well."""
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the call has ended"])
+def test_asked_to_stop_by_what_ends_the_call_too_it_says_aborted(*, late: bool) -> None:
+    """Ctrl-C in a terminal reaches the ssh under libvirt's connection as well, and that may end first."""
     cancel = threading.Event()
 
     def ending(world: World) -> CopyEnd:
-        cancel.set()
+        if late:
+            world.late_faults["domain", "node1"] = cancel.set
+        else:
+            cancel.set()
         world.set("node1", job=JobKind.OUTGOING)
         return CopyEnd(ok=False, detail="End of file while reading data")
 
