@@ -130,13 +130,13 @@ def shown(took: dict[str, list[Took]], silences: dict[str, list[float]]) -> bool
     for way, goal in (("hand", 1.0), ("hand_with_looks", None), ("hand_without_looks", None), ("seed", 0.6)):
         name = "seed_way" if way == "seed" else way
         total = ratios(way, lambda one: one.total)
-        held.append(show(f"lab_move_ratio_to_{name}", total, "", goal=goal, higher=False, **detail))
-        detail = {}  # once
+        told = detail if way == "hand" else {}
+        held.append(show(f"lab_move_ratio_to_{name}", total, "", goal=goal, higher=False, **told))
     for way, goal in (("hand", 0.7), ("hand_with_looks", None), ("hand_without_looks", None)):
         name = f"lab_dual_primary_beyond_copy_ratio_to_{way}"
         dual = ratios(way, lambda one: one.dual_beyond_copy)
-        held.append(show(name, dual, "", goal=goal, higher=False, **beyond))
-        beyond = {}
+        told = beyond if way == "hand" else {}
+        held.append(show(name, dual, "", goal=goal, higher=False, **told))
     return all(held)
 
 
