@@ -21,6 +21,7 @@ from hv.copy import LibvirtCopy, nothing
 from hv.downtime import limited
 from hv.job import Job
 from hv.keeping import keeping
+from hv.needs import needs
 from hv.observed import job_of, observed, one_of_many
 from hv.offer import needed, offered
 from hv.ports import Ports
@@ -103,8 +104,12 @@ class LibvirtHypervisor:
 
     @bounded("Reading what the guest needs")
     def needs(self, node: str, uuid: str) -> Needs:
-        """What the running guest asks of the node that it is to run on."""
+        """What the guest asks of the node that it is to run on."""
         return needed(self._connections.to(node), self._lookup(node, uuid))
+
+    def needs_described(self, text: str) -> Needs:
+        """The same of the guest that a definition describes, as far as that tells it. Asks no node."""
+        return needs(text)
 
     @bounded("Asking what the node has for the guest")
     def offer(self, node: str, needs: Needs) -> Offer:

@@ -331,6 +331,7 @@ def _many(cluster: Cluster, asked: argparse.Namespace) -> int:
 def _node(cluster: Cluster, asked: argparse.Namespace) -> int:
     from lvmigrate import drain_display  # noqa: PLC0415
     from lvmigrate.jsonable import jsonable  # noqa: PLC0415
+    from lvmigrate.node import unknown  # noqa: PLC0415
     from lvmigrate.node_states import State  # noqa: PLC0415
 
     wanted = [
@@ -348,11 +349,8 @@ def _node(cluster: Cluster, asked: argparse.Namespace) -> int:
         cluster.set_node(asked.node, state, why)
     closed, known = cluster.closed(), cluster.node_states()
     if asked.node is not None and asked.node not in closed:
-        raise UsageError(
-            f"The configuration names no node {asked.node}.",
-            hint=f"It names {', '.join(closed)}.",
-            code=Code.NODE_UNKNOWN,
-        )
+        found = unknown(asked.node, closed)
+        raise UsageError(found.sentence, hint=found.hint, code=found.code)
     shown = {name: (why, known.get(name)) for name, why in closed.items() if asked.node in (None, name)}
     if asked.json:
         told = [

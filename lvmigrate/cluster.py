@@ -35,7 +35,7 @@ from lvmigrate.journal import NO_JOURNAL, Entry, Journal, Story
 from lvmigrate.log import quiet_by_default
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
-from lvmigrate.node import Node
+from lvmigrate.node import Node, unknown
 from lvmigrate.node_states import Gone, NodeState, NodeStates, State, Wish, under_way, wish
 from lvmigrate.plan import Options, Plan
 from lvmigrate.progress import StepProgress
@@ -140,11 +140,8 @@ class Cluster:
         What the configuration says of it stays.  Raises `UsageError`, `lvmigrate.errors.ConfigurationError`.
         """
         if node not in self.config.nodes:
-            raise UsageError(
-                f"The configuration names no node {node}.",
-                hint=f"It names {', '.join(self.config.nodes)}.",
-                code=Code.NODE_UNKNOWN,
-            )
+            found = unknown(node, self.config.nodes)
+            raise UsageError(found.sentence, hint=found.hint, code=found.code)
         self._states.set(node, state, reason)
 
     def check_drain(self, nodes: Sequence[str], *, manner: Manner | None = None) -> Schedule:

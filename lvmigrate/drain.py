@@ -26,6 +26,7 @@ from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.manner import Manner
 from lvmigrate.migrate import MigrateInstance
+from lvmigrate.node import unknown
 from lvmigrate.node_states import Gone
 from lvmigrate.once import once
 from lvmigrate.tasklet import Context
@@ -195,12 +196,12 @@ class ReturnGuests(ManyMoves):
         for name in self._nodes:
             node = self._context.nodes.get(name)
             if node is not None and node.closed is not None:
-                raise _refused(
-                    name,
-                    Code.NODE_DRAINED if node.offline is None else Code.NODE_OFFLINE,
-                    f"{name} {node.closed}: no guest may come back.",
-                    f"Take that out of [nodes.{name}] in the configuration.",
+                closed = Finding(
+                    code=Code.NODE_DRAINED if node.offline is None else Code.NODE_OFFLINE,
+                    sentence=f"{name} {node.closed}: no guest may come back.",
+                    hint=f"Take that out of [nodes.{name}] in the configuration.",
                 )
+                raise Refused(name, [closed])
         return super().check_prereq()
 
     def _question(self) -> Question:
@@ -253,13 +254,4 @@ def all_known(nodes: Collection[str], known: Collection[str]) -> None:
     """The configuration names all of ``nodes``: those of ``known``. Raises `Refused` for the first that it does not."""
     for node in nodes:
         if node not in known:
-            raise _refused(
-                node,
-                Code.NODE_UNKNOWN,
-                f"The configuration names no node {node}.",
-                f"It names {', '.join(known)}.",
-            )
-
-
-def _refused(instance: str, code: Code, sentence: str, hint: str) -> Refused:
-    return Refused(instance, [Finding(code=code, sentence=sentence, hint=hint)])
+            raise Refused(node, [unknown(node, known)])

@@ -487,18 +487,20 @@ _ROWS: Final = (
     ),
     _row(
         Code.TPM,
-        _REFUSED,
+        (Told.REFUSED, Told.WARNED),
         "The guest's TPM cannot go with it: it is the node's own, or the target lacks swtpm; or its state is in files"
-        " that a failover leaves behind, or that a libvirt before 8.9 would delete with the definition left behind.",
+        " that a failover leaves behind, or that a libvirt before 8.9 would delete with the definition left behind. A"
+        " failover from a dead node is a warning: the guest starts with a new TPM.",
         "Use an emulated TPM, and install swtpm-tools on the target; move the guest while it runs, with"
         " --keep-definition where libvirt is older than 8.9.",
         _CHECKED,
     ),
     _row(
         Code.NVRAM,
-        _REFUSED,
+        (Told.REFUSED, Told.WARNED),
         "The guest's firmware, or the file that its variables are made from, is not there on the target; or its"
-        " variables are in a file that a failover leaves behind.",
+        " variables are in a file that a failover leaves behind. A failover from a dead node is a warning: the guest"
+        " starts with new ones.",
         "Install the source's firmware package (ovmf) on the target; move the guest while it runs.",
         _CHECKED,
     ),

@@ -15,15 +15,16 @@ from typing import Final, Self
 import structlog
 
 from lvmigrate import acts, checks, comparison, hooks, kept, whereabouts
+from lvmigrate.beside import missing
 from lvmigrate.domain import Domain, DomainState
 from lvmigrate.errors import Code, Finding, NodeUnreachable, Refused, UsageError
 from lvmigrate.handover import STEPS, Handover
 from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
+from lvmigrate.node import unknown
 from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
-from lvmigrate.premises import tpm_state
 from lvmigrate.replication import ConnectionOptions
 from lvmigrate.report import Report
 from lvmigrate.survey import Sightings, Survey, find, survey
@@ -122,11 +123,7 @@ class FailoverInstance:
             )
         nodes = tuple(self._context.nodes)
         if self._target is not None and self._target not in nodes:
-            raise self._refused(
-                Code.NODE_UNKNOWN,
-                f"The configuration names no node {self._target}.",
-                f"It names {', '.join(nodes)}.",
-            )
+            raise Refused(self._instance, [unknown(self._target, nodes)])
         sightings = find(self._context.hypervisor, nodes, self._instance)
         plan, findings = (
             self._from_the_dead(sightings)
@@ -295,21 +292,15 @@ class FailoverInstance:
 
 
 def _stays_behind(seen: Survey) -> Iterator[Finding]:
-    """What the guest has in files on its node: memory on its way takes it along, a guest that starts anew does not."""
-    name, needs, target = seen.domain.name, seen.needs, seen.target.node
-    beside = [
-        (Code.TPM, "the state of its TPM", tpm_state(seen.domain.uuid) if needs.tpm == "emulator" else None),
-        (Code.NVRAM, "its firmware's variables", needs.nvram),
-    ]
-    for code, what, path in beside:
-        if path is not None and path not in seen.there.paths:
-            yield Finding(
-                code=code,
-                sentence=f"{name} has {what} in {path} on {seen.source.node}, and {target} has none: it would start"
-                " with new ones.",
-                hint="Move it while it runs (`lvmigrate migrate`): then they go with it. Or shut it down, copy that to"
-                f" the same path on {target}, with its owner and rights, and define and start it there by hand.",
-            )
+    name, target = seen.domain.name, seen.target.node
+    for lacked in missing(seen.domain.uuid, seen.needs, seen.there.paths):
+        yield Finding(
+            code=lacked.code,
+            sentence=f"{name} has {lacked.what} in {lacked.path} on {seen.source.node}, and {target} has none: it would"
+            " start with new ones.",
+            hint="Move it while it runs (`lvmigrate migrate`): then they go with it. Or shut it down, copy that to"
+            f" the same path on {target}, with its owner and rights, and define and start it there by hand.",
+        )
 
 
 def _newer(domain: Domain) -> Finding:

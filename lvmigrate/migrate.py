@@ -17,6 +17,7 @@ from lvmigrate.journal import Opening, Record, keep
 from lvmigrate.jsonable import jsonable
 from lvmigrate.lease import holder
 from lvmigrate.move import STEPS, Move
+from lvmigrate.node import unknown
 from lvmigrate.occasion import Occasion, Operation, sizes
 from lvmigrate.plan import Mode, Options, Plan, ResourcePlan
 from lvmigrate.report import Report
@@ -48,16 +49,7 @@ class MigrateInstance:
         """Observe both hosts and both disks; change nothing. Raises `Refused` with every reason not to start."""
         nodes = tuple(self._context.nodes)
         if self._target is not None and self._target not in nodes:
-            raise Refused(
-                self._instance,
-                [
-                    Finding(
-                        code=Code.NODE_UNKNOWN,
-                        sentence=f"The configuration names no node {self._target}.",
-                        hint=f"It names {', '.join(nodes)}.",
-                    )
-                ],
-            )
+            raise Refused(self._instance, [unknown(self._target, nodes)])
         # One that is out of use by the operator's word is not waited for: what runs elsewhere, its disks connected,
         # moves without it.  (A failover from a dead node and a cleanup want every node's word.)
         asked = tuple(name for name, node in self._context.nodes.items() if node.offline is None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from lvmigrate.errors import Code, Finding
 from lvmigrate.ipolicy import NO_POLICY, InstancePolicy
 
 
@@ -66,3 +68,12 @@ class Node:
     def certified_name(self) -> str:
         """What its certificate must name for memory to be sent to it encrypted."""
         return self.tls_name or self.migration_address
+
+
+def unknown(name: str, known: Collection[str]) -> Finding:
+    """What is said of a node that is asked for and is none of those that the configuration names."""
+    return Finding(
+        code=Code.NODE_UNKNOWN,
+        sentence=f"The configuration names no node {name}.",
+        hint=f"It names {', '.join(known)}.",
+    )

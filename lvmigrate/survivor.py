@@ -5,21 +5,28 @@ Only the survivor is asked for anything but a sign of life; nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from lvmigrate import checks, fencing, kept, stale
+from lvmigrate.beside import Beside, beside, missing
 from lvmigrate.domain import Domain
 from lvmigrate.errors import Code, CommandFailed, Finding, LvmigrateError, NodeUnreachable, Refused
 from lvmigrate.occasion import sizes
 from lvmigrate.plan import Mode, Plan, ResourcePlan
+from lvmigrate.premises import Needs, Wanted
 from lvmigrate.replication import ConnectionOptions, Lineage, Place, Resource
 from lvmigrate.survey import Sightings, one_guest
 from lvmigrate.takeover import STEPS
 from lvmigrate.tasklet import Context, described
 from lvmigrate.token import Errand
 
+#: What comes of it.
+_WITHOUT: Final = {
+    Code.TPM: "What was sealed with the old one (BitLocker, LUKS) asks for its recovery key.",
+    Code.NVRAM: "Boot entries and keys that were enrolled are gone: it boots what its firmware finds by itself.",
+}
 _NOT_SET: Final = ConnectionOptions(allow_two_primaries=False, protocol=None)
 
 
@@ -76,7 +83,8 @@ class Survivor:
                 return self._defined(self.definition, own, target, dead)
             if own is None:
                 raise self._undefined(target, dead)
-            return self._surveyed(own, dead, definition=None, warnings=())
+            needs = self.context.hypervisor.needs(target, own.uuid)
+            return self._surveyed(own, needs, dead, definition=None, warnings=())
         except (CommandFailed, NodeUnreachable) as error:
             raise self._refused(error.code, error.sentence, error.hint) from error
 
@@ -118,11 +126,14 @@ class Survivor:
             hint=f"`virsh dumpxml {domain.name}` on {target} shows it. {target} does not start it at boot until"
             f" `lvmigrate cleanup {domain.name}` has seen {dead} again, or `virsh autostart` says so.",
         )
-        return self._surveyed(domain, dead, definition=copy.text, warnings=(warning,))
+        needs = self.context.hypervisor.needs_described(copy.text)
+        return self._surveyed(domain, needs, dead, definition=copy.text, warnings=(warning,))
 
-    # ---- the disks
+    # ---- the disks, and what is beside them
 
-    def _surveyed(self, domain: Domain, dead: str, *, definition: str | None, warnings: tuple[Finding, ...]) -> Found:
+    def _surveyed(
+        self, domain: Domain, needs: Needs, dead: str, *, definition: str | None, warnings: tuple[Finding, ...]
+    ) -> Found:
         hypervisor, storage, target = self.context.hypervisor, self.context.storage, domain.node
         others = [other for other in hypervisor.domains(target) if other.uuid != domain.uuid]
         mine = {disk.source for disk in checks.replicated_disks(domain) if disk.source}
@@ -161,9 +172,21 @@ class Survivor:
                 failover=True,
             ),
             steps=described(STEPS),
-            warnings=(*_old(domain, resources.values(), dead, lineages), *warnings),
+            warnings=(
+                *_old(domain, resources.values(), dead, lineages),
+                *_starts_without(domain, self._lacked(domain, needs, dead), dead),
+                *warnings,
+            ),
         )
         return Found(plan=plan, findings=tuple(findings), definition=definition, sizes_mib=sizes(places, resources))
+
+    def _lacked(self, domain: Domain, needs: Needs, dead: str) -> tuple[Beside, ...]:
+        """What the guest has beside its disks and the survivor has not, which is asked only where there is such."""
+        paths = frozenset(one.path for one in beside(domain.uuid, needs))
+        if not paths:
+            return ()
+        wanted = Wanted(instance=domain.name, peer=dead, knock=False, autostart=False, paths=paths)
+        return tuple(missing(domain.uuid, needs, self.context.storage.premises(domain.node, wanted).paths))
 
     def _planned(self, dead: str, resource: Resource, places: Mapping[str, Place]) -> ResourcePlan:
         options = _NOT_SET
@@ -223,6 +246,17 @@ def _old(
     others = [resource for resource in resources if not stale.is_old(resource)]
     if others:
         yield stale.cut_off(domain.name, others, dead, lineages)
+
+
+def _starts_without(domain: Domain, lacked: Iterable[Beside], dead: str) -> Iterator[Finding]:
+    """What a guest comes up with new that it had in files on its node: told, since there is no way to have it."""
+    for one in lacked:
+        yield Finding(
+            code=one.code,
+            sentence=f"{domain.name} starts with {one.what} new: {domain.node} has none in {one.path}, {dead} may.",
+            hint=f"{_WITHOUT[one.code]} If {one.path} can be had from a backup or from the disk of {dead}, copy it to"
+            f" {domain.node}, with its owner and rights, before the guest is started.",
+        )
 
 
 def _unusable(

@@ -32,6 +32,8 @@ _CLIENT_S: Final = 15.0
 _LOOK_S: Final = 0.5
 #: How long a guest takes to give memory back.
 _BALLOON_S: Final = 0.5
+#: Nothing out of the ordinary.
+_NEEDS: Final = Needs(emulator="/usr/bin/qemu-system-x86_64", arch="x86_64", machine="pc", virt_type="kvm")
 _OPERATION_INVALID: Final = 55
 _NO_DOMAIN: Final = 42
 
@@ -75,10 +77,16 @@ class SimulatedHypervisor:
         """Nothing out of the ordinary."""
 
         def look() -> Needs:
-            self._copy(node, uuid, "Reading what the guest needs")
-            return Needs(emulator="/usr/bin/qemu-system-x86_64", arch="x86_64", machine="pc", virt_type="kvm")
+            host = self._world.hosts[node]
+            if uuid not in host.copies and uuid not in host.definitions:
+                raise self._no_domain(node, "Reading what the guest needs")
+            return _NEEDS
 
         return self._call("needs", node, look, acts=False)
+
+    def needs_described(self, text: str) -> Needs:  # noqa: ARG002 -- as the Protocol has it
+        """The same. Asks no node."""
+        return _NEEDS
 
     def offer(self, node: str, needs: Needs) -> Offer:  # noqa: ARG002 -- as the Protocol has it
         """All of it, on every node."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hv import xml
+from hv.needs import needs
 from lvmigrate.certificates import Certificates
 from lvmigrate.clock import Clock
 from lvmigrate.domain import Activity, Domain, DomainDisk, DomainState, Host, JobKind
@@ -325,6 +326,9 @@ class FakeHypervisor:
     def needs(self, node: str, uuid: str) -> Needs:
         with self.world.call("needs", node):
             return self.world.needs
+
+    def needs_described(self, text: str) -> Needs:
+        return self.world.needs if text == "a definition" else needs(text)
 
     def offer(self, node: str, needs: Needs) -> Offer:
         with self.world.call("offer", node):
