@@ -121,8 +121,9 @@ class Kernels:
         """The generation of the data of each volume (``RESOURCE/NUMBER``): the current UUID of drbdsetup's get-gi.
 
         Its lowest bit tells a role and is left out.  DRBD 9 begins a new one at the first write without the peer, 8.4
-        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).  A resource with a volume that has none, as it has
-        no disk, is left out: what is left proves nothing of it.
+        as soon as a Primary loses it (measured on 9.3.3 and 8.4.11).  The second of a device of 9.3, begun beside the
+        peer when it was first opened for writing, counts as its first (node.sh).  A resource with a volume that has
+        none, as it has no disk, is left out: what is left proves nothing of it.
         """
         what = f"Reading the generations of {_enough(names)}"
         answer = self._remote.ask(node, what, "generations", *map(_name, names))

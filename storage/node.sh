@@ -860,10 +860,22 @@ verify_ends() {
 
 # generation_now RESOURCE PEER_NODE_ID VOLUME:MINOR: into $generation; - if there is none.  Its lowest bit says that this
 # node is Primary, and is no part of it.
+#
+# A device of 9.3 that never had another generation than its first (it was made without an initial resynchronisation) begins
+# its second when it is opened for writing the first time, beside its peer, which takes it over (drbd_uuid_is_day0; so it
+# went in the lab, when QEMU opened it on the target).  Nothing has parted: as long as nothing is marked for the peer, and
+# nothing came before it, the second counts as the first.
 generation_now() {
     case $version in
         8.*) generation=$(drbdsetup get-gi "${3#*:}") || generation=- ;;
-        *) generation=$(drbdsetup get-gi "$1" "$2" "${3%%:*}") || generation=- ;;
+        *)
+            generation=$(drbdsetup get-gi "$1" "$2" "${3%%:*}") || generation=-
+            none=0000000000000000
+            case $generation in
+                *:"$none":"$none":*) ;;
+                *:"$none":*:"$none":*) generation=${generation#*:*:} ;;
+            esac
+            ;;
     esac
     generation=${generation%%:*}
     case $generation in

@@ -195,10 +195,14 @@ class Campaign:
     def _settle(self, play: Play, one: Case, outcome: Outcome) -> None:
         """Guards, cleanup, and what a person does where the cleanup leaves it to one, as it says."""
         if not one.fault.at_once:
-            wait_until(
-                lambda: not guarded(self.lab, play.guest) or self._parted(play.guest),
-                "the guards neither end nor wait for a person",
-            )
+            try:
+                wait_until(
+                    lambda: not guarded(self.lab, play.guest) or self._parted(play.guest),
+                    "the guards neither end nor wait for a person",
+                )
+            except TimeoutError as error:
+                said = self.lab.both(f"tail -n 1 /run/lvmigrate/{play.guest.uuid}.seen 2>/dev/null; true")
+                raise TimeoutError(f"{error}: {said}") from error
         words = one.fault.cleanup_words
         for _ in range(_CLEANUPS):
             done = self.desk.run("cleanup", play.guest.name, *words)

@@ -46,8 +46,8 @@ class Real:
     def old(self, node: str) -> Iterator[None]:
         self._lab.run(node, f"drbdadm disconnect {self.name}")
         try:
-            # 9 has outdated it by then; 8.4 leaves the peer of a Secondary as it is.
-            self._lab.run(node, f"drbdadm outdate {self.name}")
+            # Not by drbdadm: for 9 that of drbd-utils 9.22 says the resource's name, and drbdsetup wants the minor.
+            self._lab.run(node, f"drbdsetup outdate {self.path.removeprefix('/dev/drbd')}")
             yield
         finally:
             connected = f"drbdsetup events2 --now {self.name} | grep -q 'connection:Connected'"

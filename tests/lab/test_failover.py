@@ -287,7 +287,7 @@ def test_an_old_copy_is_taken_only_if_asked(running: Start, powered: Lab, lvmigr
     guests.define(powered, WEB1, AWAY)
     old = written(it, MANY)
     # 9 outdates the peer that is disconnected; 8.4 does not.
-    powered.run(AWAY, f"drbdadm disconnect {WEB1.resource}; drbdadm outdate {WEB1.resource}; true")
+    powered.run(AWAY, f"drbdadm disconnect {WEB1.resource}; drbdsetup outdate $(drbdadm sh-minor {WEB1.resource})")
     written(it, 2 * MANY)
     last = cut_off(it)
     words = ("failover", "web1", "--is-off", HOME, "--json")

@@ -449,6 +449,33 @@ def test_whether_a_node_is_primary_is_no_part_of_its_data_s_generation(
             assert set(found.values()) == {f"97B6BDDCDC61B91{digits[0]}"}
 
 
+#: Of a device made without an initial resynchronisation, before and after QEMU opened it on the target (9.3.3).
+FIRST, SECOND, NONE = "C48F90C6029C784C", "210C0FE8CEAB1432", "0000000000000000"
+
+
+@pytest.mark.parametrize("version", ["drbd93", "drbd84"])
+@pytest.mark.parametrize(
+    ("uuids", "nine", "eight"),
+    [
+        ((FIRST, NONE, NONE, NONE), FIRST, FIRST),
+        # DRBD 9.3 begins it beside the peer, at the first opening for writing: nothing has parted.
+        ((SECOND, NONE, FIRST, NONE), FIRST, SECOND),
+        (("210C0FE8CEAB1433", NONE, "C48F90C6029C784D", NONE), FIRST, SECOND),
+        # Without the peer: it lacks what was written since.
+        ((SECOND, FIRST, NONE, NONE), SECOND, SECOND),
+        ((SECOND, FIRST, "1111111111111110", NONE), SECOND, SECOND),
+        # Whatever has a third one has met more than that.
+        ((SECOND, NONE, FIRST, "1111111111111110"), SECOND, SECOND),
+    ],
+)
+def test_the_second_generation_of_9_that_begins_beside_the_peer_is_no_other(
+    fake: Make, storage: DrbdStorage, version: str, uuids: tuple[str, ...], nine: str, eight: str
+) -> None:
+    fake(version).put("gi", f"{':'.join(uuids)}:1:1:0:0:0:0:0:1:0:0:0:1\n")
+    name, generation = ("r1", nine) if version == "drbd93" else ("r0", eight)
+    assert set(storage.generations("node1", (name,)).values()) == {generation}
+
+
 def test_a_resource_that_is_not_there(fake: Make, storage: DrbdStorage) -> None:
     node = fake("drbd93")
     node.put("dump", "exists -\n")

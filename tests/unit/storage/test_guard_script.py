@@ -668,6 +668,24 @@ def test_one_with_other_data_or_no_order_or_a_reason_of_its_own_is_not(
         host.change("dump", f"{role}Primary", f"{role}Secondary")
 
 
+def test_the_second_generation_that_9_begins_when_the_target_opens_its_device_keeps_no_guest_waiting(
+    host: Host, storage: DrbdStorage, guarded: list[Guarded]
+) -> None:
+    first = "4357AFD76E41E07E:0000000000000000:0000000000000000:"
+    assert storage.take_token("node1", TOKEN) is None
+    storage.arm_guard("node1", TOKEN, guarded, resume=True)
+    role = f"resource name:{host.name} role:"
+    host.change("dump", f"{role}Secondary", f"{role}Primary")
+    host.guest("paused (user)")
+    host.change("gi", first, "11111111111111FF:0000000000000000:4357AFD76E41E07E:")
+    storage.drop_token("node1", TOKEN)
+    if host.name == "r1":
+        assert eventually(lambda: host.told == [f"resume {TOKEN.uuid}"]), says(storage)
+        return
+    # Of 8.4 that is unheard of.
+    assert eventually(lambda: "not those of the beginning" in says(storage)), says(storage)
+
+
 def test_armed_again_it_keeps_what_it_compares_with(host: Host, storage: DrbdStorage, guarded: list[Guarded]) -> None:
     assert storage.take_token("node1", TOKEN) is None
     storage.arm_guard("node1", TOKEN, guarded, resume=False)
