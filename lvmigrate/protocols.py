@@ -240,7 +240,8 @@ class Storage(Protocol):
     def generations(self, node: str, names: Collection[str]) -> Mapping[str, str]:
         """The generation of the data of each volume (``RESOURCE/NUMBER``) as the node's kernel has it now.
 
-        It is another one as soon as a Primary has written without its peer; a role alone does not change it.
+        It is another one as soon as a Primary has written without its peer; a role alone does not change it.  To be
+        compared with what the same node told before, not with another's.
         """
 
     def lineages(self, node: str, peer: str, names: Collection[str]) -> Mapping[str, Lineage]:
