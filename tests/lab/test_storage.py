@@ -490,12 +490,18 @@ def written(hand: Hand, node: str, megabytes: int, *, seek: int = 0) -> None:
     )
 
 
+def resynchronised_at(hand: Hand, node: str, name: str, rate: str) -> None:
+    """These are options of a peer's device with 9, and of a disk with 8.4."""
+    rates = f"--c-plan-ahead=0 --resync-rate={rate} {name}"
+    hand(node, f"drbdadm peer-device-options {rates} || drbdadm disk-options {rates}")
+
+
 @contextlib.contextmanager
 def slowly(hand: Hand, name: str) -> Iterator[None]:
-    """Resynchronise at about a quarter of a MiB a second (8.4)."""
+    """Resynchronise at about a quarter of a MiB a second."""
     try:
         for node in BOTH:
-            hand(node, f"drbdadm disk-options --c-plan-ahead=0 --resync-rate=250K {name}")
+            resynchronised_at(hand, node, name, "250K")
         yield
     finally:
         for node in BOTH:
@@ -536,7 +542,7 @@ def test_a_resynchronisation_is_followed_cut_and_paused(storage: DrbdStorage, ha
         finally:
             hand("node2", "drbdadm resume-sync web1")
         for node in BOTH:
-            hand(node, "drbdadm disk-options --c-plan-ahead=0 --resync-rate=100M web1")
+            resynchronised_at(hand, node, "web1", "100M")
         assert disks.watch.wait(disks.in_step, 60)
 
 
