@@ -274,8 +274,8 @@ def test_without_libvirt_it_waits(web: Move, lab: Lab) -> None:
         web.abandon()
         assert eventually(lambda: "no clear answer" in web.says(TARGET)), web.says(TARGET)
         time.sleep(5)
+        assert "no clear answer" in web.says(TARGET)
         assert web.role(TARGET) is Role.PRIMARY
-        assert not web.closed()
     finally:
         lab.run(TARGET, "systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd; true")
     web.nothing_left()
@@ -303,9 +303,10 @@ def test_a_guest_that_waits_is_resumed_once_the_source_was_demoted(
     assert where(lab, guest) == {SOURCE: "shut off", TARGET: "paused"}
     reason = lab.run(TARGET, f"virsh -q domstate --reason {guest.name}").strip()
     assert reason in {"paused (user)", "paused (migration)"}
-    # The target's alone: its peer is Primary as yet.
+    # The target's alone: its peer is Primary as yet, or, with 9, was made Secondary when its QEMU ended.
     move.abandon(TARGET)
-    assert eventually(lambda: f"{SOURCE} is not Secondary" in move.says(TARGET)), move.says(TARGET)
+    not_yet = f"{SOURCE} is not Secondary", f"{SOURCE} has not forbidden two primaries"
+    assert eventually(lambda: any(words in move.says(TARGET) for words in not_yet)), move.says(TARGET)
     assert where(lab, guest)[TARGET] == "paused"
     move.abandon(SOURCE)
     assert eventually(lambda: where(lab, guest)[TARGET] == "running"), [move.says(node) for node in NODES]
