@@ -491,9 +491,10 @@ def written(hand: Hand, node: str, megabytes: int, *, seek: int = 0) -> None:
 
 
 def resynchronised_at(hand: Hand, node: str, name: str, rate: str) -> None:
-    """These are options of a peer's device with 9, and of a disk with 8.4."""
-    rates = f"--c-plan-ahead=0 --resync-rate={rate} {name}"
-    hand(node, f"drbdadm peer-device-options {rates} || drbdadm disk-options {rates}")
+    """These are options of a peer's device with 9, which keeps to no fixed rate, and of a disk with 8.4."""
+    nine = f"--c-plan-ahead=20 --c-max-rate={rate} --c-min-rate={rate} --resync-rate={rate} {name}"
+    eight = f"--c-plan-ahead=0 --resync-rate={rate} {name}"
+    hand(node, f"drbdadm peer-device-options {nine} 2>/dev/null || drbdadm disk-options {eight}")
 
 
 @contextlib.contextmanager
