@@ -104,7 +104,7 @@ class LibvirtHypervisor:
 
     @bounded("Reading what the guest needs")
     def needs(self, node: str, uuid: str) -> Needs:
-        """What the guest asks of the node that it is to run on."""
+        """What the running guest asks of the node that it is to run on."""
         return needed(self._connections.to(node), self._lookup(node, uuid))
 
     def needs_described(self, text: str) -> Needs:

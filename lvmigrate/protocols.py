@@ -89,7 +89,7 @@ class Hypervisor(Protocol):
         """What the node itself offers now."""
 
     def needs(self, node: str, uuid: str) -> Needs:
-        """What the guest that is on ``node`` asks of any node that it is to run on."""
+        """What the guest that runs on ``node`` asks of any node that it is to run on."""
 
     def needs_described(self, text: str) -> Needs:
         """The same of the guest that a definition describes, as far as that tells it. Asks no node."""

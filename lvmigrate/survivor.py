@@ -83,7 +83,10 @@ class Survivor:
                 return self._defined(self.definition, own, target, dead)
             if own is None:
                 raise self._undefined(target, dead)
-            needs = self.context.hypervisor.needs(target, own.uuid)
+            text = self.context.hypervisor.definition(target, own.uuid)
+            if text is None:
+                raise self._undefined(target, dead)
+            needs = self.context.hypervisor.needs_described(text)
             return self._surveyed(own, needs, dead, definition=None, warnings=())
         except (CommandFailed, NodeUnreachable) as error:
             raise self._refused(error.code, error.sentence, error.hint) from error

@@ -77,9 +77,7 @@ class SimulatedHypervisor:
         """Nothing out of the ordinary."""
 
         def look() -> Needs:
-            host = self._world.hosts[node]
-            if uuid not in host.copies and uuid not in host.definitions:
-                raise self._no_domain(node, "Reading what the guest needs")
+            self._copy(node, uuid, "Reading what the guest needs")
             return _NEEDS
 
         return self._call("needs", node, look, acts=False)

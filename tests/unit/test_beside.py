@@ -13,7 +13,7 @@ from lvmigrate.errors import Code, Finding
 from lvmigrate.premises import Wanted
 from lvmigrate.replication import DiskState
 from tests.unit import test_kept, test_stale
-from tests.unit.fakes import NEEDS, PREMISES, UUID, FakeStorage, World, refusing
+from tests.unit.fakes import NEEDS, PREMISES, UUID, FakeHypervisor, FakeStorage, World, refusing
 
 STATE, VARIABLES = f"/var/lib/libvirt/swtpm/{UUID}", "/n/web1.fd"
 WITH_BOTH = {"tpm": "emulator", "nvram": VARIABLES, "nvram_template": "/usr/share/OVMF/VARS.fd"}
@@ -82,3 +82,8 @@ def test_of_a_guest_without_a_definition_there_the_one_that_was_kept_tells(tmp_p
     _, context = test_kept.dead(tmp_path)
     plan = test_kept.fail_over(context, definition="kept").check_prereq()
     assert [finding.code for finding in warned(plan.warnings)] == [Code.TPM, Code.NVRAM]
+
+
+def test_a_definition_that_is_gone_by_then_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeHypervisor, "definition", lambda *_: None)
+    assert test_stale.refusal(on_its_node({}), ignore_consistency=False).code is Code.DEFINITION_MISSING
